@@ -1,0 +1,105 @@
+"""Who may come in now: requests and tokens per minute, requests in flight, and callers who keep failing."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Self
+
+from vectoll.domain.errors import RateLimited
+from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
+from vectoll.ports.limiter import RateLimiter
+from vectoll.settings import LimitsSettings
+
+ANY_MODEL = "-"
+"""The bucket of requests that name no model that is served."""
+
+
+class Admission:
+    """Hands out permits. A ``caller`` is an API key, an account, or the address of a stranger."""
+
+    def __init__(self, limiter: RateLimiter, limits: LimitsSettings) -> None:
+        self._limiter = limiter
+        self._limits = limits
+        self._in_flight: Counter[str] = Counter()
+
+    async def admit(self, caller: str) -> "Permit":
+        """A permit for one request, to be used as a context manager.
+
+        Raises RateLimited for a caller who is blocked or has too many requests in flight.
+        """
+        blocked_s = await self._limiter.blocked_s("failures", caller)
+        if blocked_s:
+            raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
+        if self._in_flight[caller] >= self._limits.requests_in_flight:
+            raise RateLimited(f"Too many requests in flight: {self._limits.requests_in_flight} at most.", 1)
+        return Permit(self, caller)
+
+    async def record_failure(self, caller: str) -> None:
+        """Count a request that failed through its caller's fault; too many in the window block the caller."""
+        limits = self._limits
+        if not limits.failures_before_block:
+            return
+        window = RateLimit(limits.failures_before_block, limits.failure_window_s)
+        if not (await self._limiter.hit(window, "failures", caller)).allowed:
+            await self._limiter.block("failures", caller, duration_s=limits.block_s)
+
+    async def hit(self, limit: RateLimit, *key: str, cost: int) -> RateLimitDecision:
+        """Count against one limit."""
+        return await self._limiter.hit(limit, *key, cost=cost)
+
+    def enter(self, caller: str) -> None:
+        """One more request in flight."""
+        self._in_flight[caller] += 1
+
+    def leave(self, caller: str) -> None:
+        """One fewer; the last one out leaves no trace."""
+        self._in_flight[caller] -= 1
+        if not self._in_flight[caller]:
+            del self._in_flight[caller]
+
+    @property
+    def limits(self) -> LimitsSettings:
+        """The limits in force."""
+        return self._limits
+
+
+@dataclass(slots=True)
+class Permit:
+    """One request's place, and where its caller stands with each limit, for the answer's headers."""
+
+    _admission: Admission
+    caller: str
+    requests: LimitState | None = None
+    tokens: LimitState | None = None
+
+    def __enter__(self) -> Self:
+        self._admission.enter(self.caller)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._admission.leave(self.caller)
+
+    async def take_request(self, model: str = ANY_MODEL) -> None:
+        """Count one request for a model. Raises RateLimited."""
+        if per_minute := self._admission.limits.requests_per_minute:
+            decision = await self._admission.hit(
+                RateLimit(per_minute), "requests", self.caller, model, cost=1
+            )
+            self.requests = decision.state
+            if not decision.allowed:
+                raise _rate_limited(f"{per_minute} requests per minute", decision.state)
+
+    async def take_tokens(self, model: str, tokens: int) -> None:
+        """Count the tokens of one request for a model. Raises RateLimited."""
+        if per_minute := self._admission.limits.tokens_per_minute:
+            decision = await self._admission.hit(
+                RateLimit(per_minute), "tokens", self.caller, model, cost=tokens
+            )
+            self.tokens = decision.state
+            if not decision.allowed:
+                raise _rate_limited(
+                    f"{per_minute} tokens per minute, this request has {tokens}", decision.state
+                )
+
+
+def _rate_limited(what: str, state: LimitState) -> RateLimited:
+    return RateLimited(f"Rate limit exceeded: {what}. Try again in {state.reset_s} seconds.", state.reset_s)

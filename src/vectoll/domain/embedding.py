@@ -1,0 +1,61 @@
+"""What is embedded and what comes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vectoll.domain.ids import ModelId
+
+MAX_INPUTS = 2048
+"""Inputs per request, and token ids per flat array (the spec's ``maxItems``)."""
+
+Inputs = Sequence[str] | Sequence[Sequence[int]]
+"""One or more inputs, all text or all token ids."""
+
+Vector = memoryview
+"""One embedding: a C-contiguous, read-only view of ``dims`` little-endian float32 (format ``"f"``)."""
+
+
+class EncodingFormat(StrEnum):
+    """How vectors are written into the JSON answer."""
+
+    FLOAT = "float"
+    BASE64 = "base64"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A validated request: 1 to ``MAX_INPUTS`` inputs, each a non-empty string or token-id array."""
+
+    model: ModelId
+    inputs: Inputs
+    dimensions: int | None = None
+    encoding_format: EncodingFormat = EncodingFormat.FLOAT
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One input as the model reads it: token ids with the special tokens already in place."""
+
+    ids: Sequence[int]
+
+    @property
+    def token_count(self) -> int:
+        """What is metered."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The real number of tokens that the model read, special tokens included."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The vectors of one request in input order: ``vectors[i]`` belongs to input ``i``; each has ``dims`` floats."""
+
+    vectors: Sequence[Vector]
+    dims: int
+    usage: Usage

@@ -1,0 +1,240 @@
+"""Every error that vectoll raises on purpose. HTTP statuses are given once, in ``vectoll.http.errors``.
+
+::
+
+    VectollError
+    ├── InvalidRequest            the request breaks the contract; names each offending field
+    │   ├── UnknownModel          no such model id here
+    │   └── InputTooLong          an input exceeds the model's context; nothing is truncated
+    ├── Unauthenticated           no credential, or one that does not hold
+    │   └── ModelNotPermitted     the caller is known, but this model is for Pro users
+    ├── Forbidden                 the caller is known, and may not do this
+    ├── NotFound                  the thing that the path names does not exist
+    ├── PaymentRequired
+    │   ├── InsufficientBalance   the quote does not fit the account's available credit
+    │   └── SpendLimitReached     the quote does not fit the API key's own spend limit
+    ├── IdempotencyConflict       the Idempotency-Key was used for another request
+    ├── PayloadTooLarge           the body exceeds the limit
+    ├── UnsupportedMediaType      the body is not application/json
+    ├── RateLimited               too many requests, tokens or failures; says when to come back
+    ├── InferenceFailed           the engine failed, or a vector was not finite; never charged
+    ├── Unavailable
+    │   ├── AtCapacity            the queue is full or the expected wait too long
+    │   ├── ModelOffline          the model is in the catalogue, its weights are not loadable
+    │   └── Draining              the server is shutting down
+    └── ConfigurationError        a setting is wrong; one line for the operator
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vectoll.domain.money import Amount, format_usd
+
+
+@dataclass(frozen=True, slots=True)
+class FieldIssue:
+    """One thing that is wrong with a request.
+
+    ``path`` leads to it from the body's root: ``("input", 3)`` is the fourth input; ``()`` is the body itself.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+
+
+class VectollError(Exception):
+    """The root. ``str(error)`` is safe to show to a stranger: no secret, no input text."""
+
+    code: str = "INTERNAL_ERROR"
+
+
+class InvalidRequest(VectollError):
+    """The request breaks the contract."""
+
+    code = "INVALID_REQUEST"
+
+    def __init__(self, message: str, issues: Sequence[FieldIssue] = ()) -> None:
+        super().__init__(message)
+        self.issues = tuple(issues)
+
+    @classmethod
+    def at(cls, path: tuple[str | int, ...], message: str) -> "InvalidRequest":
+        """One issue at ``path``, which is also the message."""
+        return cls(message, [FieldIssue(path, message)])
+
+
+class UnknownModel(InvalidRequest):
+    """No model of this id or alias is served."""
+
+    code = "INVALID_MODEL"
+
+    def __init__(self, model: str, served: Sequence[str]) -> None:
+        self.model = model
+        message = f"The model '{_shorten(model)}' is not served here. Served models: {', '.join(served)}."
+        super().__init__(message, [FieldIssue(("model",), message)])
+
+
+class InputTooLong(InvalidRequest):
+    """An input has more tokens than the model reads. The wording is parsed by clients (pgai): keep it."""
+
+    code = "CONTEXT_LENGTH_EXCEEDED"
+
+    def __init__(self, index: int, tokens: int, limit: int) -> None:
+        message = (
+            f"This model's maximum context length is {limit} tokens, "
+            f"but input {index} has {tokens} tokens. Shorten or split it; nothing was embedded or charged."
+        )
+        super().__init__(message, [FieldIssue(("input", index), message)])
+
+
+class Unauthenticated(VectollError):
+    """No credential was sent, or the one that was does not hold."""
+
+    code = "AUTHENTICATION_FAILED"
+
+
+class ModelNotPermitted(Unauthenticated):
+    """The spec answers 401 for a model that only Pro accounts may use."""
+
+    code = "MODEL_NOT_PERMITTED"
+
+    def __init__(self) -> None:
+        super().__init__("This model is only available to Pro users")
+
+
+class Forbidden(VectollError):
+    """The caller is known and may not do this."""
+
+    code = "FORBIDDEN"
+
+
+class NotFound(VectollError):
+    """What the path names does not exist."""
+
+    code = "NOT_FOUND"
+
+
+class PaymentRequired(VectollError):
+    """Nothing was encoded, nothing was charged: credit is missing."""
+
+    code = "PAYMENT_REQUIRED"
+
+
+class InsufficientBalance(PaymentRequired):
+    """The quote does not fit what the account has left."""
+
+    code = "INSUFFICIENT_BALANCE"
+
+    def __init__(self, required: Amount, available: Amount) -> None:
+        self.required = required
+        self.available = available
+        super().__init__(
+            f"Insufficient balance: this request costs ${format_usd(required, decimals=12)}, "
+            f"${format_usd(available)} is available. Add credit and try again."
+        )
+
+
+class SpendLimitReached(PaymentRequired):
+    """The quote does not fit what is left of the API key's own spend limit."""
+
+    code = "API_KEY_SPEND_LIMIT_REACHED"
+
+    def __init__(self, limit: Amount, spent: Amount) -> None:
+        super().__init__(
+            f"This API key may spend ${format_usd(limit)} in its limit period and has spent ${format_usd(spent)}."
+        )
+
+
+class IdempotencyConflict(VectollError):
+    """An Idempotency-Key names exactly one request."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was already used for a different request. Use a new key.")
+
+
+class PayloadTooLarge(VectollError):
+    """The body exceeds the limit."""
+
+    code = "PAYLOAD_TOO_LARGE"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request body exceeds {limit_bytes} bytes. Send fewer inputs per request.")
+
+
+class UnsupportedMediaType(VectollError):
+    """The body is not JSON by its own label."""
+
+    code = "INVALID_CONTENT_TYPE"
+
+    def __init__(self) -> None:
+        super().__init__("Invalid request content-type: send application/json")
+
+
+class RateLimited(VectollError):
+    """Come back after ``retry_after_s`` seconds (at least 1)."""
+
+    code = "RATE_LIMIT_EXCEEDED"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = max(1, retry_after_s)
+
+
+class InferenceFailed(VectollError):
+    """The engine failed. Nothing was charged."""
+
+    code = "INFERENCE_FAILED"
+
+    def __init__(self, message: str = "Inference processing failed. Nothing was charged.") -> None:
+        super().__init__(message)
+
+
+class Unavailable(VectollError):
+    """Not now. ``retry_after_s`` is None where nobody can say when."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class AtCapacity(Unavailable):
+    """The queue is full, or the expected wait is longer than the operator allows."""
+
+    code = "MODEL_AT_CAPACITY"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("The model is at capacity. Please try again later.", max(1, retry_after_s))
+
+
+class ModelOffline(Unavailable):
+    """The model is in the catalogue but cannot be loaded; ``reason`` is for the caller, so keep paths out."""
+
+    code = "MODEL_OFFLINE"
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"The model '{model}' is offline: {reason}")
+
+
+class Draining(Unavailable):
+    """The server is shutting down; another one, or this one restarted, will answer."""
+
+    code = "SHUTTING_DOWN"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Please try again.", retry_after_s=1)
+
+
+class ConfigurationError(VectollError):
+    """A setting is wrong. One line that names the setting and says what it should be."""
+
+    code = "CONFIGURATION_ERROR"
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    """A stranger's text in a message stays short and printable."""
+    printable = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
+    return printable if len(printable) <= limit else printable[:limit] + "…"

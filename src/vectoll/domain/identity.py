@@ -1,0 +1,111 @@
+"""Who is calling, and the keys they call with."""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from vectoll.domain.ids import AccountId, KeyId
+from vectoll.domain.money import Amount
+
+KEY_PREFIX = "vtk_"
+"""Every opaque key starts with this, so that secret scanners and people recognise one."""
+
+
+class KeyKind(StrEnum):
+    """INFERENCE keys embed; ADMIN keys also manage their own account's keys."""
+
+    INFERENCE = "INFERENCE"
+    ADMIN = "ADMIN"
+
+
+class LimitPeriod(StrEnum):
+    """When a key's spend limit starts again (the neighbours' ``limitPeriod``)."""
+
+    EPOCH = "EPOCH"
+    """Every UTC day."""
+    MONTH = "MONTH"
+    """On the first of each UTC calendar month."""
+    LIFETIME = "LIFETIME"
+    """Never."""
+
+    def start(self, now: datetime) -> datetime:
+        """The first instant of the period that holds ``now`` (aware, UTC)."""
+        match self:
+            case LimitPeriod.EPOCH:
+                return now.replace(hour=0, minute=0, second=0, microsecond=0)
+            case LimitPeriod.MONTH:
+                return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            case LimitPeriod.LIFETIME:
+                return datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SpendLimit:
+    """A cap on what one key may spend in each period."""
+
+    amount: Amount
+    period: LimitPeriod
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as it is stored: never the secret, only its SHA-256 (256 random bits need no slow hash)."""
+
+    id: KeyId
+    account: AccountId
+    kind: KeyKind
+    name: str
+    digest: bytes
+    prefix: str
+    """The secret's first characters, for listings."""
+    last6: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    limit: SpendLimit | None = None
+    is_pro: bool = False
+    """Whether models that are marked pro-only may be used."""
+
+    def is_active(self, now: datetime) -> bool:
+        """Neither revoked nor expired at ``now``."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller who has proved who they are: whose credit is spent, and under which limits."""
+
+    account: AccountId
+    key: KeyId | None = None
+    """The API key, where there is one: rate limits and spend limits are the key's."""
+    is_admin: bool = False
+    is_pro: bool = False
+    limit: SpendLimit | None = None
+
+    @property
+    def caller(self) -> str:
+        """Who shares one rate limit and one place in the fair queue."""
+        return self.key or self.account
+
+
+def new_secret() -> str:
+    """A fresh opaque key: ``vtk_`` and 256 random bits in URL-safe base64. Shown once, never stored."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: str) -> bytes:
+    """SHA-256 of the whole secret: 32 bytes, the form in which a key is stored and looked up."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def digests_equal(a: bytes, b: bytes) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(a, b)
+
+
+def next_epoch(now: datetime) -> datetime:
+    """The next 00:00 UTC after ``now``."""
+    return LimitPeriod.EPOCH.start(now) + timedelta(days=1)

@@ -1,0 +1,117 @@
+"""Accounts, immutable transfers and holds: double entry in TigerBeetle's words.
+
+The invariants, checked by ``vectoll ledger verify`` and by property tests:
+
+1. A transfer moves ``amount >= 0`` from ``debit`` to ``credit``, which differ. It is never changed or deleted.
+2. A balance is the sum of the transfers that credit an account less those that debit it; all balances sum to 0.
+3. A customer's balance is never below zero, by a database constraint. System accounts may be negative.
+4. ``available = balance − active holds``; a hold is granted only when it fits, in one atomic step.
+5. A transfer's id is an idempotency key: the same id is applied once, whoever retries.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from vectoll.domain.identity import Principal
+from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId
+from vectoll.domain.money import Amount, Quote
+
+
+class TransferCode(StrEnum):
+    """Why money moved."""
+
+    CREDIT = "CREDIT"
+    """An operator granted prepaid credit."""
+    TOP_UP = "TOP_UP"
+    """A payment arrived."""
+    CHARGE = "CHARGE"
+    """Embeddings were delivered."""
+    REFUND = "REFUND"
+    """An operator gave a charge back."""
+    REVERSAL = "REVERSAL"
+    """A payment was undone by its chain."""
+
+
+def system_account(name: str, at: datetime) -> AccountId:
+    """The house's side of a transfer, one account per UTC month: ``$revenue:2026-11``.
+
+    A month each keeps every balance inside 64 bits however much passes through, and is the period an
+    accountant asks for. ``$`` cannot start a customer's id.
+    """
+    return AccountId(f"${name}:{at:%Y-%m}")
+
+
+def is_system(account: AccountId) -> bool:
+    """Whether this is one of the house's own accounts."""
+    return account.startswith("$")
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account has, and how much of it is held for requests in flight."""
+
+    balance: Amount
+    held: Amount
+
+    @property
+    def available(self) -> Amount:
+        """What a new hold may take."""
+        return Amount(self.balance - self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Credit set aside for one request until it is charged or released."""
+
+    id: TransferId
+    """Becomes the id of the charge, so a charge that is retried is applied once."""
+    principal: Principal
+    quote: Quote
+    request_id: RequestId
+    fingerprint: bytes | None = None
+    """SHA-256 of the request when an Idempotency-Key was sent; two requests under one id must agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One immutable movement of money."""
+
+    id: TransferId
+    debit: AccountId
+    credit: AccountId
+    amount: Amount
+    code: TransferCode
+    created_at: datetime
+    request_id: RequestId | None = None
+    key: KeyId | None = None
+    model: ModelId | None = None
+    tokens: int = 0
+    duration_ms: int | None = None
+    fingerprint: bytes | None = None
+    note: str = ""
+    seq: int = field(default=0, compare=False)
+    """Assigned by the store, ascending; 0 until stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One thing that ``verify`` found wrong."""
+
+    subject: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What ``verify`` saw."""
+
+    accounts: int
+    transfers: int
+    disagreements: tuple[Disagreement, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing disagrees."""
+        return not self.disagreements

@@ -1,0 +1,1 @@
+"""Protocols only: the seams between the core and the world. Each has an in-memory implementation for tests."""

