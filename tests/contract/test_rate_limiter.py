@@ -1,0 +1,167 @@
+"""What every RateLimiter does."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vectoll.adapters.limiter import EXACT_UP_TO, MemoryRateLimiter
+from vectoll.domain.limits import RateLimit
+from vectoll.ports.limiter import RateLimiter
+
+START = 1_800_000_000.0  # a multiple of 60: sliding-window counters start fresh here
+SMALL = RateLimit(5, 60)
+LARGE = RateLimit(10 * EXACT_UP_TO, 60)
+EITHER = pytest.mark.parametrize("limit", [SMALL, LARGE], ids=["exact", "estimated"])
+
+
+class Wall:
+    """The wall clock, owned by the test."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    wall = Wall()
+    monkeypatch.setattr(time, "time", wall)
+    return wall
+
+
+@pytest.fixture(params=[MemoryRateLimiter])
+def limiter(request: pytest.FixtureRequest, wall: Wall) -> RateLimiter:
+    make: Callable[[], RateLimiter] = request.param
+    return make()
+
+
+@EITHER
+async def test_hits_are_allowed_up_to_the_limit_and_then_refused(
+    limiter: RateLimiter, limit: RateLimit
+) -> None:
+    whole = await limiter.hit(limit, "k", cost=limit.amount)
+    more = await limiter.hit(limit, "k")
+    assert whole.allowed
+    assert whole.state.remaining == 0
+    assert not more.allowed
+    assert more.state.limit == limit.amount
+
+
+@EITHER
+async def test_refused_hit_counts_nothing(limiter: RateLimiter, limit: RateLimit) -> None:
+    await limiter.hit(limit, "k", cost=limit.amount - 2)
+    assert not (await limiter.hit(limit, "k", cost=3)).allowed
+    assert (await limiter.hit(limit, "k", cost=2)).allowed
+
+
+@EITHER
+async def test_cost_above_the_limit_is_always_refused(limiter: RateLimiter, limit: RateLimit) -> None:
+    decision = await limiter.hit(limit, "k", cost=limit.amount + 1)
+    assert not decision.allowed
+    assert decision.state.remaining == limit.amount
+
+
+@EITHER
+async def test_peek_counts_nothing(limiter: RateLimiter, limit: RateLimit) -> None:
+    await limiter.hit(limit, "k", cost=2)
+    states = [await limiter.peek(limit, "k") for _ in range(3)]
+    assert {state.remaining for state in states} == {limit.amount - 2}
+
+
+async def test_peek_of_an_unknown_bucket_is_fresh(limiter: RateLimiter) -> None:
+    state = await limiter.peek(SMALL, "never seen")
+    assert (state.limit, state.remaining, state.reset_s) == (5, 5, 0)
+
+
+async def test_buckets_are_told_apart_by_every_part_of_the_key(limiter: RateLimiter) -> None:
+    for key in (("a", "b"), ("a/b",), ("a", "c"), ("b", "a"), ("a",), ("ab",), ("a/b", "")):
+        assert (await limiter.hit(SMALL, *key, cost=5)).allowed, key
+
+
+async def test_moving_window_frees_each_hit_when_it_leaves_the_window(
+    limiter: RateLimiter, wall: Wall
+) -> None:
+    for _ in range(5):
+        assert (await limiter.hit(SMALL, "k")).allowed
+        wall.now += 10
+    assert not (await limiter.hit(SMALL, "k")).allowed  # at 50 s; the first hit leaves at 60 s
+    wall.now = START + 60.5
+    assert (await limiter.hit(SMALL, "k")).allowed
+    assert not (await limiter.hit(SMALL, "k")).allowed
+
+
+async def test_estimated_window_slides(limiter: RateLimiter, wall: Wall) -> None:
+    await limiter.hit(LARGE, "k", cost=LARGE.amount)
+    wall.now = START + 60 + 30  # half of the previous minute still counts
+    state = await limiter.peek(LARGE, "k")
+    assert state.remaining == LARGE.amount // 2
+    assert not (await limiter.hit(LARGE, "k", cost=LARGE.amount // 2 + 1)).allowed
+    assert (await limiter.hit(LARGE, "k", cost=LARGE.amount // 2)).allowed
+
+
+@EITHER
+@pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
+@pytest.mark.parametrize("second_at_s", [0, 25, 61, 110])
+async def test_refused_caller_who_waits_as_told_is_allowed_and_sooner_is_not(
+    limiter: RateLimiter, wall: Wall, limit: RateLimit, share: float, second_at_s: int
+) -> None:
+    cost = int(limit.amount * share)
+    await limiter.hit(limit, "k", cost=limit.amount)
+    wall.now = START + second_at_s
+    refused = await limiter.hit(limit, "k", cost=cost)
+    while refused.allowed:  # at 61 s or later some of it fits again: use that up too
+        refused = await limiter.hit(limit, "k", cost=cost)
+    wall.now += refused.state.reset_s - 1.001
+    assert not (await limiter.hit(limit, "k", cost=cost)).allowed
+    wall.now += 1.002
+    assert (await limiter.hit(limit, "k", cost=cost)).allowed
+
+
+@EITHER
+async def test_reset_after_an_allowed_hit_is_when_the_bucket_is_fresh(
+    limiter: RateLimiter, wall: Wall, limit: RateLimit
+) -> None:
+    reset_s = (await limiter.hit(limit, "k", cost=3)).state.reset_s
+    assert reset_s > 0
+    wall.now += reset_s + 0.001
+    assert (await limiter.peek(limit, "k")).remaining == limit.amount
+
+
+async def test_block_shuts_a_bucket_for_its_duration(limiter: RateLimiter, wall: Wall) -> None:
+    assert await limiter.blocked_s("failures", "k") == 0
+    await limiter.block("failures", "k", duration_s=30)
+    assert await limiter.blocked_s("failures", "k") == 30
+    assert await limiter.blocked_s("failures", "other") == 0
+    wall.now += 28.5
+    assert await limiter.blocked_s("failures", "k") == 2
+    wall.now += 1.6
+    assert await limiter.blocked_s("failures", "k") == 0
+
+
+async def test_block_again_starts_the_duration_anew(limiter: RateLimiter, wall: Wall) -> None:
+    await limiter.block("k", duration_s=30)
+    wall.now += 20
+    await limiter.block("k", duration_s=30)
+    assert await limiter.blocked_s("k") == 30
+
+
+@given(steps=st.lists(st.tuples(st.floats(0, 40), st.integers(1, 3)), min_size=1, max_size=60))
+async def test_no_window_ever_holds_more_than_an_exact_limit(steps: list[tuple[float, int]]) -> None:
+    limiter, wall = MemoryRateLimiter(), Wall()
+    allowed: list[tuple[float, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", wall)
+        for pause_s, cost in steps:
+            wall.now += pause_s
+            recent = sum(c for at, c in allowed if at > wall.now - SMALL.window_s)
+            if (await limiter.hit(SMALL, "k", cost=cost)).allowed:
+                allowed.append((wall.now, cost))
+                assert recent + cost <= SMALL.amount
+            else:
+                at_most_a_window_old = sum(c for at, c in allowed if at >= wall.now - SMALL.window_s)
+                assert at_most_a_window_old + cost > SMALL.amount  # nobody is refused without cause
