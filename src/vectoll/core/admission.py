@@ -42,6 +42,16 @@ class Admission:
         if not (await self._limiter.hit(window, "failures", caller)).allowed:
             await self._limiter.block("failures", caller, duration_s=limits.block_s)
 
+    async def standing(
+        self, caller: str, model: str = ANY_MODEL
+    ) -> tuple[LimitState | None, LimitState | None]:
+        """Where a caller stands with the request and the token limit, None for no limit. Counts nothing."""
+        requests, tokens = self._limits.requests_per_minute, self._limits.tokens_per_minute
+        return (
+            await self._limiter.peek(RateLimit(requests), "requests", caller, model) if requests else None,
+            await self._limiter.peek(RateLimit(tokens), "tokens", caller, model) if tokens else None,
+        )
+
     async def hit(self, limit: RateLimit, *key: str, cost: int) -> RateLimitDecision:
         """Count against one limit."""
         return await self._limiter.hit(limit, *key, cost=cost)

@@ -22,13 +22,20 @@ class Authentication:
 
     async def identify(self, headers: Mapping[str, str]) -> Principal:
         """Who is calling. Raises Unauthenticated when nobody is, or the credentials do not hold."""
+        principal = await self.identify_if_any(headers)
+        if principal is None:
+            raise Unauthenticated("Authentication failed: send `Authorization: Bearer <API key>`.")
+        return principal
+
+    async def identify_if_any(self, headers: Mapping[str, str]) -> Principal | None:
+        """Who is calling, None for a caller who sent no credentials. Raises Unauthenticated for bad ones."""
         for authenticator in self._authenticators:
             principal = await authenticator.authenticate(headers)
             if principal is not None:
                 return principal
         if "authorization" in headers or "api-key" in headers:
             raise Unauthenticated(_INVALID)
-        raise Unauthenticated("Authentication failed: send `Authorization: Bearer <API key>`.")
+        return None
 
 
 def require_admin(principal: Principal) -> None:

@@ -27,6 +27,21 @@ class Metrics(Protocol):
         ...
 
 
+class ServerMetrics(Metrics, Protocol):
+    """What the HTTP layer reports as well: its own stages are serialise and compress."""
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered. ``route`` is the path template, so its values are few; "" when none matched.
+
+        ``status`` is 499 for a client that left before the answer.
+        """
+        ...
+
+    def render(self) -> bytes:
+        """Everything in Prometheus's text format 0.0.4."""
+        ...
+
+
 class NoMetrics:
     """Reports nothing."""
 
@@ -44,3 +59,10 @@ class NoMetrics:
 
     def charged(self, model: str, units: int) -> None:
         """Ignored."""
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Ignored."""
+
+    def render(self) -> bytes:
+        """Nothing."""
+        return b""
