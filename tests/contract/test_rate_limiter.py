@@ -122,6 +122,16 @@ async def test_refused_caller_who_waits_as_told_is_allowed_and_sooner_is_not(
     assert (await limiter.hit(limit, "k", cost=cost)).allowed
 
 
+async def test_refused_caller_waits_for_as_many_hits_as_the_cost_needs(
+    limiter: RateLimiter, wall: Wall
+) -> None:
+    for _ in range(5):
+        await limiter.hit(SMALL, "k")
+        wall.now += 10
+    waits_s = [(await limiter.hit(SMALL, "k", cost=cost)).state.reset_s for cost in range(1, 6)]
+    assert waits_s == [10, 20, 30, 40, 50]
+
+
 @EITHER
 async def test_reset_after_an_allowed_hit_is_when_the_bucket_is_fresh(
     limiter: RateLimiter, wall: Wall, limit: RateLimit
