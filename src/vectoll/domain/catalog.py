@@ -16,6 +16,8 @@ class Pooling(StrEnum):
     CLS = "cls"
     MEAN = "mean"
     LAST = "last"
+    UPSTREAM = "upstream"
+    """Somebody else computes the vectors and does not say how."""
 
 
 class TokenIdPolicy(StrEnum):
@@ -23,8 +25,32 @@ class TokenIdPolicy(StrEnum):
 
     NATIVE = "native"
     """The model's own ids, used verbatim: nothing added, out of range refused."""
+    CL100K_BASE = "cl100k_base"
+    """OpenAI's ids, as LangChain sends them to every server: turned back into text, which the model then reads."""
+    R50K_BASE = "r50k_base"
+    """GPT-2's ids, likewise."""
     REJECT = "reject"
     """Refused with a message that says to send text."""
+
+
+class ModelKind(StrEnum):
+    """Who computes the vectors."""
+
+    LOCAL = "local"
+    """This machine, from a checkpoint."""
+    OPENAI = "openai"
+    """OpenAI, or any server that speaks its embeddings protocol (vLLM, TEI, Ollama)."""
+    GEMINI = "gemini"
+    """Google's native batch endpoint."""
+
+
+class UsageMissing(StrEnum):
+    """What an upstream's answer without usage means."""
+
+    FAIL = "fail"
+    """The request fails and nothing is charged."""
+    COUNT = "count"
+    """The tokens are counted here (openai: needs ``tokenizer``) or by the provider's own counting call (gemini)."""
 
 
 class Privacy(StrEnum):
@@ -45,6 +71,34 @@ class ModelSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a model's vectors are bought, and under which name. Holds no secret: only where the key is."""
+
+    kind: ModelKind
+    base_urls: tuple[str, ...]
+    """At least one, without a trailing slash; any of them can answer any request."""
+    model: str
+    """The provider's own name of the model."""
+    api_key_env: str | None = None
+    """The environment variable that holds our key; None sends no key."""
+    tokenizer: str | None = None
+    """``cl100k_base``, ``r50k_base`` or the path of a tokenizer.json: makes quotes exact. None bounds them."""
+    usage_missing: UsageMissing = UsageMissing.FAIL
+    timeout_s: float = 60.0
+    """Longest time for one call of ours, retries and failover included."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """What a checkpoint says about itself, for what neither the operator nor the catalogue says."""
+
+    family: str
+    pooling: Pooling
+    dims: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model as it is served."""
 
@@ -59,7 +113,8 @@ class ModelSpec:
     matryoshka_dims: tuple[int, ...] = ()
     """Sizes other than ``dims`` that ``dimensions`` may ask for."""
     matryoshka_any: bool = False
-    """Whether every size from 1 to ``dims`` may be asked for."""
+    """Whether every size from ``min_dims`` to ``dims`` may be asked for."""
+    min_dims: int = 1
     prompt: str = ""
     """Put before every text input. Never before token ids."""
     token_ids: TokenIdPolicy = TokenIdPolicy.NATIVE
@@ -69,6 +124,17 @@ class ModelSpec:
     privacy: Privacy = Privacy.PRIVATE
     licence: str = ""
     aliases: tuple[str, ...] = ()
+    family: str = ""
+    """The architecture of the checkpoint: bert, xlm-roberta, mistral, qwen3 or nemotron-vl; "" for an upstream."""
+    precision: str = "auto"
+    """Arithmetic and weights: auto, bf16, f32 or int8. auto is the engine's own setting."""
+    upstream: Upstream | None = None
+    """Set when somebody else computes the vectors."""
+
+    @property
+    def kind(self) -> ModelKind:
+        """Who computes the vectors."""
+        return self.upstream.kind if self.upstream else ModelKind.LOCAL
 
     @property
     def supports_dimensions(self) -> bool:
@@ -79,7 +145,7 @@ class ModelSpec:
         """Whether a vector of this size can be asked for. The native size always can."""
         if dimensions == self.dims or dimensions in self.matryoshka_dims:
             return True
-        return self.matryoshka_any and 1 <= dimensions <= self.dims
+        return self.matryoshka_any and self.min_dims <= dimensions <= self.dims
 
 
 class Catalog(Mapping[str, ModelSpec]):

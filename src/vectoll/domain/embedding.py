@@ -35,14 +35,20 @@ class EmbeddingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One input as the model reads it: token ids with the special tokens already in place."""
+    """One input as the model reads it: token ids with the special tokens already in place.
+
+    Where somebody else's tokenizer reads it, the input itself is kept instead: ``text``, with no ids, and
+    ``bound``, a number of tokens that it cannot exceed.
+    """
 
     ids: Sequence[int]
+    text: str | None = None
+    bound: int | None = None
 
     @property
     def token_count(self) -> int:
-        """What is metered."""
-        return len(self.ids)
+        """What is metered: exact where the ids are known, else the bound."""
+        return len(self.ids) if self.bound is None else self.bound
 
 
 @dataclass(frozen=True, slots=True)

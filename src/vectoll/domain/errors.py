@@ -7,6 +7,7 @@
     │   ├── UnknownModel          no such model id here
     │   └── InputTooLong          an input exceeds the model's context; nothing is truncated
     ├── Unauthenticated           no credential, or one that does not hold
+    │   ├── SignInRefused         a wallet's sign-in breaks a rule (vectoll.domain.siwx)
     │   └── ModelNotPermitted     the caller is known, but this model is for Pro users
     ├── Forbidden                 the caller is known, and may not do this
     ├── NotFound                  the thing that the path names does not exist
@@ -21,6 +22,7 @@
     ├── Unavailable
     │   ├── AtCapacity            the queue is full or the expected wait too long
     │   ├── ModelOffline          the model is in the catalogue, its weights are not loadable
+    │   ├── UpstreamUnavailable   the provider of the model's vectors does not answer, or refuses us
     │   └── Draining              the server is shutting down
     └── ConfigurationError        a setting is wrong; one line for the operator
 """
@@ -217,6 +219,15 @@ class ModelOffline(Unavailable):
 
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(f"The model '{model}' is offline: {reason}")
+
+
+class UpstreamUnavailable(Unavailable):
+    """The provider of the model's vectors does not answer, or refuses us. Never shows what it said."""
+
+    code = "UPSTREAM_UNAVAILABLE"
+
+    def __init__(self, model: str, reason: str, retry_after_s: int | None = None) -> None:
+        super().__init__(f"The provider of the model '{model}' {reason}. Nothing was charged.", retry_after_s)
 
 
 class Draining(Unavailable):

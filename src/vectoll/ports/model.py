@@ -33,8 +33,8 @@ class EmbeddingModel(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Answer or fail every waiter, then free what is held."""
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Let requests in flight finish for at most ``drain_s`` seconds, fail the rest, free what is held."""
         ...
 
 
@@ -46,6 +46,21 @@ class Tokenizer(Protocol):
         """Token ids are in ``range(vocab_size)``."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> Sequence[Encoding]:
-        """One Encoding per text with the special tokens in place; never truncates, never pads."""
+    def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+        """One Encoding per text with the special tokens in place; never pads.
+
+        Cuts only where ``max_tokens`` says so, keeping the special tokens. Raises InvalidRequest for text that
+        cannot be read (a lone surrogate), naming its index.
+        """
+        ...
+
+
+class ForeignTokens(Protocol):
+    """Another model's token ids back to the text that they stand for. Thread-safe."""
+
+    def decode(self, inputs: Sequence[Sequence[int]]) -> Sequence[str]:
+        """The text of each array of ids, in order; bytes that are not UTF-8 become U+FFFD.
+
+        Raises InvalidRequest for an id outside the vocabulary or one that is special, naming the input's index.
+        """
         ...
