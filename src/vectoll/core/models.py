@@ -1,5 +1,6 @@
 """The models that this process serves."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from vectoll.domain.catalog import Catalog, ModelSpec
@@ -43,7 +44,6 @@ class ModelRegistry:
             raise ModelOffline(spec.id, self.offline_reason(spec) or "unknown")
         return model
 
-    async def close(self) -> None:
-        """Close every model."""
-        for model in self._models.values():
-            await model.close()
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Close every model at once; requests in flight may take ``drain_s`` seconds to finish."""
+        await asyncio.gather(*(model.close(drain_s) for model in self._models.values()))

@@ -1,0 +1,193 @@
+"""One worker thread per engine stream, fed from one fair queue. Owns every future that waits.
+
+The workers take their next batch themselves, under a lock, so a busy event loop never leaves an engine idle; the
+loop is woken once per batch, to answer whoever is complete.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from vectoll.core.batching.queue import BatchShape, FairQueue, Item, Job
+from vectoll.core.batching.vectors import all_finite
+from vectoll.domain.embedding import Vector
+from vectoll.domain.errors import AtCapacity, Draining, InferenceFailed, VectollError
+from vectoll.ports.engine import Engine
+from vectoll.ports.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """Who is told when a job is done."""
+
+    future: asyncio.Future[list[Vector]]
+    vectors: list[Vector | None]
+
+    def answer(self, error: VectollError | None) -> None:
+        """On the event loop. A waiter that left is not answered."""
+        if self.future.done():
+            return
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(cast("list[Vector]", self.vectors))
+
+
+class Batcher:
+    """Computes sequences on one engine, fairly, in batches."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        shape: BatchShape,
+        *,
+        model: str,
+        max_queue_tokens: int,
+        max_wait_s: float,
+        metrics: Metrics,
+    ) -> None:
+        self._engine = engine
+        self._queue = FairQueue(shape)
+        self._model = model
+        self._max_queue_tokens = max_queue_tokens
+        self._max_wait_s = max_wait_s
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._idle = engine.streams
+        self._waiters: dict[Job, _Waiter] = {}
+        self._tokens_per_s = 0.0
+        self._is_closing = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(stream,), name=f"{model}-{stream}", daemon=True)
+            for stream in range(engine.streams)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> list[Vector]:
+        """One vector per sequence, in order.
+
+        Raises AtCapacity at once, InferenceFailed, or Draining. Cancelling forgets what still waits.
+        """
+        job = Job(caller, sequences)
+        waiter = _Waiter(self._loop.create_future(), [None] * len(sequences))
+        with self._wake:
+            self._require_room(job)
+            self._waiters[job] = waiter
+            self._queue.push(job)
+            self._wake.notify(min(self._idle, len(sequences)))
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            with self._lock:
+                self._queue.discard(job)
+                self._waiters.pop(job, None)
+            raise
+
+    def _require_room(self, job: Job) -> None:
+        if self._is_closing:
+            raise Draining
+        ahead = self._queue.tokens_ahead(job.caller)
+        wait_s = ahead / self._tokens_per_s if self._tokens_per_s else 0.0
+        tokens = sum(map(len, job.sequences))
+        has_room = self._queue.has_room(job.caller, tokens, self._max_queue_tokens)
+        if wait_s > self._max_wait_s or not has_room:
+            raise AtCapacity(math.ceil(max(1.0, wait_s - self._max_wait_s)))
+
+    def _work(self, stream: int) -> None:
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            try:
+                vectors = self._engine.embed([item.ids for item in batch], stream)
+                error = (
+                    None
+                    if all_finite(vectors)
+                    else InferenceFailed("The model produced a non-finite vector.")
+                )
+            except Exception as failure:  # whatever an engine raises, its waiters are answered
+                log.exception("engine_failed", extra={"model": self._model}, exc_info=failure)
+                vectors, error = [], InferenceFailed()
+            self._finish(batch, vectors, error, time.perf_counter() - started)
+
+    def _next_batch(self) -> list[Item]:
+        """Block until there is work. Empty when the batcher is closed and nothing is left."""
+        with self._wake:
+            while True:
+                batch = self._queue.next_batch(max(1, self._idle))
+                if batch:
+                    self._idle -= 1
+                    return batch
+                if self._is_closing:
+                    return []
+                self._wake.wait()
+
+    def _finish(
+        self, batch: list[Item], vectors: Sequence[Vector], error: VectollError | None, seconds: float
+    ) -> None:
+        """Hand out what a batch gave; a job is answered when its last sequence is, or at its first failure."""
+        done: list[tuple[_Waiter, VectollError | None]] = []
+        with self._lock:
+            self._idle += 1
+            if error is None:
+                self._measure(batch, seconds)
+            for position, item in enumerate(batch):
+                waiter = self._waiters.get(item.job)
+                if waiter is None:
+                    continue
+                if error is None:
+                    waiter.vectors[item.index] = vectors[position]
+                    item.job.remaining -= 1
+                if error is not None or item.job.remaining == 0:
+                    self._queue.discard(item.job)
+                    del self._waiters[item.job]
+                    done.append((waiter, error))
+            waiting_tokens = self._queue.tokens
+        self._metrics.queued(self._model, waiting_tokens)
+        if done:
+            self._loop.call_soon_threadsafe(_answer_all, done)
+
+    def _measure(self, batch: list[Item], seconds: float) -> None:
+        """Follow the engine's speed, all streams together, as a moving average over about ten batches."""
+        tokens = sum(item.length for item in batch)
+        longest = max(item.length for item in batch)
+        shape = self._queue.shape
+        padded_tokens = longest * len(batch) if shape.padded else tokens
+        self._metrics.batch(self._model, len(batch), tokens, padded_tokens, shape.budget_tokens)
+        rate = tokens / max(seconds, 1e-9) * self._engine.streams
+        self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Refuse new work, let what waits finish for at most ``drain_s``, then fail the rest with Draining."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify_all()
+            pending = [waiter.future for waiter in self._waiters.values()]
+        if pending and drain_s > 0:
+            await asyncio.wait(pending, timeout=drain_s)
+        with self._wake:
+            left = list(self._waiters.items())
+            self._waiters.clear()
+            for job, _ in left:
+                self._queue.discard(job)
+            self._wake.notify_all()
+        _answer_all([(waiter, Draining()) for _, waiter in left])
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._engine.close()
+
+
+def _answer_all(done: Sequence[tuple[_Waiter, VectollError | None]]) -> None:
+    for waiter, error in done:
+        waiter.answer(error)

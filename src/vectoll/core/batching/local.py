@@ -1,0 +1,87 @@
+"""A model computed on this machine."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import cast
+
+from vectoll.core.batching.batcher import Batcher
+from vectoll.core.batching.vectors import shorten
+from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
+from vectoll.domain.errors import InputTooLong, InvalidRequest
+from vectoll.ports.model import Tokenizer
+
+INLINE_CHARACTERS = 2_000
+"""Less text than this is tokenised on the event loop: a thread's round trip would cost more (measured)."""
+
+
+class LocalModel:
+    """A tokenizer and an engine behind a fair queue. Implements ``ports.model.EmbeddingModel``."""
+
+    def __init__(self, spec: ModelSpec, tokenizer: Tokenizer, batcher: Batcher, threads: Executor) -> None:
+        self._spec = spec
+        self._tokenizer = tokenizer
+        self._batcher = batcher
+        self._threads = threads
+
+    @property
+    def spec(self) -> ModelSpec:
+        """How it is read, limited and priced."""
+        return self._spec
+
+    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+        """See ``EmbeddingModel.tokenize``."""
+        if isinstance(inputs[0], str):
+            encodings = await self._encode(cast("Sequence[str]", inputs))
+        else:
+            encodings = self._adopt(cast("Sequence[Sequence[int]]", inputs))
+        limit = self._spec.max_tokens
+        for index, encoding in enumerate(encodings):
+            if encoding.token_count > limit:
+                raise InputTooLong(index, encoding.token_count, limit)
+        return encodings
+
+    async def _encode(self, texts: Sequence[str]) -> Sequence[Encoding]:
+        if self._spec.prompt:
+            texts = [self._spec.prompt + text for text in texts]
+        max_tokens = self._spec.max_tokens if self._spec.truncate else None
+        if sum(map(len, texts)) < INLINE_CHARACTERS:
+            return self._tokenizer.encode(texts, max_tokens=max_tokens)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, lambda: self._tokenizer.encode(texts, max_tokens=max_tokens)
+        )
+
+    def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
+        """The caller's own token ids, used verbatim."""
+        if self._spec.token_ids is TokenIdPolicy.REJECT:
+            raise InvalidRequest.at(
+                ("input",),
+                f"input: the model '{self._spec.id}' does not take token ids; send text instead "
+                "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)).",
+            )
+        vocab_size = self._tokenizer.vocab_size
+        for index, ids in enumerate(sequences):
+            if min(ids) < 0 or max(ids) >= vocab_size:
+                raise InvalidRequest.at(
+                    ("input", index),
+                    f"input {index} has a token id outside 0..{vocab_size - 1}, the vocabulary of "
+                    f"'{self._spec.id}'. Send text instead of another model's token ids "
+                    "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)).",
+                )
+        return [Encoding(ids) for ids in sequences]
+
+    async def embed(
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+    ) -> Embeddings:
+        """See ``EmbeddingModel.embed``."""
+        vectors: Sequence[memoryview] = await self._batcher.compute([e.ids for e in encodings], caller)
+        dims = dimensions or self._spec.dims
+        if dims < self._spec.dims:
+            vectors = shorten(vectors, dims)
+        return Embeddings(vectors, dims, Usage(sum(e.token_count for e in encodings)))
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Answer or fail every waiter, then free the weights."""
+        await self._batcher.close(drain_s)

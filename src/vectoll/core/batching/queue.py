@@ -1,0 +1,215 @@
+"""The fair, length-aware queue: pure data, no threads, no clock.
+
+Fairness is start-time fair queuing (Goyal et al., SIGCOMM 1996) over callers, counted in tokens: each batch is
+seeded with the oldest sequence of the caller who has been served least, so a caller's single query never waits
+behind another's backlog. The rest of the batch is filled with sequences of similar length, least-served callers
+first: on a CPU padding and cache misses, not launches, decide the speed.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+Bucket = int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShape:
+    """What makes a good batch for an engine, in tokens."""
+
+    budget_tokens: int
+    """Most tokens in one batch, padding included if ``padded``. A longer sequence runs alone."""
+    padded: bool = True
+    """Whether every sequence costs as much as the longest beside it."""
+    overhead_tokens: int = 16
+    """What starting a batch costs, as tokens: padding up to this is cheaper than a batch apart."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request's sequences, and how many of them are still to be computed."""
+
+    caller: str
+    sequences: Sequence[Sequence[int]]
+    remaining: int = field(init=False)
+    waiting: set["Item"] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.remaining = len(self.sequences)
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One sequence that waits."""
+
+    job: Job
+    index: int
+    length: int
+    order: int
+    bucket: Bucket
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The token ids."""
+        return self.job.sequences[self.index]
+
+
+@dataclass(slots=True, eq=False)
+class _Flow:
+    """One caller's waiting sequences. ``served`` is its virtual time: tokens, ever growing while it waits."""
+
+    caller: str
+    served: int
+    tokens: int = 0
+    items: OrderedDict[int, Item] = field(default_factory=OrderedDict)
+    by_bucket: dict[Bucket, OrderedDict[int, Item]] = field(default_factory=dict)
+
+
+def bucket_of(length: int) -> Bucket:
+    """Sequences in one bucket differ in length by less than about an eighth."""
+    if length <= 8:
+        return length
+    shift = length.bit_length() - 4
+    return (shift << 3) + (length >> shift)
+
+
+class FairQueue:
+    """Sequences that wait for an engine. Not thread-safe: the batcher holds a lock."""
+
+    def __init__(self, shape: BatchShape) -> None:
+        self.shape = shape
+        self.tokens = 0
+        self._order = 0
+        self._now = 0
+        self._flows: dict[str, _Flow] = {}
+        self._in_bucket: dict[Bucket, dict[str, _Flow]] = {}
+
+    def push(self, job: Job) -> None:
+        """Add every sequence of a job, shortest first so that neighbours are alike."""
+        flow = self._flows.get(job.caller)
+        if flow is None:
+            flow = self._flows[job.caller] = _Flow(job.caller, self._now)
+        sequences = job.sequences
+        for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
+            self._add(flow, job, index, len(sequences[index]))
+
+    def _add(self, flow: _Flow, job: Job, index: int, length: int) -> None:
+        self._order += 1
+        item = Item(job, index, length, self._order, bucket_of(length))
+        job.waiting.add(item)
+        flow.items[item.order] = item
+        flow.tokens += length
+        self.tokens += length
+        alike = flow.by_bucket.get(item.bucket)
+        if alike is None:
+            alike = flow.by_bucket[item.bucket] = OrderedDict()
+            self._in_bucket.setdefault(item.bucket, {})[flow.caller] = flow
+        alike[item.order] = item
+
+    def discard(self, job: Job) -> None:
+        """Forget what of a job still waits: its caller has left, or it has failed."""
+        for item in job.waiting:
+            self._remove(self._flows[job.caller], item)
+        job.waiting.clear()
+
+    def _remove(self, flow: _Flow, item: Item) -> None:
+        del flow.items[item.order]
+        alike = flow.by_bucket[item.bucket]
+        del alike[item.order]
+        flow.tokens -= item.length
+        self.tokens -= item.length
+        if not alike:
+            del flow.by_bucket[item.bucket]
+            flows = self._in_bucket[item.bucket]
+            del flows[flow.caller]
+            if not flows:
+                del self._in_bucket[item.bucket]
+        if not flow.items:
+            del self._flows[flow.caller]
+
+    def tokens_ahead(self, caller: str) -> int:
+        """An upper bound on the tokens computed before a new sequence of this caller starts."""
+        flow = self._flows.get(caller)
+        own = flow.tokens if flow else 0
+        others = len(self._flows) - (flow is not None)
+        return min(self.tokens, own + others * (own + self.shape.budget_tokens))
+
+    def has_room(self, caller: str, tokens: int, limit_tokens: int) -> bool:
+        """Whether a request of this size may wait.
+
+        A caller who already waits has an equal share of the limit. A newcomer is measured against what all but
+        the largest caller have waiting, so nobody can fill the queue for everybody; on an otherwise empty queue
+        a request of any size may wait.
+        """
+        flow = self._flows.get(caller)
+        if flow is not None:
+            return flow.tokens + tokens <= limit_tokens // len(self._flows)
+        rest = self.tokens - max((other.tokens for other in self._flows.values()), default=0)
+        return rest == 0 or rest + tokens <= limit_tokens
+
+    def next_batch(self, idle_workers: int = 1) -> list[Item]:
+        """Take the next batch; empty when nothing waits. What waits is spread over the idle workers."""
+        if not self._flows:
+            return []
+        budget = self.shape.budget_tokens
+        if idle_workers > 1:
+            share = -(-self.tokens // idle_workers)
+            budget = min(budget, max(share, self.shape.overhead_tokens))
+        batch = [self._take_seed()]
+        longest = total = batch[0].length
+        for item in self._candidates(batch[0].bucket):
+            longest_then = max(longest, item.length)
+            cost_then = longest_then * (len(batch) + 1) if self.shape.padded else total + item.length
+            if cost_then > budget or self._is_wasteful(batch, item, longest):
+                break
+            self._take(item)
+            batch.append(item)
+            longest, total = longest_then, total + item.length
+        return batch
+
+    def _is_wasteful(self, batch: list[Item], item: Item, longest: int) -> bool:
+        """Whether the padding that an item of another length brings costs more than running it apart."""
+        if not self.shape.padded or item.bucket == batch[0].bucket:
+            return False
+        longest_then = max(longest, item.length)
+        waste = (longest_then - longest) * len(batch) + longest_then - item.length
+        return waste > self.shape.overhead_tokens
+
+    def _take_seed(self) -> Item:
+        """The oldest sequence of the least-served caller. Virtual time follows the caller in service."""
+        flow = min(self._flows.values(), key=_by_service)
+        self._now = max(self._now, flow.served)
+        seed = next(iter(flow.items.values()))
+        self._take(seed)
+        return seed
+
+    def _candidates(self, bucket: Bucket) -> Iterator[Item]:
+        """What may join, alike first, then the neighbouring lengths. The consumer takes each before asking on."""
+        yield from self._in(bucket)
+        others = sorted((b for b in self._in_bucket if b != bucket), key=lambda b: (abs(b - bucket), b))
+        for other in others:
+            yield from self._in(other)
+
+    def _in(self, bucket: Bucket) -> Iterator[Item]:
+        """One bucket's sequences, least-served caller first, each caller's oldest first."""
+        flows = [(*_by_service(flow), flow) for flow in self._in_bucket.get(bucket, {}).values()]
+        heapq.heapify(flows)
+        while flows:
+            flow = flows[0][-1]
+            yield next(iter(flow.by_bucket[bucket].values()))
+            if bucket in flow.by_bucket:
+                heapq.heapreplace(flows, (*_by_service(flow), flow))
+            else:
+                heapq.heappop(flows)
+
+    def _take(self, item: Item) -> None:
+        flow = self._flows[item.job.caller]
+        flow.served += item.length
+        item.job.waiting.discard(item)
+        self._remove(flow, item)
+
+
+def _by_service(flow: _Flow) -> tuple[int, int]:
+    """Least served first; among equals whoever waits longest. Unique per flow while it waits."""
+    return flow.served, next(iter(flow.items), 0)

@@ -1,0 +1,217 @@
+"""The batcher on an engine whose every step the test controls."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import numpy as np
+import pytest
+
+from vectoll.core.batching.batcher import Batcher
+from vectoll.core.batching.queue import BatchShape
+from vectoll.domain.embedding import Vector
+from vectoll.domain.errors import AtCapacity, Draining, InferenceFailed
+from vectoll.ports.metrics import NoMetrics
+
+DIMS = 4
+
+
+def vector_of(ids: Sequence[int]) -> Vector:
+    return np.full(DIMS, float(sum(ids)), dtype=np.float32).data.toreadonly()
+
+
+class GatedEngine:
+    """Computes nothing until the gate opens; records each batch."""
+
+    dims = DIMS
+
+    def __init__(self, streams: int = 1) -> None:
+        self.streams = streams
+        self.gate = threading.Event()
+        self.started = threading.Semaphore(0)
+        self.batches: list[list[int]] = []
+        self.fail_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
+        self.poison = False
+        self.is_closed = False
+
+    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+        self.started.release()
+        assert self.gate.wait(10)
+        self.batches.append([sum(ids) for ids in batch])
+        if self.fail_on(batch):
+            raise RuntimeError("engine broke")
+        if self.poison:
+            return [np.array([1, np.nan, 0, 0], dtype=np.float32).data for _ in batch]
+        return [vector_of(ids) for ids in batch]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Bench:
+    """A batcher over a gated engine."""
+
+    def __init__(self, engine: GatedEngine, **options: float) -> None:
+        self.engine = engine
+        self.batcher = Batcher(
+            engine,
+            BatchShape(int(options.get("budget_tokens", 64))),
+            model="m",
+            max_queue_tokens=int(options.get("max_queue_tokens", 10_000)),
+            max_wait_s=options.get("max_wait_s", 1e9),
+            metrics=NoMetrics(),
+        )
+
+    def submit(self, caller: str, *sequences: Sequence[int]) -> "asyncio.Task[list[Vector]]":
+        return asyncio.create_task(self.batcher.compute(sequences, caller))
+
+    async def engine_busy(self) -> None:
+        await asyncio.to_thread(self.engine.started.acquire)
+
+
+@pytest.fixture
+async def engine() -> GatedEngine:
+    return GatedEngine()
+
+
+@pytest.fixture
+async def bench(engine: GatedEngine) -> AsyncIterator[Bench]:
+    bench = Bench(engine)
+    yield bench
+    engine.gate.set()
+    await bench.batcher.close()
+
+
+async def test_vectors_come_back_in_input_order(bench: Bench) -> None:
+    bench.engine.gate.set()
+    sequences = [[n] * (1 + n * 7 % 40) for n in range(1, 200)]
+    vectors = await bench.submit("a", *sequences)
+    assert [v[0] for v in vectors] == [sum(ids) for ids in sequences]
+
+
+async def test_failing_engine_answers_every_waiter_and_goes_on(bench: Bench) -> None:
+    bench.engine.fail_on = lambda batch: any(9 in ids for ids in batch)
+    bench.engine.gate.set()
+    bad = [bench.submit(caller, [9] * 20, *[[1] * 60] * 30) for caller in "abc"]
+    outcomes = await asyncio.gather(*bad, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [InferenceFailed] * 3
+    assert len(await bench.submit("a", [1, 2])) == 1
+
+
+async def test_vector_that_is_not_finite_fails_its_job(bench: Bench) -> None:
+    bench.engine.poison = True
+    bench.engine.gate.set()
+    with pytest.raises(InferenceFailed, match="non-finite"):
+        await bench.submit("a", [1])
+
+
+async def test_cancelled_caller_frees_its_place(bench: Bench) -> None:
+    running = bench.submit("first", [1] * 60)
+    await bench.engine_busy()
+    left = bench.submit("gone", *[[7] * 60] * 50)
+    stays = bench.submit("stays", [3] * 60)
+    await asyncio.sleep(0)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    bench.engine.gate.set()
+    await asyncio.gather(running, stays)
+    assert bench.engine.batches == [[60], [180]]
+
+
+async def test_caller_cancelled_in_flight_is_not_answered(bench: Bench) -> None:
+    running = bench.submit("gone", [1] * 60)
+    await bench.engine_busy()
+    running.cancel()
+    bench.engine.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(await bench.submit("next", [5])) == 1
+
+
+async def test_single_query_waits_for_the_batch_in_flight_only(bench: Bench) -> None:
+    bulk = bench.submit("bulk", *[[1] * 60] * 500)
+    await bench.engine_busy()
+    single = bench.submit("single", [2] * 5)
+    await asyncio.sleep(0)
+    bench.engine.gate.set()
+    await single
+    before_single = bench.engine.batches.index([10])
+    assert before_single == 1
+    await bulk
+
+
+async def test_full_queue_refuses_at_once() -> None:
+    bench = Bench(GatedEngine(), max_queue_tokens=100)
+    running = bench.submit("a", [1] * 60)
+    await bench.engine_busy()
+    waiting = bench.submit("a", [1] * 90)
+    await asyncio.sleep(0)
+    with pytest.raises(AtCapacity) as refused:
+        await bench.submit("a", [1] * 20)
+    assert refused.value.retry_after_s is not None
+    assert refused.value.retry_after_s >= 1
+    bench.engine.gate.set()
+    await asyncio.gather(running, waiting)
+    await bench.batcher.close()
+
+
+async def test_request_larger_than_the_queue_is_served_when_it_is_alone() -> None:
+    bench = Bench(GatedEngine(), max_queue_tokens=100)
+    bench.engine.gate.set()
+    assert len(await bench.submit("a", *[[1] * 60] * 10)) == 10
+    await bench.batcher.close()
+
+
+async def test_expected_wait_over_the_limit_refuses_the_owner_of_the_backlog_only() -> None:
+    bench = Bench(GatedEngine(), max_wait_s=1e-6)
+    bench.engine.gate.set()
+    await bench.submit("a", [1] * 60)
+    bench.engine.gate.clear()
+    bench.engine.started.acquire()
+    running = bench.submit("a", [1] * 60)
+    await bench.engine_busy()
+    waiting = bench.submit("a", [1] * 60)
+    await asyncio.sleep(0)
+    with pytest.raises(AtCapacity):
+        await bench.submit("a", [1])
+    bench.engine.gate.set()
+    await asyncio.gather(running, waiting)
+    await bench.batcher.close()
+
+
+async def test_close_drains_what_waits_then_refuses(bench: Bench) -> None:
+    running = bench.submit("a", *[[1] * 60] * 5)
+    await bench.engine_busy()
+    closing = asyncio.create_task(bench.batcher.close(drain_s=10))
+    await asyncio.sleep(0)
+    bench.engine.gate.set()
+    await closing
+    assert len(await running) == 5
+    assert bench.engine.is_closed
+    with pytest.raises(Draining):
+        await bench.submit("late", [1])
+
+
+async def test_close_without_time_answers_whoever_waits() -> None:
+    bench = Bench(GatedEngine())
+    running = bench.submit("a", [1] * 60)
+    await bench.engine_busy()
+    waiting = bench.submit("b", [1] * 60)
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(bench.batcher.close())
+    await asyncio.sleep(0)
+    bench.engine.gate.set()
+    await closing
+    outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Draining, Draining]
+
+
+async def test_two_streams_work_side_by_side() -> None:
+    bench = Bench(GatedEngine(streams=2))
+    both = bench.submit("a", [1] * 60, [2] * 60)
+    await bench.engine_busy()
+    await bench.engine_busy()
+    bench.engine.gate.set()
+    assert len(await both) == 2
+    await bench.batcher.close()

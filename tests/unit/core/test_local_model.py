@@ -1,0 +1,121 @@
+"""LocalModel: what is tokenised, refused, shortened and counted."""
+
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vectoll.core.batching.batcher import Batcher
+from vectoll.core.batching.local import INLINE_CHARACTERS, LocalModel
+from vectoll.core.batching.queue import BatchShape
+from vectoll.domain.catalog import ModelSource, ModelSpec, Pooling, TokenIdPolicy
+from vectoll.domain.embedding import Encoding, Vector
+from vectoll.domain.errors import InputTooLong, InvalidRequest
+from vectoll.domain.ids import ModelId
+from vectoll.domain.money import Price
+from vectoll.ports.metrics import NoMetrics
+
+SPEC = ModelSpec(ModelId("m"), "M", ModelSource(), Pooling.MEAN, 4, 8, Price(1), matryoshka_dims=(2,))
+
+
+class WordTokenizer:
+    """Ids are word lengths, between 1 (start) and 2 (end)."""
+
+    vocab_size = 100
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+        self.seen.extend(texts)
+        inner = None if max_tokens is None else max_tokens - 2
+        return [Encoding([1, *[len(word) for word in text.split()][:inner], 2]) for text in texts]
+
+
+class SpreadEngine:
+    """A unit vector that depends on the ids."""
+
+    streams = 1
+    dims = 4
+
+    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+        rows = np.array([[len(ids), sum(ids), 1, 3] for ids in batch], dtype=np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return [row.data for row in rows]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def tokenizer() -> WordTokenizer:
+    return WordTokenizer()
+
+
+@pytest.fixture
+async def model(tokenizer: WordTokenizer) -> AsyncIterator[LocalModel]:
+    options = {"model": "m", "max_queue_tokens": 10_000, "max_wait_s": 60.0, "metrics": NoMetrics()}
+    batcher = Batcher(SpreadEngine(), BatchShape(64), **options)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as threads:
+        model = LocalModel(SPEC, tokenizer, batcher, threads)
+        yield model
+        await model.close()
+
+
+def with_spec(model: LocalModel, **changes: object) -> LocalModel:
+    return LocalModel(replace(SPEC, **changes), model._tokenizer, model._batcher, model._threads)  # type: ignore[arg-type]
+
+
+async def test_text_is_counted_with_its_special_tokens(model: LocalModel) -> None:
+    encodings = await model.tokenize(["one two", "three"])
+    embeddings = await model.embed(encodings, dimensions=None, caller="c")
+    assert embeddings.usage.prompt_tokens == 4 + 3
+    assert embeddings.dims == 4
+
+
+async def test_long_text_is_tokenised_off_the_loop_with_the_same_result(model: LocalModel) -> None:
+    words = " ".join(["x" * 1000] * 3)
+    assert len(words) > INLINE_CHARACTERS
+    assert [e.token_count for e in await model.tokenize([words])] == [5]
+
+
+async def test_prompt_goes_before_text_only(model: LocalModel, tokenizer: WordTokenizer) -> None:
+    prompted = with_spec(model, prompt="query: ")
+    await prompted.tokenize(["a"])
+    assert tokenizer.seen == ["query: a"]
+    assert (await prompted.tokenize([[5, 6]]))[0].ids == [5, 6]
+
+
+async def test_over_length_names_index_count_and_limit(model: LocalModel) -> None:
+    with pytest.raises(InputTooLong, match="maximum context length is 8 tokens, but input 1 has 11 tokens"):
+        await model.tokenize(["fine", "a b c d e f g h i"])
+
+
+async def test_over_length_token_ids_are_refused_even_where_text_is_truncated(model: LocalModel) -> None:
+    truncating = with_spec(model, truncate=True)
+    assert (await truncating.tokenize(["a b c d e f g h i"]))[0].token_count == 8
+    with pytest.raises(InputTooLong):
+        await truncating.tokenize([[1] * 9])
+
+
+@pytest.mark.parametrize("ids", [[100], [1, -1], [2**70]])
+async def test_token_ids_out_of_range_name_their_input(model: LocalModel, ids: list[int]) -> None:
+    with pytest.raises(InvalidRequest, match="input 1 has a token id outside") as refused:
+        await model.tokenize([[1, 2], ids])
+    assert refused.value.issues[0].path == ("input", 1)
+
+
+async def test_token_ids_can_be_refused_altogether(model: LocalModel) -> None:
+    with pytest.raises(InvalidRequest, match="check_embedding_ctx_length"):
+        await with_spec(model, token_ids=TokenIdPolicy.REJECT).tokenize([[1, 2]])
+
+
+async def test_shortened_vectors_are_unit_length_again(model: LocalModel) -> None:
+    encodings = await model.tokenize(["one", "two three"])
+    full = await model.embed(encodings, dimensions=4, caller="c")
+    short = await model.embed(encodings, dimensions=2, caller="c")
+    for whole, cut in zip(full.vectors, short.vectors, strict=True):
+        head = np.asarray(whole)[:2]
+        np.testing.assert_allclose(np.asarray(cut), head / np.linalg.norm(head), rtol=1e-6)

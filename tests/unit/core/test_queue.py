@@ -1,0 +1,151 @@
+"""The fair queue: pure, so every rule is a plain example or a property."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vectoll.core.batching.queue import BatchShape, FairQueue, Item, Job, bucket_of
+
+
+def job(caller: str, *lengths: int) -> Job:
+    return Job(caller, [[1] * length for length in lengths])
+
+
+def queue_of(*jobs: Job, budget_tokens: int = 64, padded: bool = True, overhead_tokens: int = 8) -> FairQueue:
+    queue = FairQueue(BatchShape(budget_tokens, padded, overhead_tokens))
+    for each in jobs:
+        queue.push(each)
+    return queue
+
+
+def drain(queue: FairQueue) -> list[list[Item]]:
+    batches = []
+    while batch := queue.next_batch():
+        batches.append(batch)
+    return batches
+
+
+def test_empty_queue_has_no_batch() -> None:
+    assert queue_of().next_batch() == []
+
+
+def test_batch_holds_what_fits_the_padded_budget() -> None:
+    batch = queue_of(job("a", *[16] * 10)).next_batch()
+    assert len(batch) == 4
+
+
+def test_packed_batch_counts_real_tokens() -> None:
+    batch = queue_of(job("a", 16, 17, 15, 16), padded=False).next_batch()
+    assert sum(item.length for item in batch) == 64
+
+
+def test_sequence_longer_than_the_budget_runs_alone() -> None:
+    batches = drain(queue_of(job("a", 500), job("b", 500)))
+    assert [len(batch) for batch in batches] == [1, 1]
+
+
+def test_long_and_short_do_not_share_a_batch() -> None:
+    batches = drain(queue_of(job("a", *[4] * 4, 60), budget_tokens=512))
+    assert sorted(tuple(item.length for item in batch) for batch in batches) == [(4, 4, 4, 4), (60,)]
+
+
+def test_padding_cheaper_than_a_batch_of_its_own_is_taken() -> None:
+    batches = drain(queue_of(job("a", 10), job("b", 16), overhead_tokens=8))
+    assert len(batches) == 1
+
+
+def test_a_single_query_goes_before_another_callers_backlog() -> None:
+    queue = queue_of(job("bulk", *[16] * 2048))
+    queue.next_batch()
+    queue.push(job("single", 16))
+    assert "single" in {item.job.caller for item in queue.next_batch()}
+
+
+def test_a_single_query_of_another_length_seeds_the_next_batch() -> None:
+    queue = queue_of(job("bulk", *[60] * 2048))
+    queue.next_batch()
+    queue.push(job("single", 3))
+    assert queue.next_batch()[0].job.caller == "single"
+
+
+def test_two_backlogs_share_the_engine_by_tokens() -> None:
+    queue = queue_of(job("short", *[8] * 800), job("long", *[64] * 100))
+    served: Counter[str] = Counter()
+    for _ in range(60):
+        for item in queue.next_batch():
+            served[item.job.caller] += item.length
+    assert abs(served["short"] - served["long"]) <= 2 * 64
+
+
+def test_an_idle_caller_saves_up_no_credit() -> None:
+    queue = queue_of(job("steady", *[16] * 400), job("guest", 16))
+    for _ in range(50):
+        queue.next_batch()
+    queue.push(job("guest", *[16] * 400))
+    served: Counter[str] = Counter()
+    for _ in range(20):
+        for item in queue.next_batch():
+            served[item.job.caller] += item.length
+    assert abs(served["steady"] - served["guest"]) <= 2 * 64
+
+
+def test_work_is_spread_over_idle_workers() -> None:
+    queue = queue_of(job("a", 30, 30), budget_tokens=256)
+    assert len(queue.next_batch(idle_workers=2)) == 1
+    assert len(queue.next_batch(idle_workers=1)) == 1
+
+
+def test_discarded_job_leaves_nothing_behind() -> None:
+    gone = job("a", *[5] * 10)
+    queue = queue_of(gone, job("b", 7))
+    queue.next_batch()
+    queue.discard(gone)
+    drain(queue)
+    assert queue.tokens == 0
+    assert not queue._flows
+    assert not queue._in_bucket
+
+
+def test_tokens_ahead_is_small_for_a_newcomer_and_the_backlog_for_its_owner() -> None:
+    queue = queue_of(job("bulk", *[16] * 1000))
+    assert queue.tokens_ahead("newcomer") == 64
+    assert queue.tokens_ahead("bulk") == 16_000
+
+
+@given(st.integers(1, 100_000), st.integers(1, 100_000))
+def test_buckets_keep_the_order_of_lengths(a: int, b: int) -> None:
+    low, high = sorted((a, b))
+    assert bucket_of(low) <= bucket_of(high)
+    if bucket_of(low) == bucket_of(high):
+        assert high - low <= high / 8
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.lists(st.integers(1, 300), min_size=1, max_size=12)), max_size=8
+    ),
+    st.integers(1, 400),
+    st.booleans(),
+    st.integers(1, 3),
+    st.sets(st.integers(0, 7)),
+)
+def test_every_sequence_is_taken_once_within_budget(
+    requests: list[tuple[str, list[int]]], budget_tokens: int, padded: bool, workers: int, discarded: set[int]
+) -> None:
+    jobs = [job(caller, *lengths) for caller, lengths in requests]
+    queue = queue_of(*jobs, budget_tokens=budget_tokens, padded=padded)
+    dropped = [each for index, each in enumerate(jobs) if index in discarded]
+    for each in dropped:
+        queue.discard(each)
+    taken: Counter[tuple[int, int]] = Counter()
+    while batch := queue.next_batch(workers):
+        cost = max(i.length for i in batch) * len(batch) if padded else sum(i.length for i in batch)
+        assert len(batch) == 1 or cost <= budget_tokens
+        taken.update((jobs.index(item.job), item.index) for item in batch)
+    expected = {
+        (n, i) for n, each in enumerate(jobs) if each not in dropped for i in range(len(each.sequences))
+    }
+    assert set(taken) == expected
+    assert set(taken.values()) <= {1}
+    assert queue.tokens == 0
