@@ -26,10 +26,6 @@ class Metrics(Protocol):
         """A charge was committed, in units of 10⁻¹² USD."""
         ...
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """One HTTP answer. ``route`` is the route's own pattern, never what a stranger typed."""
-        ...
-
 
 class ServerMetrics(Metrics, Protocol):
     """What the HTTP layer reports as well: its own stages are serialise and compress."""
@@ -62,9 +58,6 @@ class NoMetrics:
         """Ignored."""
 
     def charged(self, model: str, units: int) -> None:
-        """Ignored."""
-
-    def answered(self, route: str, status: int, seconds: float) -> None:
         """Ignored."""
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
