@@ -72,7 +72,7 @@ class UnknownModel(InvalidRequest):
 
     def __init__(self, model: str, served: Sequence[str]) -> None:
         self.model = model
-        message = f"The model '{_shorten(model)}' is not served here. Served models: {', '.join(served)}."
+        message = f"The model '{shorten(model)}' is not served here. Served models: {', '.join(served)}."
         super().__init__(message, [FieldIssue(("model",), message)])
 
 
@@ -245,7 +245,7 @@ class ConfigurationError(VectollError):
     code = "CONFIGURATION_ERROR"
 
 
-def _shorten(text: str, limit: int = 80) -> str:
+def shorten(text: str, limit: int = 80) -> str:
     """A stranger's text in a message stays short and printable."""
     printable = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
     return printable if len(printable) <= limit else printable[:limit] + "…"
