@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.money import Amount
+from vectoll.domain.wallets import WalletAddress
 
 KEY_PREFIX = "vtk_"
 """Every opaque key starts with this, so that secret scanners and people recognise one."""
@@ -84,6 +85,8 @@ class Principal:
     is_admin: bool = False
     is_pro: bool = False
     limit: SpendLimit | None = None
+    wallet: WalletAddress | None = None
+    """The wallet that signed this request, where one did."""
 
     @property
     def caller(self) -> str:
