@@ -1,0 +1,68 @@
+"""Admission over the in-memory limiter."""
+
+import pytest
+
+from vectoll.adapters.limiter import MemoryRateLimiter
+from vectoll.core.admission import Admission
+from vectoll.domain.errors import RateLimited
+from vectoll.settings import LimitsSettings
+
+
+def admission(**limits: int) -> Admission:
+    return Admission(MemoryRateLimiter(), LimitsSettings(**limits))
+
+
+async def test_requests_are_counted_per_caller_and_model() -> None:
+    door = admission(requests_per_minute=2)
+    for model in ("m", "m", "other"):
+        await (await door.admit("a")).take_request(model)
+    permit = await door.admit("a")
+    with pytest.raises(RateLimited, match="2 requests per minute"):
+        await permit.take_request("m")
+    assert permit.requests is not None
+    assert permit.requests.remaining == 0
+    await (await door.admit("b")).take_request("m")
+
+
+async def test_refused_tokens_are_not_counted() -> None:
+    door = admission(tokens_per_minute=100)
+    permit = await door.admit("a")
+    await permit.take_tokens("m", 60)
+    with pytest.raises(RateLimited, match="this request has 50"):
+        await permit.take_tokens("m", 50)
+    await permit.take_tokens("m", 40)
+
+
+async def test_zero_is_no_limit() -> None:
+    door = admission(requests_per_minute=0, tokens_per_minute=0, failures_before_block=0)
+    permit = await door.admit("a")
+    for _ in range(50):
+        await door.record_failure("a")
+        await permit.take_request("m")
+        await permit.take_tokens("m", 10**9)
+    assert permit.requests is None
+    await door.admit("a")
+
+
+async def test_more_failures_than_allowed_block_that_caller_only() -> None:
+    door = admission(failures_before_block=20, block_s=30)
+    for _ in range(20):
+        await door.record_failure("a")
+    await door.admit("a")
+    await door.record_failure("a")
+    with pytest.raises(RateLimited, match="Too many failed requests") as blocked:
+        await door.admit("a")
+    assert 29 <= blocked.value.retry_after_s <= 30
+    await door.admit("b")
+
+
+async def test_requests_in_flight_are_capped_and_freed() -> None:
+    door = admission(requests_in_flight=1)
+    with await door.admit("a"):
+        with pytest.raises(RateLimited, match="in flight"):
+            await door.admit("a")
+        with await door.admit("b"):
+            pass
+    with await door.admit("a"):
+        pass
+    assert not door._in_flight
