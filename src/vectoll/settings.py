@@ -63,6 +63,7 @@ class JwtSettings(Struct, frozen=True, forbid_unknown_fields=True):
     jwks_file: str | None = None  # A JWKS file of public keys, chosen by `kid`.
     issuer: str | None = None  # When set, the `iss` claim must equal it.
     audience: str | None = None  # When set, the `aud` claim must contain it.
+    pro_claim: str | None = None  # Name of a claim that, when true, lets the caller use pro-only models.
     leeway_s: Natural = 30  # Clock skew tolerated in `exp` and `nbf`, in seconds.
 
 

@@ -1,6 +1,7 @@
 """Identifiers. A NewType each, so that a type checker tells one from another."""
 
 import os
+import re
 import time
 from typing import NewType
 
@@ -18,3 +19,21 @@ def new_id(prefix: str) -> str:
     (the layout of UUIDv7, RFC 9562 §5.7, without its version bits).
     """
     return f"{prefix}_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+_ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|/+=~-]{0,127}")
+
+
+def new_account() -> AccountId:
+    """An account for whom nobody chose an id: ``acct_…``."""
+    return AccountId(new_id("acct"))
+
+
+def parse_account(text: str) -> AccountId:
+    """A customer's id as an operator or a token issuer wrote it. Raises ValueError.
+
+    1 to 128 of ``A-Z a-z 0-9 . _ : @ | / + = ~ -``, starting with a letter or digit, so never a system account.
+    """
+    if not _ACCOUNT.fullmatch(text):
+        raise ValueError("an account id is 1 to 128 of A-Z a-z 0-9 . _ : @ | / + = ~ -, a letter or digit first")
+    return AccountId(text)
