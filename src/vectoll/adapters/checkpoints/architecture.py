@@ -1,0 +1,211 @@
+"""The sizes and switches of a text tower, read from config.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+Config = Mapping[str, Any]
+"""A parsed config.json. Reading may raise KeyError, TypeError or ValueError: the caller names the file."""
+
+
+class Family(StrEnum):
+    """The graph that an engine builds."""
+
+    BERT = "bert"
+    XLM_ROBERTA = "xlm-roberta"
+    QWEN3 = "qwen3"
+    MISTRAL = "mistral"
+    LLAMA = "llama"
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is of the BERT kind: learned positions, layer norm after each block, biases."""
+        return self in (Family.BERT, Family.XLM_ROBERTA)
+
+
+class Attention(StrEnum):
+    """What a token sees: everything, or itself and what came before."""
+
+    FULL = "full"
+    CAUSAL = "causal"
+
+
+class Activation(StrEnum):
+    """The non-linearity of the feed-forward block. ``gelu`` is the exact one, with erf."""
+
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    RELU = "relu"
+    SILU = "silu"
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """The frequency scaling of Llama 3.1 and later."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding over whole heads, halves rotated against each other."""
+
+    theta: float
+    scaling: Llama3Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One text tower. Encoders have learned positions and no ``rope``; decoders the other way round."""
+
+    family: Family
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    positions: int
+    """Longest input in tokens that the position scheme covers."""
+    norm_eps: float
+    activation: Activation
+    attention: Attention
+    position_offset: int = 0
+    """Row of the position table that the first token reads (XLM-RoBERTa: padding id + 1)."""
+    rope: Rope | None = None
+    sliding_window: int | None = None
+    """A causal token sees itself and the ``sliding_window - 1`` tokens before it; None is all of them."""
+
+
+_FAMILIES = {
+    "bert": Family.BERT,
+    "xlm-roberta": Family.XLM_ROBERTA,
+    "qwen3": Family.QWEN3,
+    "mistral": Family.MISTRAL,
+    "llama": Family.LLAMA,
+    "llama_bidirec": Family.LLAMA,
+}
+_ACTIVATIONS = {
+    "gelu": Activation.GELU,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "relu": Activation.RELU,
+    "silu": Activation.SILU,
+}
+_VISION_TYPES = ("llama_nemotron_vl",)
+"""Model types whose text tower is bidirectional and described below ``llm_config`` or ``text_config``."""
+
+
+def text_tower(config: Config) -> Config:
+    """The part of config.json that describes the text tower: the whole of it, unless the model also sees."""
+    nested = config.get("llm_config") or config.get("text_config")
+    if nested is None:
+        return config
+    return {**nested, "is_causal": False} if config.get("model_type") in _VISION_TYPES else nested
+
+
+def read_architecture(tower: Config) -> Architecture:
+    """Raises ValueError for a family or a feature that no engine computes."""
+    model_type = tower["model_type"]
+    family = _FAMILIES.get(model_type)
+    if family is None:
+        raise ValueError(f"the model type {model_type!r} is not one of {', '.join(_FAMILIES)}")
+    architecture = _encoder(family, tower) if family.is_encoder else _decoder(family, tower)
+    _require(architecture.heads * architecture.kv_heads * architecture.head_dim > 0, "sizes must be positive")
+    _require(architecture.heads % architecture.kv_heads == 0, "heads must be a multiple of key-value heads")
+    return architecture
+
+
+def _encoder(family: Family, tower: Config) -> Architecture:
+    _require(tower.get("position_embedding_type", "absolute") == "absolute", "positions must be absolute")
+    _require(not tower.get("is_decoder"), "an encoder cannot be a decoder")
+    offset = tower["pad_token_id"] + 1 if family is Family.XLM_ROBERTA else 0
+    heads = tower["num_attention_heads"]
+    return Architecture(
+        family=family,
+        layers=tower["num_hidden_layers"],
+        hidden=tower["hidden_size"],
+        heads=heads,
+        kv_heads=heads,
+        head_dim=tower["hidden_size"] // heads,
+        intermediate=tower["intermediate_size"],
+        vocab=tower["vocab_size"],
+        positions=tower["max_position_embeddings"] - offset,
+        norm_eps=float(tower["layer_norm_eps"]),
+        activation=_activation(tower),
+        attention=Attention.FULL,
+        position_offset=offset,
+    )
+
+
+def _decoder(family: Family, tower: Config) -> Architecture:
+    heads = tower["num_attention_heads"]
+    attention = _attention(tower)
+    return Architecture(
+        family=family,
+        layers=tower["num_hidden_layers"],
+        hidden=tower["hidden_size"],
+        heads=heads,
+        kv_heads=tower.get("num_key_value_heads") or heads,
+        head_dim=tower.get("head_dim") or tower["hidden_size"] // heads,
+        intermediate=tower["intermediate_size"],
+        vocab=tower["vocab_size"],
+        positions=tower["max_position_embeddings"],
+        norm_eps=float(tower["rms_norm_eps"]),
+        activation=_activation(tower),
+        attention=attention,
+        rope=_rope(tower),
+        sliding_window=_sliding_window(family, tower) if attention is Attention.CAUSAL else None,
+    )
+
+
+def _attention(tower: Config) -> Attention:
+    is_full = (
+        tower["model_type"] == "llama_bidirec"
+        or tower.get("is_causal") is False
+        or tower.get("use_bidirectional_attention") is True
+    )
+    return Attention.FULL if is_full else Attention.CAUSAL
+
+
+def _activation(tower: Config) -> Activation:
+    name = tower["hidden_act"]
+    _require(name in _ACTIVATIONS, f"the activation {name!r} is not supported")
+    return _ACTIVATIONS[name]
+
+
+def _sliding_window(family: Family, tower: Config) -> int | None:
+    if family is Family.QWEN3:
+        _require(not tower.get("use_sliding_window"), "sliding windows in some layers only are not supported")
+        return None
+    return int(window) if (window := tower.get("sliding_window")) else None
+
+
+def _rope(tower: Config) -> Rope:
+    """Both spellings: ``rope_parameters`` (transformers 5), or ``rope_theta`` beside ``rope_scaling``."""
+    parameters = {**(tower.get("rope_scaling") or {}), **(tower.get("rope_parameters") or {})}
+    theta = float(parameters.get("rope_theta") or tower["rope_theta"])
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    _require(
+        float(tower.get("partial_rotary_factor") or 1) == 1, "partial rotary embeddings are not supported"
+    )
+    if kind == "default":
+        return Rope(theta)
+    _require(kind == "llama3", f"the rotary scaling {kind!r} is not supported")
+    scaling = Llama3Scaling(
+        factor=float(parameters["factor"]),
+        low_freq_factor=float(parameters["low_freq_factor"]),
+        high_freq_factor=float(parameters["high_freq_factor"]),
+        original_positions=int(parameters["original_max_position_embeddings"]),
+    )
+    return Rope(theta, scaling)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

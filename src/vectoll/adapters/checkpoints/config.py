@@ -1,0 +1,171 @@
+"""What a checkpoint says about itself, as one typed value: no engine reads JSON."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vectoll.adapters.checkpoints.architecture import Architecture, Config, read_architecture, text_tower
+from vectoll.adapters.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, Weights, open_weights
+from vectoll.domain.catalog import Pooling
+from vectoll.domain.errors import ConfigurationError
+
+UNLIMITED_TOKENS = 1_000_000
+"""Tokenizers write astronomic numbers for "no limit"; anything above this is one."""
+
+_MODULES = ("Transformer", "Pooling", "Normalize")
+_POOLINGS = {
+    "cls": Pooling.CLS,
+    "mean": Pooling.MEAN,
+    "avg": Pooling.MEAN,
+    "lasttoken": Pooling.LAST,
+    "last": Pooling.LAST,
+}
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One model folder, read and checked."""
+
+    folder: Path
+    architecture: Architecture
+    pooling: Pooling | None
+    """None when the folder does not say."""
+    max_tokens: int
+    """Longest input that the folder's own settings allow, special tokens included."""
+    end_ids: frozenset[int]
+    """Token ids that may end a sequence, by config.json: end of sequence, or padding."""
+    end_tokens: tuple[str, ...]
+    """The same by tokenizer_config.json, as text: the end token first, where there is one."""
+    adds_end_token: bool
+    """Whether tokenizer_config.json asks for an end token. tokenizer.json alone decides, and may have forgotten."""
+
+    @property
+    def dims(self) -> int:
+        """Size of a vector."""
+        return self.architecture.hidden
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer's definition."""
+        return self.folder / "tokenizer.json"
+
+    @property
+    def has_safetensors(self) -> bool:
+        """Whether there are weights to build a graph from."""
+        return any((self.folder / name).is_file() for name in (SINGLE_NAME, INDEX_NAME))
+
+    def open_weights(self) -> Weights:
+        """The text tower's weights, without the prefix that wrapping models put before their names.
+
+        Raises ConfigurationError when they cannot be read.
+        """
+        weights = open_weights(self.folder)
+        table = (
+            "embeddings.word_embeddings.weight"
+            if self.architecture.family.is_encoder
+            else "embed_tokens.weight"
+        )
+        prefixes = [name.removesuffix(table) for name in weights if name.endswith(table)]
+        if len(prefixes) != 1:
+            raise ConfigurationError(f"{self.folder}: {len(prefixes)} tensors end in {table}, expected 1")
+        return weights.under(prefixes[0])
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a folder's descriptions, not its weights.
+
+    Raises ConfigurationError when one is missing or broken, or asks for a family or feature nobody computes.
+    """
+    config = _read_object(folder / "config.json")
+    tokenizer = _read_optional(folder / "tokenizer_config.json")
+    try:
+        tower = text_tower(config)
+        architecture = read_architecture(tower)
+        pooling = _pooling(folder, tower)
+        longest = (
+            architecture.positions,
+            _read_optional(folder / "sentence_bert_config.json").get("max_seq_length"),
+            tokenizer.get("model_max_length"),
+        )
+        return Checkpoint(
+            folder=folder,
+            architecture=architecture,
+            pooling=pooling,
+            max_tokens=min(int(n) for n in longest if n and n < UNLIMITED_TOKENS),
+            end_ids=_ids(tower.get("eos_token_id")) | _ids(tower.get("pad_token_id")),
+            end_tokens=_texts(tokenizer.get("eos_token"), tokenizer.get("pad_token")),
+            adds_end_token=tokenizer.get("add_eos_token") is True,
+        )
+    except KeyError as error:
+        raise ConfigurationError(f"{folder / 'config.json'} lacks {error}") from None
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise ConfigurationError(f"the checkpoint {folder} cannot be served: {error}") from None
+
+
+def _pooling(folder: Path, tower: Config) -> Pooling | None:
+    """From the sentence-transformers modules; without them, from config.json's own ``pooling``."""
+    modules_file = folder / "modules.json"
+    if not modules_file.is_file():
+        return _POOLINGS.get(str(tower.get("pooling")))
+    pooling = None
+    for module in _read_json(modules_file):
+        kind = module["type"].rpartition(".")[2]
+        if kind not in _MODULES:
+            raise ValueError(f"modules.json asks for a {kind} module, which is not supported")
+        if kind == "Pooling":
+            pooling = _pooling_mode(_read_object(folder / Path(module["path"]).name / "config.json"))
+    return pooling
+
+
+def _pooling_mode(config: Config) -> Pooling:
+    """Both spellings: ``"pooling_mode": "mean"`` and one flag per mode."""
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)]
+    elif isinstance(modes, str):
+        modes = [modes]
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        raise ValueError(f"the pooling {' + '.join(modes) or 'none'} is not one of cls, mean and lasttoken")
+    return _POOLINGS[modes[0]]
+
+
+def _ids(value: Any) -> frozenset[int]:
+    """One id, several or none."""
+    if value is None:
+        return frozenset()
+    return frozenset(value) if isinstance(value, list) else frozenset([int(value)])
+
+
+def _texts(*tokens: Any) -> tuple[str, ...]:
+    """Special tokens as text; a token is written as a string or as an object with ``content``."""
+    contents = (token.get("content") if isinstance(token, dict) else token for token in tokens)
+    return tuple(content for content in contents if isinstance(content, str))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ConfigurationError(f"{path} is not valid JSON") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = _read_json(path)
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path} is not a JSON object")
+    return value
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return _read_object(path) if path.is_file() else {}
