@@ -1,0 +1,241 @@
+"""From ``catalog.toml`` and the operator's ``[[models]]`` to the models that are served, and why some are not.
+
+Both are the same tables. The operator's fields win one by one; naming a model in ``vectoll.toml`` switches it on,
+``enabled = false`` hides it. What neither says is read from the checkpoint.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from vectoll.domain.catalog import (
+    Catalog,
+    CheckpointFacts,
+    ModelKind,
+    ModelSource,
+    ModelSpec,
+    Pooling,
+    Privacy,
+    TokenIdPolicy,
+    Upstream,
+    UsageMissing,
+)
+from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.ids import ModelId
+from vectoll.domain.money import Price
+from vectoll.settings import ModelSettings, Settings
+
+T = TypeVar("T")
+
+ReadFacts = Callable[[ModelSource], CheckpointFacts | None]
+"""What a checkpoint says about itself; None when it is not on this machine. Downloads nothing."""
+
+_DEFAULT_BASE_URLS = {ModelKind.GEMINI: "https://generativelanguage.googleapis.com/v1beta"}
+_DEFAULT_USAGE_MISSING = {ModelKind.OPENAI: UsageMissing.FAIL, ModelKind.GEMINI: UsageMissing.COUNT}
+
+
+class _CatalogFile(Struct, frozen=True, forbid_unknown_fields=True):
+    models: tuple[ModelSettings, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """Every model of this server."""
+
+    catalog: Catalog
+    offline: Mapping[ModelId, str]
+    """Upstreams that cannot be asked as things are configured, with the reason that callers are given."""
+
+
+def builtin_models() -> tuple[ModelSettings, ...]:
+    """The tables of the packaged ``catalog.toml``, in its order."""
+    text = resources.files("vectoll.domain").joinpath("catalog.toml").read_text()
+    return msgspec.convert(tomllib.loads(text), _CatalogFile).models
+
+
+def read_models(
+    settings: Settings,
+    read_facts: ReadFacts | None = None,
+    environ: Mapping[str, str] = os.environ,
+    builtin: tuple[ModelSettings, ...] | None = None,
+) -> ServedModels:
+    """Merge, complete and check every model. Raises ConfigurationError, one line that names model and setting."""
+    named = {entry.id: entry for entry in settings.models}
+    if len(named) < len(settings.models):
+        raise ConfigurationError("setting models: two [[models]] entries have the same id")
+    base = {entry.id: entry for entry in (builtin_models() if builtin is None else builtin)}
+    merged = {model_id: _merge(entry, named.get(model_id)) for model_id, entry in base.items()}
+    merged |= {model_id: entry for model_id, entry in named.items() if model_id not in base}
+    specs = [_to_spec(entry, settings, read_facts) for entry in merged.values() if entry.enabled]
+    offline = {
+        spec.id: reason
+        for spec in specs
+        if spec.upstream and (reason := _offline_reason(spec.upstream, spec.id in named, environ))
+    }
+    try:
+        return ServedModels(Catalog(specs), offline)
+    except ValueError as error:
+        raise ConfigurationError(f"setting models: {error}") from None
+
+
+def _offline_reason(upstream: Upstream, is_named: bool, environ: Mapping[str, str]) -> str | None:
+    """A key in the environment alone buys nothing: the operator must have named the model, too."""
+    if not is_named:
+        return "the operator has not switched this upstream on"
+    if upstream.api_key_env and not environ.get(upstream.api_key_env):
+        return "the operator has not set the API key of its upstream"
+    return None
+
+
+def _merge(base: ModelSettings, over: ModelSettings | None) -> ModelSettings:
+    """``over``'s fields where it sets them, else ``base``'s."""
+    if over is None:
+        return base
+    changes = {n: value for n in over.__struct_fields__ if (value := getattr(over, n)) is not None}
+    if over.kind is None and (over.path or over.repo or over.package):
+        changes["kind"] = ModelKind.LOCAL
+    merged = msgspec.structs.replace(base, **changes)
+    if over.base_url is None and _kind(merged) is _kind(base):
+        return merged
+    return _forget_how(base, over, merged)
+
+
+def _forget_how(base: ModelSettings, over: ModelSettings, merged: ModelSettings) -> ModelSettings:
+    """A catalogue entry that the operator serves in another way or from elsewhere keeps nothing of how it was.
+
+    Above all its key is sent nowhere else. What an upstream took as its own token ids are OpenAI's.
+    """
+    how = ("path", "package", "repo", "revision", "pooling", "family", "precision", "base_url", "api_key_env",
+           "upstream_model", "tokenizer", "usage_missing", "timeout_s", "privacy")  # fmt: skip
+    changes = {name: getattr(over, name) for name in how}
+    if _kind(base) is ModelKind.OPENAI and over.token_ids is None:
+        changes["token_ids"] = TokenIdPolicy.CL100K_BASE
+    return msgspec.structs.replace(merged, **changes)
+
+
+def _kind(entry: ModelSettings) -> ModelKind:
+    return entry.kind or ModelKind.LOCAL
+
+
+def _to_spec(entry: ModelSettings, settings: Settings, read_facts: ReadFacts | None) -> ModelSpec:
+    kind = _kind(entry)
+    upstream = None if kind is ModelKind.LOCAL else _upstream(entry, kind)
+    source = ModelSource(
+        path=Path(entry.path).expanduser() if entry.path else None,
+        package=entry.package,
+        repo=entry.repo,
+        revision=entry.revision,
+    )
+    if upstream is None and source == ModelSource():
+        raise _wrong(
+            entry, "path", "give path or repo for a checkpoint, or kind and base_url for an upstream"
+        )
+    is_complete = all(v is not None for v in (entry.pooling, entry.dims, entry.max_tokens))
+    facts = read_facts(source) if read_facts and upstream is None and not is_complete else None
+    return ModelSpec(
+        id=ModelId(entry.id),
+        name=entry.name or entry.id,
+        source=source,
+        pooling=_pooling(entry, facts, upstream),
+        dims=_needed(entry, "dims", entry.dims, facts.dims if facts else None),
+        max_tokens=_needed(entry, "max_tokens", entry.max_tokens, facts.max_tokens if facts else None),
+        price=_price(entry, settings),
+        matryoshka_dims=tuple(sorted(entry.matryoshka_dims or ())),
+        matryoshka_any=entry.matryoshka_any or False,
+        min_dims=entry.min_dims or 1,
+        prompt=entry.prompt or "",
+        token_ids=_token_ids(entry, kind),
+        truncate=_truncate(entry, upstream),
+        pro_only=entry.pro_only or False,
+        privacy=entry.privacy or (Privacy.ANONYMIZED if upstream else Privacy.PRIVATE),
+        licence=entry.licence or "",
+        aliases=entry.aliases or (),
+        family=entry.family or (facts.family if facts else ""),
+        precision=entry.precision or "auto",
+        upstream=upstream,
+    )
+
+
+def _upstream(entry: ModelSettings, kind: ModelKind) -> Upstream:
+    given = entry.base_url or _DEFAULT_BASE_URLS.get(kind) or ()
+    urls = (given,) if isinstance(given, str) else given
+    if not urls:
+        raise _wrong(entry, "base_url", "an upstream needs at least one")
+    usage_missing = entry.usage_missing or _DEFAULT_USAGE_MISSING[kind]
+    if kind is ModelKind.OPENAI and usage_missing is UsageMissing.COUNT and not entry.tokenizer:
+        raise _wrong(entry, "usage_missing", "count needs tokenizer, to count with")
+    return Upstream(
+        kind=kind,
+        base_urls=tuple(_base_url(entry, url) for url in urls),
+        model=entry.upstream_model or entry.id,
+        api_key_env=entry.api_key_env or None,
+        tokenizer=entry.tokenizer or None,
+        usage_missing=usage_missing,
+        timeout_s=entry.timeout_s or 60.0,
+    )
+
+
+def _base_url(entry: ModelSettings, url: str) -> str:
+    """Checked, without its trailing slash. What is wrong is said without repeating what may hold a password."""
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise _wrong(entry, "base_url", "must start with http:// or https:// and name a host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise _wrong(
+            entry, "base_url", "must have no password, query or fragment; name the key in api_key_env"
+        )
+    return url.rstrip("/")
+
+
+def _pooling(entry: ModelSettings, facts: CheckpointFacts | None, upstream: Upstream | None) -> Pooling:
+    if upstream is not None:
+        return Pooling.UPSTREAM
+    if entry.pooling is Pooling.UPSTREAM:
+        raise _wrong(entry, "pooling", "must be cls, mean or last")
+    return _needed(entry, "pooling", entry.pooling, facts.pooling if facts else None)
+
+
+def _token_ids(entry: ModelSettings, kind: ModelKind) -> TokenIdPolicy:
+    default = TokenIdPolicy.REJECT if kind is ModelKind.GEMINI else TokenIdPolicy.NATIVE
+    policy = entry.token_ids or default
+    if kind is ModelKind.GEMINI and policy is TokenIdPolicy.NATIVE:
+        raise _wrong(entry, "token_ids", "Gemini takes no token ids: use cl100k_base, r50k_base or reject")
+    return policy
+
+
+def _truncate(entry: ModelSettings, upstream: Upstream | None) -> bool:
+    if entry.truncate and upstream:
+        raise _wrong(entry, "truncate", "is for local models only")
+    return entry.truncate or False
+
+
+def _price(entry: ModelSettings, settings: Settings) -> Price:
+    try:
+        if entry.price_usd_per_million is None:
+            return Price.per_million(settings.default_price_usd_per_million)
+        return Price.per_million(entry.price_usd_per_million)
+    except ValueError as error:
+        raise _wrong(entry, "price_usd_per_million", str(error)) from None
+
+
+def _needed(entry: ModelSettings, name: str, given: T | None, from_checkpoint: T | None) -> T:
+    value = given if given is not None else from_checkpoint
+    if value is None:
+        raise _wrong(entry, name, "set it: no checkpoint on this machine says it")
+    return value
+
+
+def _wrong(entry: ModelSettings, name: str, message: str) -> ConfigurationError:
+    return ConfigurationError(f"model {entry.id!r}, setting {name}: {message}")
