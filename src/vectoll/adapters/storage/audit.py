@@ -1,0 +1,108 @@
+"""Recomputing the books from the transfers, in Python's unbounded integers."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from vectoll.adapters.storage.times import from_micros, period_starts
+from vectoll.domain.identity import LimitPeriod
+from vectoll.domain.ids import AccountId, KeyId
+from vectoll.domain.ledger import Disagreement, TransferCode, Verification, is_system
+from vectoll.domain.money import MAX_AMOUNT
+
+Posting = tuple[int, AccountId, AccountId, int, str, KeyId | None, int]
+"""What an audit reads of a transfer: seq, debit, credit, amount, code, key, created_at in microseconds."""
+
+SpendPeriod = tuple[KeyId, LimitPeriod, int]
+"""A key, a kind of period, and the period's start in microseconds."""
+
+MAX_DISAGREEMENTS = 100
+"""More than this many are counted, not listed."""
+
+DAY_MICROS = timedelta(days=1) // timedelta(microseconds=1)
+
+
+class Audit:
+    """Reads each transfer once, in order of ``seq``; keeps one number per account and per key and day."""
+
+    def __init__(self) -> None:
+        self._balances: defaultdict[AccountId, int] = defaultdict(int)
+        self._spent_by_day: defaultdict[tuple[KeyId, int], int] = defaultdict(int)
+        self._accounts = 0
+        self._transfers = 0
+        self._found: list[Disagreement] = []
+        self._unlisted = 0
+
+    def read(self, postings: Iterable[Posting]) -> None:
+        """Add up transfers; says which are missing or could never have been applied."""
+        balances, spent_by_day = self._balances, self._spent_by_day
+        count = self._transfers
+        charge = TransferCode.CHARGE.value
+        previous = count
+        for seq, debit, credit, amount, code, key, created_at in postings:
+            if seq != previous + 1:
+                self.disagree(f"transfers after seq {previous}", f"seq {previous + 1}", f"seq {seq}")
+            previous = seq
+            count += 1
+            if debit == credit or not 0 <= amount <= MAX_AMOUNT:
+                self.disagree(
+                    f"transfer {seq}",
+                    "an amount in range between two accounts",
+                    f"{amount} from {debit} to {credit}",
+                )
+            balances[debit] -= amount
+            balances[credit] += amount
+            if key is not None and code == charge:
+                spent_by_day[key, created_at // DAY_MICROS] += amount
+        self._transfers = count
+
+    def compare(
+        self, balances: Iterable[tuple[AccountId, int]], spends: Iterable[tuple[SpendPeriod, int]]
+    ) -> None:
+        """Hold what is stored against what was added up."""
+        self._compare_balances(dict(balances))
+        expected = self._spends()
+        for period, spent in spends:
+            if (right := expected.pop(period, 0)) != spent:
+                self.disagree(f"spend of {_name(period)}", str(right), str(spent))
+        for period, right in expected.items():
+            if right:
+                self.disagree(f"spend of {_name(period)}", str(right), "none")
+
+    def verdict(self) -> Verification:
+        """What was seen."""
+        found = list(self._found)
+        if self._unlisted:
+            found.append(Disagreement("further disagreements", "none", str(self._unlisted)))
+        return Verification(self._accounts, self._transfers, tuple(found))
+
+    def _compare_balances(self, stored: Mapping[AccountId, int]) -> None:
+        self._accounts = len(stored)
+        for account, balance in stored.items():
+            if (right := self._balances.get(account, 0)) != balance:
+                self.disagree(f"balance of {account}", str(right), str(balance))
+            if balance < 0 and not is_system(account):
+                self.disagree(f"balance of {account}", "at least 0", str(balance))
+        for account in self._balances.keys() - stored.keys():
+            self.disagree(f"account {account}", "to exist, because transfers name it", "none")
+        if total := sum(stored.values()):
+            self.disagree("sum of all balances", "0", str(total))
+
+    def _spends(self) -> dict[SpendPeriod, int]:
+        spends: defaultdict[SpendPeriod, int] = defaultdict(int)
+        for (key, day), spent in self._spent_by_day.items():
+            for period, start in period_starts(from_micros(day * DAY_MICROS)):
+                spends[key, period, start] += spent
+        return dict(spends)
+
+    def disagree(self, subject: str, expected: str, found: str) -> None:
+        """Note one thing that is wrong; an adapter may add what it found in its own way."""
+        if len(self._found) < MAX_DISAGREEMENTS:
+            self._found.append(Disagreement(subject, expected, found))
+        else:
+            self._unlisted += 1
+
+
+def _name(period: SpendPeriod) -> str:
+    key, kind, start = period
+    return f"key {key} in {kind.value} from {from_micros(start):%Y-%m-%d}"

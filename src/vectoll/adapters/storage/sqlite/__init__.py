@@ -1,0 +1,48 @@
+"""Ledger and keys in one SQLite file, ``vectoll.sqlite3`` in the data directory.
+
+::
+
+    store = await open_sqlite(Path(settings.data_dir))
+    Billing(store.ledger, metrics), KeyAuthenticator(store.keys, clock)
+    await store.close()
+
+The pieces: ``reader`` reads, ``writer`` commits groups of operations, ``work`` is one transaction's changes, and
+``ledger`` and ``keys`` are the two ports on top. Statements are in ``sql/``, the schema is in ``migrations/``.
+"""
+
+import asyncio
+from pathlib import Path
+
+from vectoll.adapters.storage.sqlite.connection import prepare
+from vectoll.adapters.storage.sqlite.keys import SqliteKeys
+from vectoll.adapters.storage.sqlite.ledger import SqliteLedger
+from vectoll.adapters.storage.sqlite.reader import Reader
+from vectoll.adapters.storage.sqlite.writer import GroupWriter
+from vectoll.ports.clock import Clock, SystemClock
+
+__all__ = ["SqliteKeys", "SqliteLedger", "SqliteStore", "open_sqlite"]
+
+
+class SqliteStore:
+    """Both ports over one file, for one event loop. Made by ``open_sqlite``."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path = path
+        self._writer = GroupWriter(path, clock)
+        self._reader = Reader(path)
+        self.ledger = SqliteLedger(self._writer, self._reader, clock)
+        self.keys = SqliteKeys(self._writer, self._reader)
+
+    async def close(self) -> None:
+        """Commit and answer everything that was asked for, then free the file. Later calls raise Draining."""
+        await self._writer.close()
+        self._reader.close()
+
+
+async def open_sqlite(data_dir: Path, clock: Clock | None = None) -> SqliteStore:
+    """Open the data directory's file, making what is missing and bringing its schema up to date.
+
+    Raises ConfigurationError when the directory cannot be used, or a newer vectoll has written it.
+    """
+    path = await asyncio.to_thread(prepare, data_dir)
+    return SqliteStore(path, clock or SystemClock())

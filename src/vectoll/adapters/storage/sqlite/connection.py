@@ -1,0 +1,128 @@
+"""Opening the database file: its settings, its schema, and its SQL by name."""
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from vectoll.domain.errors import ConfigurationError
+
+DATABASE_NAME = "vectoll.sqlite3"
+BUSY_TIMEOUT_S = 10.0
+"""How long to wait for another process's transaction, each of which takes milliseconds."""
+
+_OLDEST_SQLITE = (3, 37, 0)
+_SETTINGS = (
+    "PRAGMA synchronous = FULL",  # a commit that returned survives a power cut
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA cache_size = -65536",  # 64 MiB at most
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode to a database that ``prepare`` has seen. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=64
+    )
+    for setting in _SETTINGS:
+        connection.execute(setting)
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write."""
+    connection = connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def prepare(data_dir: Path) -> Path:
+    """Make the directory, the file and its schema as needed; returns the file's path.
+
+    What is new is readable by its owner only. Raises ConfigurationError when that is not possible, or when a newer
+    program has written the file.
+    """
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise ConfigurationError(f"SQLite 3.37 or newer is needed, this Python has {sqlite3.sqlite_version}")
+    path = data_dir / DATABASE_NAME
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        connection = connect(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to the data directory {data_dir}: {error.strerror}") from None
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"cannot open {path}: {error}") from None
+    try:
+        _migrate(connection)
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"cannot open {path}: {error}") from None
+    finally:
+        connection.close()
+    return path
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema to this program's version, in one transaction that another process may race for."""
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode = WAL")
+    migrations = _migrations()
+    newest = max(migrations)
+    if _schema_version(connection) == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _schema_version(connection)
+        if version > newest:
+            raise ConfigurationError(
+                f"the data directory was written by a newer vectoll (schema {version}, this one knows {newest})"
+            )
+        for number in range(version + 1, newest + 1):
+            for statement in _statements(migrations[number]):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {newest}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _migrations() -> dict[int, str]:
+    """The text of each ``NNNN_name.sql`` by its number."""
+    files = resources.files(__package__).joinpath("migrations").iterdir()
+    return {int(file.name[:4]): file.read_text() for file in files if file.name.endswith(".sql")}
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if line.rstrip().endswith(";") and sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        raise ValueError("a migration ends in the middle of a statement")
+
+
+@cache
+def sql(name: str) -> str:
+    """The statement under ``-- name: name`` in one of the files in ``sql/``."""
+    return _blocks()[name]
+
+
+@cache
+def _blocks() -> dict[str, str]:
+    blocks: dict[str, str] = {}
+    for file in resources.files(__package__).joinpath("sql").iterdir():
+        _, *parts = re.split(r"^-- name: (\w+)\n", file.read_text(), flags=re.MULTILINE)
+        blocks.update(zip(parts[::2], map(str.strip, parts[1::2]), strict=True))
+    return blocks

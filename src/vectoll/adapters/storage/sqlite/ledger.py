@@ -1,0 +1,145 @@
+"""The ledger in SQLite: holds in memory, charges group-committed."""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+
+from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.holds import Holds
+from vectoll.adapters.storage.sqlite.connection import sql
+from vectoll.adapters.storage.sqlite.reader import Reader
+from vectoll.adapters.storage.sqlite.rows import read_balance, read_transfer, to_transfer
+from vectoll.adapters.storage.sqlite.verification import verify
+from vectoll.adapters.storage.sqlite.writer import GroupWriter
+from vectoll.adapters.storage.times import from_micros, to_micros
+from vectoll.domain.errors import PaymentRequired
+from vectoll.domain.identity import LimitPeriod, SpendLimit
+from vectoll.domain.ids import AccountId, KeyId, TransferId
+from vectoll.domain.ledger import Balance, Hold, Transfer, Verification
+from vectoll.domain.money import ZERO, Amount
+from vectoll.ports.clock import Clock
+from vectoll.ports.ledger import KeyUsage, UsageQuery
+
+_BEGINNING, _END = -(2**63), 2**63 - 1
+
+
+class SqliteLedger:
+    """See ``vectoll.ports.ledger.Ledger`` for what each method promises.
+
+    A hold is granted on the committed balance less everything held. A charge's amount stays held until its commit
+    has been delivered, so while a commit is under way it may be counted twice and never missed: granting is always
+    safe, and before a refusal the ledger looks again when the writer is quiet.
+    """
+
+    def __init__(self, writer: GroupWriter, reader: Reader, clock: Clock) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._holds = Holds()
+
+    async def hold(self, hold: Hold) -> Transfer | None:
+        """Set the quote aside, or return the earlier charge. Suspends only on the way to a refusal."""
+        rules.check_holder(hold.principal.account)
+        try:
+            return self._try_hold(hold)
+        except PaymentRequired:
+            if self._writer.is_quiet:
+                raise
+        try:
+            return await self._writer.when_quiet(lambda: self._try_hold(hold))
+        except asyncio.CancelledError:
+            self._holds.release(hold)
+            raise
+
+    async def charge(self, hold: Hold, tokens: int, duration_ms: int) -> Transfer:
+        """Charge what was used, durably; the hold is gone afterwards.
+
+        Without an active hold (it was released, or the process has restarted) the charge is applied if the account's
+        balance and the key's limit allow it, as a transfer that is posted would be.
+        """
+        was_held = self._holds.claim(hold)
+        try:
+            rules.charged_amount(hold, tokens)
+            charged = self._writer.submit(
+                lambda work: work.charge(hold, tokens, duration_ms),
+                settle=(lambda: self._holds.settle(hold)) if was_held else None,
+            )
+        except BaseException:
+            if was_held:
+                self._holds.settle(hold)
+            raise
+        return await charged
+
+    async def release(self, hold: Hold) -> None:
+        """Give the hold back."""
+        self._holds.release(hold)
+
+    async def post(self, transfer: Transfer) -> Transfer:
+        """Apply a transfer that is not a charge, once."""
+        rules.check_post(transfer)
+        return await self._writer.submit(lambda work: work.post(transfer))
+
+    async def balance(self, account: AccountId) -> Balance:
+        """What an account has and what is held of it, at a moment when the two agree."""
+        return await self._writer.when_quiet(lambda: self._balance(account))
+
+    async def transfer(self, transfer_id: TransferId) -> Transfer | None:
+        """One transfer by id."""
+        return self._reader.read(lambda db: read_transfer(db, transfer_id))
+
+    async def usage(self, query: UsageQuery) -> Sequence[Transfer]:
+        """A page of an account's transfers."""
+        rules.check_query(query)
+        return await self._reader.read_in_thread(lambda db: _usage(db, query))
+
+    async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
+        """What a key has spent lately."""
+        return self._reader.read(lambda db: _key_usage(db, key, limit, now))
+
+    async def verify(self) -> Verification:
+        """Recompute the books, from one snapshot."""
+        return await self._reader.read_in_thread(verify)
+
+    def _balance(self, account: AccountId) -> Balance:
+        balance = self._reader.read(lambda db: read_balance(db, account))
+        return Balance(balance, self._holds.held(account))
+
+    def _try_hold(self, hold: Hold) -> Transfer | None:
+        """One step: look at the file once, then decide."""
+        period: tuple[object, ...] = (None, None, None)
+        if limited := rules.limited_key(hold):
+            key, limit = limited
+            period = (key, *rules.period_of(limit, self._clock.now()))
+        facts = (hold.id, hold.principal.account, *period)
+        seq, balance, spent = self._reader.read(lambda db: db.execute(sql("hold_facts"), facts).fetchone())
+        if seq is not None:
+            existing = self._reader.read(lambda db: read_transfer(db, hold.id))
+            assert existing is not None
+            return rules.earlier_charge(existing, hold)
+        self._holds.take(hold, balance or ZERO, spent or ZERO)
+        return None
+
+
+def _usage(db: sqlite3.Connection, query: UsageQuery) -> Sequence[Transfer]:
+    parameters = {
+        "account": query.account,
+        "after_seq": query.after_seq,
+        "start": _BEGINNING if query.start is None else to_micros(query.start),
+        "end": _END if query.end is None else to_micros(query.end),
+        "code": None if query.code is None else query.code.value,
+        "limit": query.limit,
+    }
+    return [to_transfer(row) for row in db.execute(sql("usage"), parameters)]
+
+
+def _key_usage(db: sqlite3.Connection, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
+    days = [to_micros(day) for day in rules.trailing_days(now)]
+    trailing = db.execute(sql("spent_since"), (key, LimitPeriod.EPOCH.value, min(days), max(days))).fetchone()
+    current = db.execute(sql("spent"), (key, *rules.period_of(limit, now))).fetchone()
+    used = db.execute(sql("last_used_at"), (key,)).fetchone()
+    return KeyUsage(
+        trailing_seven_days=Amount(trailing[0]),
+        current_period=Amount(current[0]) if current else ZERO,
+        last_used_at=from_micros(used[0]) if used else None,
+    )

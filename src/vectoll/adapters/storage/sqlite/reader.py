@@ -1,0 +1,54 @@
+"""Reading: short reads at once in the event loop, long ones in a thread."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from vectoll.adapters.storage.sqlite.connection import connect_to_read
+from vectoll.domain.errors import Draining, Unavailable
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Always sees what is committed, by this process or another: nothing is cached between two reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = connect_to_read(path)
+
+    def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query of microseconds on the loop's own connection. Raises Unavailable, or Draining once closed."""
+        if self._connection is None:
+            raise Draining
+        try:
+            return query(self._connection)
+        except sqlite3.OperationalError as error:
+            raise _unavailable() from error
+
+    async def read_in_thread(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query in a thread, on a connection of its own and in one snapshot. Raises as ``read`` does."""
+        if self._connection is None:
+            raise Draining
+        return await asyncio.to_thread(self._read_snapshot, query)
+
+    def close(self) -> None:
+        """Free the loop's connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _read_snapshot(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            with closing(connect_to_read(self._path)) as connection:
+                connection.execute("BEGIN")
+                return query(connection)
+        except sqlite3.OperationalError as error:
+            raise _unavailable() from error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("The ledger cannot be read right now.", retry_after_s=1)

@@ -1,0 +1,68 @@
+-- Named blocks: each `-- name: x` starts one statement.
+
+-- name: hold_facts
+SELECT
+    (SELECT seq FROM transfers WHERE id = ?),
+    (SELECT balance FROM accounts WHERE id = ?),
+    (SELECT spent FROM key_spend WHERE key = ? AND period = ? AND start = ?);
+
+-- name: balance
+SELECT balance FROM accounts WHERE id = ?;
+
+-- name: open_account
+INSERT INTO accounts (id, balance) VALUES (?, 0) ON CONFLICT (id) DO NOTHING;
+
+-- name: set_balance
+UPDATE accounts SET balance = ? WHERE id = ?;
+
+-- name: insert_transfer
+INSERT INTO transfers
+    (id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING;
+
+-- name: transfer
+SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
+FROM transfers
+WHERE id = ?;
+
+-- name: usage
+SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
+FROM (
+    SELECT * FROM (
+        SELECT * FROM transfers INDEXED BY transfers_by_debit
+        WHERE debit = :account AND seq > :after_seq AND created_at >= :start AND created_at < :end
+            AND (:code IS NULL OR code = :code)
+        ORDER BY seq LIMIT :limit
+    )
+    UNION ALL
+    SELECT * FROM (
+        SELECT * FROM transfers INDEXED BY transfers_by_credit
+        WHERE credit = :account AND seq > :after_seq AND created_at >= :start AND created_at < :end
+            AND (:code IS NULL OR code = :code)
+        ORDER BY seq LIMIT :limit
+    )
+)
+ORDER BY seq LIMIT :limit;
+
+-- name: spent
+SELECT spent FROM key_spend WHERE key = ? AND period = ? AND start = ?;
+
+-- name: set_spent
+INSERT INTO key_spend (key, period, start, spent) VALUES (?, ?, ?, ?)
+ON CONFLICT (key, period, start) DO UPDATE SET spent = excluded.spent;
+
+-- name: spent_since
+SELECT coalesce(sum(spent), 0) FROM key_spend WHERE key = ? AND period = ? AND start >= ? AND start <= ?;
+
+-- name: last_used_at
+SELECT created_at FROM transfers WHERE key = ? ORDER BY seq DESC LIMIT 1;
+
+-- name: all_postings
+SELECT seq, debit, credit, amount, code, key, created_at FROM transfers ORDER BY seq;
+
+-- name: all_balances
+SELECT id, balance FROM accounts;
+
+-- name: all_spends
+SELECT key, period, start, spent FROM key_spend;

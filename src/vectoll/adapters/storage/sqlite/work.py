@@ -1,0 +1,118 @@
+"""What one transaction of the writer does to accounts, transfers and key spends."""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.sqlite.connection import sql
+from vectoll.adapters.storage.sqlite.rows import from_transfer, read_transfer
+from vectoll.adapters.storage.times import period_starts
+from vectoll.domain.errors import Unavailable, VectollError
+from vectoll.domain.identity import SpendLimit
+from vectoll.domain.ids import AccountId, KeyId
+from vectoll.domain.ledger import Hold, Transfer, TransferCode
+from vectoll.domain.money import MAX_AMOUNT
+
+
+class Work:
+    """One open transaction. Balances and spends are read once, changed here, and written once by ``flush``.
+
+    So the house's account, which every charge credits, is written once per group. A method that refuses with a
+    VectollError has changed nothing.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
+        self.connection = connection
+        self._now = now
+        self._periods = dict(period_starts(now))
+        self._balances: dict[AccountId, int] = {}
+        self._missing: set[AccountId] = set()
+        self._changed: set[AccountId] = set()
+        self._spent: dict[tuple[KeyId, str, int], int] = {}
+
+    def charge(self, hold: Hold, tokens: int, duration_ms: int) -> Transfer:
+        """Apply a charge, or find the one that was applied. Raises as ``Ledger.charge`` does."""
+        charge = rules.charge_of(hold, tokens, duration_ms, self._now)
+        limited = rules.limited_key(hold)
+        return self._apply(
+            charge,
+            limit=None if limited is None else limited[1],
+            earlier=lambda existing: rules.earlier_charge(existing, hold),
+        )
+
+    def post(self, transfer: Transfer) -> Transfer:
+        """Apply any other transfer, or find the one that was applied. Raises as ``Ledger.post`` does."""
+        return self._apply(transfer, None, lambda existing: rules.earlier_post(existing, transfer))
+
+    def flush(self) -> None:
+        """Write what changed. Must be the last call before the commit."""
+        balances = self._balances
+        self.connection.executemany(sql("set_balance"), [(balances[a], a) for a in self._changed])
+        self.connection.executemany(
+            sql("set_spent"), [(*period, spent) for period, spent in self._spent.items()]
+        )
+
+    def _apply(
+        self, transfer: Transfer, limit: SpendLimit | None, earlier: Callable[[Transfer], Transfer]
+    ) -> Transfer:
+        try:
+            spends = self._spends(transfer, limit)
+            debit, credit = self._balance(transfer.debit), self._balance(transfer.credit)
+            rules.check_movement(transfer, debit, credit)
+        except VectollError:
+            if existing := read_transfer(self.connection, transfer.id):
+                return earlier(existing)
+            raise
+        cursor = self.connection.execute(sql("insert_transfer"), from_transfer(transfer))
+        if not cursor.rowcount:
+            return earlier(self._existing(transfer))
+        self._set_balance(transfer.debit, debit - transfer.amount)
+        self._set_balance(transfer.credit, credit + transfer.amount)
+        self._spent.update(spends)
+        assert cursor.lastrowid is not None
+        return replace(transfer, seq=cursor.lastrowid)
+
+    def _existing(self, transfer: Transfer) -> Transfer:
+        existing = read_transfer(self.connection, transfer.id)
+        assert existing is not None
+        return existing
+
+    def _spends(self, transfer: Transfer, limit: SpendLimit | None) -> dict[tuple[KeyId, str, int], int]:
+        """The key's spends as they will be after a charge."""
+        if transfer.key is None or transfer.code is not TransferCode.CHARGE:
+            return {}
+        spends = {}
+        for period, start in self._periods.items():
+            entry = (transfer.key, period.value, start)
+            spent = self._spent_in(entry)
+            if limit is not None and limit.period is period:
+                rules.check_limit(limit, spent, transfer.amount)
+            if spent + transfer.amount > MAX_AMOUNT:
+                raise Unavailable("This API key has spent all that can be counted. Create another one.")
+            spends[entry] = spent + transfer.amount
+        return spends
+
+    def _spent_in(self, entry: tuple[KeyId, str, int]) -> int:
+        spent = self._spent.get(entry)
+        if spent is None:
+            row = self.connection.execute(sql("spent"), entry).fetchone()
+            spent = row[0] if row else 0
+        return spent
+
+    def _balance(self, account: AccountId) -> int:
+        balance = self._balances.get(account)
+        if balance is None:
+            row = self.connection.execute(sql("balance"), (account,)).fetchone()
+            if row is None:
+                self._missing.add(account)
+            balance = self._balances[account] = row[0] if row else 0
+        return balance
+
+    def _set_balance(self, account: AccountId, balance: int) -> None:
+        if account in self._missing:
+            self.connection.execute(sql("open_account"), (account,))
+            self._missing.discard(account)
+        self._balances[account] = balance
+        self._changed.add(account)
