@@ -43,8 +43,9 @@ class Checkpoint:
     """Longest input that the folder's own settings allow, special tokens included."""
     end_ids: frozenset[int]
     """Token ids that may end a sequence, by config.json: end of sequence, or padding."""
-    end_tokens: tuple[str, ...]
-    """The same by tokenizer_config.json, as text: the end token first, where there is one."""
+    end_token: str | None
+    """The end of sequence by tokenizer_config.json, as text."""
+    padding_token: str | None
     adds_end_token: bool
     """Whether tokenizer_config.json asks for an end token. tokenizer.json alone decides, and may have forgotten."""
 
@@ -102,7 +103,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             pooling=pooling,
             max_tokens=min(int(n) for n in longest if n and n < UNLIMITED_TOKENS),
             end_ids=_ids(tower.get("eos_token_id")) | _ids(tower.get("pad_token_id")),
-            end_tokens=_texts(tokenizer.get("eos_token"), tokenizer.get("pad_token")),
+            end_token=_text(tokenizer.get("eos_token")),
+            padding_token=_text(tokenizer.get("pad_token")),
             adds_end_token=tokenizer.get("add_eos_token") is True,
         )
     except KeyError as error:
@@ -145,10 +147,10 @@ def _ids(value: Any) -> frozenset[int]:
     return frozenset(value) if isinstance(value, list) else frozenset([int(value)])
 
 
-def _texts(*tokens: Any) -> tuple[str, ...]:
-    """Special tokens as text; a token is written as a string or as an object with ``content``."""
-    contents = (token.get("content") if isinstance(token, dict) else token for token in tokens)
-    return tuple(content for content in contents if isinstance(content, str))
+def _text(token: Any) -> str | None:
+    """A special token is written as a string, or as an object with ``content``."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
 
 
 def _read_json(path: Path) -> Any:

@@ -1,0 +1,107 @@
+"""Text to token ids with the tokenizer that a checkpoint carries (Hugging Face ``tokenizer.json``)."""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from vectoll.adapters.checkpoints import Checkpoint
+from vectoll.domain.catalog import Pooling
+from vectoll.domain.embedding import Encoding
+from vectoll.domain.errors import ConfigurationError, InvalidRequest
+
+_PROBE = "a"
+
+
+class CheckpointTokenizer:
+    """Implements ``vectoll.ports.model.Tokenizer``."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, *, end_id: int | None = None) -> None:
+        """``vocab_size`` is the number of rows of the model's embedding table.
+
+        ``end_id`` is put behind every text, for a tokenizer.json that forgets to. Truncation and padding that
+        were saved into the tokenizer are switched off.
+        """
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._has_ids_beyond = tokenizer.get_vocab_size(with_added_tokens=True) > vocab_size
+        self._end = [] if end_id is None else [end_id]
+        probe = tokenizer.encode(_PROBE)
+        is_special = [*probe.special_tokens_mask, *(1 for _ in self._end), 0]
+        ids = [*probe.ids, *self._end]
+        self._prefix = is_special.index(0)
+        self._suffix = is_special[-2::-1].index(0) if 0 in is_special[:-1] else 0
+        self.first_id = ids[0] if self._prefix else None
+        self.last_id = ids[-1] if self._suffix else None
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are in ``range(vocab_size)``."""
+        return self._vocab_size
+
+    def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+        """One Encoding per text; the port says the rest."""
+        try:
+            encoded = self._tokenizer.encode_batch_fast(texts)
+        except TypeError:  # a str that has no UTF-8 form
+            raise _not_unicode(texts) from None
+        return [Encoding(self._finish(index, one.ids, max_tokens)) for index, one in enumerate(encoded)]
+
+    def _finish(self, index: int, ids: list[int], max_tokens: int | None) -> list[int]:
+        ids += self._end
+        if max_tokens is not None and len(ids) > max_tokens:
+            ids = ids[: max(max_tokens - self._suffix, self._prefix)] + ids[len(ids) - self._suffix :]
+        if not ids:
+            raise InvalidRequest.at(("input", index), f"input.{index}: the model has no tokens for this text")
+        if self._has_ids_beyond and max(ids) >= self._vocab_size:
+            raise InvalidRequest.at(
+                ("input", index), f"input.{index}: contains a special token that the model has no vector for"
+            )
+        return ids
+
+
+def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> CheckpointTokenizer:
+    """The checkpoint's tokenizer, with its special tokens checked against ``pooling`` (else the checkpoint's own).
+
+    Last-token pooling reads the vector off the end token and CLS pooling off the first: without them a model
+    returns plausible nonsense. An end token that tokenizer_config.json asks for and tokenizer.json forgot is put
+    in place; any other lack raises ConfigurationError.
+    """
+    path = checkpoint.tokenizer_file
+    pooling = pooling or checkpoint.pooling
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises no narrower class
+        raise ConfigurationError(f"cannot read the tokenizer {path}: {error}") from None
+    loaded = CheckpointTokenizer(tokenizer, checkpoint.architecture.vocab)
+    if pooling is Pooling.CLS and loaded.first_id is None:
+        raise ConfigurationError(f"{path} puts no special token first, which CLS pooling reads")
+    if pooling is not Pooling.LAST:
+        return loaded
+    named = {_id_of(tokenizer, checkpoint.end_token), _id_of(tokenizer, checkpoint.padding_token)}
+    if loaded.last_id is not None and loaded.last_id in checkpoint.end_ids | named:
+        return loaded
+    end_id = _id_of(tokenizer, checkpoint.end_token)
+    if checkpoint.adds_end_token and end_id is not None:
+        return CheckpointTokenizer(tokenizer, checkpoint.architecture.vocab, end_id=end_id)
+    raise ConfigurationError(f"{path} puts no end token last, which last-token pooling reads")
+
+
+def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
+    return None if token is None else tokenizer.token_to_id(token)
+
+
+def _not_unicode(texts: Sequence[str]) -> InvalidRequest:
+    index = next(i for i, text in enumerate(texts) if not _is_unicode(text))
+    return InvalidRequest.at(
+        ("input", index), f"input.{index}: is not valid Unicode (a surrogate without its pair)"
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
