@@ -125,7 +125,7 @@ class ModelSpec:
     licence: str = ""
     aliases: tuple[str, ...] = ()
     family: str = ""
-    """The architecture of the checkpoint: bert, xlm-roberta, mistral, qwen3 or nemotron-vl; "" for an upstream."""
+    """The architecture of the checkpoint: bert, xlm-roberta, mistral, qwen3 or llama; "" for an upstream."""
     precision: str = "auto"
     """Arithmetic and weights: auto, bf16, f32 or int8. auto is the engine's own setting."""
     upstream: Upstream | None = None
