@@ -1,0 +1,146 @@
+"""TorchEngine: packed sequences through one network on one device."""
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from vectoll.adapters.checkpoints import Architecture, Attention, Checkpoint
+from vectoll.adapters.engines.torch.attention import flash_attention, segmented_attention
+from vectoll.adapters.engines.torch.kernels import Kernels, can_compile, compiled_kernels
+from vectoll.adapters.engines.torch.networks import Decoder, Encoder, Network
+from vectoll.adapters.engines.torch.packing import PackedBatch, Packer
+from vectoll.adapters.engines.torch.weights import CheckpointTensors
+from vectoll.domain.catalog import Pooling
+from vectoll.domain.embedding import Vector
+from vectoll.domain.errors import ConfigurationError
+
+Precision = Literal["auto", "bf16", "f32"]
+
+BATCH_OPERATIONS = 20e12
+"""Floating-point operations that make a good batch: 30 to 50 ms on a chip of the Hopper class."""
+MIN_BATCH_TOKENS = 4_096
+MAX_BATCH_TOKENS = 65_536
+ACTIVATION_SHARE = 0.5
+"""How much of the memory that the weights leave free a batch may use."""
+
+
+class TorchEngine:
+    """Implements ``ports.engine.Engine``.
+
+    Two calls may run side by side: while the device computes one batch the other is packed, and queued behind it on
+    the same CUDA stream, so the device does not wait for the host and memory holds the activations of one batch.
+    """
+
+    packed = True
+    """A batch costs its real tokens: nothing is padded, so batching like lengths gains nothing."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        pooling: Pooling,
+        *,
+        device: str = "cuda",
+        precision: Precision = "auto",
+        max_batch_tokens: int = 0,
+        compile_kernels: bool | None = None,
+    ) -> None:
+        """Load the weights of ``checkpoint`` onto ``device``.
+
+        ``precision`` auto is bf16 on CUDA and f32 elsewhere; ``max_batch_tokens`` 0 picks a budget that suits the
+        model and the free memory; ``compile_kernels`` None fuses where a compiler is at hand. Raises
+        ConfigurationError for a checkpoint that lacks weights.
+        """
+        self._device = torch.device(device)
+        is_cuda = self._device.type == "cuda"
+        dtype = torch.bfloat16 if precision == "bf16" or (precision == "auto" and is_cuda) else torch.float32
+        fuse = can_compile(self._device) if compile_kernels is None else compile_kernels
+        shape = checkpoint.architecture
+        if pooling not in (Pooling.CLS, Pooling.MEAN, Pooling.LAST):
+            raise ConfigurationError(f"the torch engine does not do {pooling} pooling")
+        if pooling is Pooling.CLS and shape.attention is Attention.CAUSAL:
+            raise ConfigurationError("cls pooling of a causal model would see its first token only")
+        self._pooling = pooling
+        self._dims = shape.hidden
+        self._network = _network(checkpoint, self._device, dtype, compiled_kernels() if fuse else Kernels())
+        self._packer = Packer(shape, self._network.vocab, pooling, self._device)
+        self._launching = threading.Lock()
+        self._cuda_stream = torch.cuda.Stream(self._device) if is_cuda else None
+        if is_cuda:
+            torch.cuda.synchronize(self._device)  # the weights came over the default stream
+        self.max_batch_tokens = max_batch_tokens or _batch_tokens(shape, dtype, self._device)
+
+    @property
+    def streams(self) -> int:
+        """Two on CUDA: one batch computes while the next is packed."""
+        return 2 if self._cuda_stream is not None else 1
+
+    @property
+    def dims(self) -> int:
+        """The native size of a vector."""
+        return self._dims
+
+    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:  # noqa: ARG002
+        """See ``Engine.embed``. Raises ValueError for ids or lengths that the model cannot read."""
+        if not batch:
+            return []
+        staged = self._packer.pack(batch)
+        with self._launching, self._on_stream(), torch.inference_mode():
+            packed = self._packer.upload(staged, len(batch), max(map(len, batch)))
+            vectors = F.normalize(self._pool(self._network(packed), packed), dim=-1)
+            if self._cuda_stream is None:
+                host, done = vectors, None
+            else:
+                host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+                host.copy_(vectors, non_blocking=True)
+                done = self._cuda_stream.record_event()
+        if done is not None:
+            done.synchronize()
+        return [memoryview(row).toreadonly() for row in host.numpy()]
+
+    def _pool(self, states: torch.Tensor, packed: PackedBatch) -> torch.Tensor:
+        """``[n, dims]`` float32."""
+        if self._pooling is not Pooling.MEAN:
+            return states.float()
+        return torch.segment_reduce(
+            states.float(), "mean", offsets=packed.segments.starts, axis=0, unsafe=True
+        )
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._cuda_stream is None else torch.cuda.stream(self._cuda_stream)
+
+    def close(self) -> None:
+        """Free the weights."""
+        del self._network
+        if self._cuda_stream is not None:
+            torch.cuda.empty_cache()
+
+
+def _network(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kernels: Kernels
+) -> Network:
+    has_flash = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    attention = flash_attention if has_flash and dtype is torch.bfloat16 else segmented_attention
+    tensors = CheckpointTensors(checkpoint, device, dtype)
+    kind = Encoder if checkpoint.architecture.family.is_encoder else Decoder
+    return kind(checkpoint.architecture, tensors, attention, kernels)
+
+
+def matrix_parameters(shape: Architecture) -> int:
+    """Weights that every token is multiplied with, at two floating-point operations each."""
+    attention = shape.hidden * shape.head_dim * 2 * (shape.heads + shape.kv_heads)
+    feed_forward = shape.hidden * shape.intermediate * (2 if shape.family.is_encoder else 3)
+    return shape.layers * (attention + feed_forward)
+
+
+def _batch_tokens(shape: Architecture, dtype: torch.dtype, device: torch.device) -> int:
+    """Enough tokens to fill the chip, few enough that others need not wait long, and no more than fit."""
+    wanted = int(BATCH_OPERATIONS / (2 * matrix_parameters(shape)))
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        widest = 3 * shape.intermediate + 6 * shape.hidden + shape.head_dim * 3 * (shape.heads + shape.kv_heads)
+        wanted = min(wanted, int(free_bytes * ACTIVATION_SHARE / (widest * dtype.itemsize)))
+    return min(max(wanted, MIN_BATCH_TOKENS), MAX_BATCH_TOKENS)

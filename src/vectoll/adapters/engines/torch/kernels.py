@@ -1,0 +1,83 @@
+"""The steps between matrix products and attention: each reads and writes memory once when compiled."""
+
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+
+def add_layer_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """``layer_norm(x + residual)``, all ``[T, hidden]``."""
+    return F.layer_norm(x + residual, weight.shape, weight, bias, eps)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """``x / rms(x) · weight`` over the last dimension, computed in float32."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+
+
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``s = x + residual`` and ``rms_norm(s)``, all ``[T, hidden]``."""
+    total = x + residual
+    return total, rms_norm(total, weight, eps)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions: ``x`` is ``[T, heads, head_dim]``, ``cos`` and ``sin`` float32 ``[T, head_dim / 2]``."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def norm_rotate(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, cos: torch.Tensor, sin: torch.Tensor
+) -> torch.Tensor:
+    """Qwen3: ``rms_norm`` of each head, then ``rotate``."""
+    return rotate(rms_norm(x, weight, eps), cos, sin)
+
+
+def swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) · up`` of ``[T, 2 · intermediate]``."""
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The steps, as they run."""
+
+    add_layer_norm: Callable[..., torch.Tensor] = add_layer_norm
+    rms_norm: Callable[..., torch.Tensor] = rms_norm
+    add_rms_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = add_rms_norm
+    rotate: Callable[..., torch.Tensor] = rotate
+    norm_rotate: Callable[..., torch.Tensor] = norm_rotate
+    swiglu: Callable[[torch.Tensor], torch.Tensor] = swiglu
+
+
+@functools.cache
+def compiled_kernels() -> Kernels:
+    """The same steps, each fused into one kernel on first use. The number of tokens is left open."""
+    return Kernels(
+        add_layer_norm=torch.compile(add_layer_norm, dynamic=True),
+        rms_norm=torch.compile(rms_norm, dynamic=True),
+        add_rms_norm=torch.compile(add_rms_norm, dynamic=True),
+        rotate=torch.compile(rotate, dynamic=True),
+        norm_rotate=torch.compile(norm_rotate, dynamic=True),
+        swiglu=torch.compile(swiglu, dynamic=True),
+    )
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether fused kernels can be made here: Triton for the device, and a C compiler for its launcher."""
+    has_compiler = any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang")))
+    return device.type == "cuda" and has_compiler and importlib.util.find_spec("triton") is not None
