@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 from vectoll.domain.ids import ModelId
 
@@ -12,7 +13,7 @@ MAX_INPUTS = 2048
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 """One or more inputs, all text or all token ids."""
 
-Vector = memoryview
+Vector: TypeAlias = "memoryview[float]"
 """One embedding: a C-contiguous, read-only view of ``dims`` little-endian float32 (format ``"f"``)."""
 
 
