@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
 
 from vectoll.domain.ids import ModelId
 
@@ -13,7 +12,7 @@ MAX_INPUTS = 2048
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 """One or more inputs, all text or all token ids."""
 
-Vector: TypeAlias = "memoryview[float]"
+Vector = memoryview
 """One embedding: a C-contiguous, read-only view of ``dims`` little-endian float32 (format ``"f"``)."""
 
 

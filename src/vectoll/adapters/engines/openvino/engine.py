@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,8 +55,9 @@ class OpenVinoEngine:
         request = self._requests[stream]
         request.infer([ids, lengths], share_inputs=True, share_outputs=True)
         # One copy out of the buffer that the stream's next batch overwrites; every vector is a view into it.
-        vectors = memoryview(request.get_output_tensor(0).data.tobytes()).cast("f")
-        return [vectors[start : start + self._dims] for start in range(0, len(vectors), self._dims)]
+        copied = memoryview(request.get_output_tensor(0).data.tobytes())
+        size = 4 * self._dims
+        return [cast(Vector, copied[at : at + size].cast("f")) for at in range(0, len(copied), size)]
 
     def close(self) -> None:
         """Free the weights."""
