@@ -1,0 +1,147 @@
+"""vectoll as its users run it: the installed command, in processes of its own, on a real socket."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+COMMAND = Path(sys.executable).with_name("vectoll")
+START_TIMEOUT_S = 60
+MODEL = "all-MiniLM-L6-v2"
+DIMS = 384
+UNITS_PER_TOKEN = 12_500
+"""The price of ``MODEL``: $0.0125 per million tokens, in units of 10⁻¹² USD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as `vectoll keys create` prints it, once."""
+
+    id: str
+    secret: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.secret}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A process that answered /ready."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def client(self, key: Key | None = None, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=key.headers if key else None, timeout=60, **options)
+
+    def async_client(self, key: Key, connections: int = 100) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=connections)
+        return httpx.AsyncClient(base_url=self.url, headers=key.headers, timeout=60, limits=limits)
+
+    def kill(self) -> None:
+        """SIGKILL: no drain, no flush."""
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for the end."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+class Vectoll:
+    """One installation: a data directory, a vectoll.toml, and the commands that use them."""
+
+    def __init__(self, home: Path, config: str = "", **settings: object) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "vectoll.toml").write_text(config)
+        self.home = home
+        self.data_dir = home / "data"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("VECTOLL_")},
+            **{f"VECTOLL_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+
+    def run(self, *arguments: str) -> str:
+        """What one command prints. Fails the test, with its error output, when the command fails."""
+        done = self.try_run(*arguments)
+        assert done.returncode == 0, f"vectoll {' '.join(arguments)}: {done.stderr or done.stdout}"
+        return done.stdout
+
+    def try_run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """One command that may fail."""
+        return subprocess.run(
+            [COMMAND, *arguments, "--data-dir", self.data_dir],
+            env=self._environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """What one command prints with --json; decimal numbers stay exact."""
+        return json.loads(self.run(*arguments, "--json"), parse_float=Decimal)
+
+    def create_key(self, credit_usd: str = "5", *options: str) -> Key:
+        created = self.json("keys", "create", "--name", "test", "--credit-usd", credit_usd, *options)
+        return Key(created["id"], created["key"])
+
+    def verify(self) -> None:
+        """Fails the test when `vectoll ledger verify` finds anything."""
+        self.run("ledger", "verify")
+
+    @contextmanager
+    def serve(self, *options: str) -> Iterator[Server]:
+        """`vectoll serve` on a free port, ready. Terminated on exit; its log is attached to what went wrong."""
+        server = self._start(options)
+        try:
+            yield server
+        except BaseException as error:
+            error.add_note(f"server log:\n{_tail(server.log)}")
+            raise
+        finally:
+            _stop(server.process)
+
+    def _start(self, options: tuple[str, ...]) -> Server:
+        log = self.home / "server.log"
+        out = self.home / "server.out"
+        with log.open("wb") as errors, out.open("wb") as output:
+            process = subprocess.Popen(
+                [COMMAND, "serve", "--port", "0", "--data-dir", self.data_dir, *options],
+                env={**self._environment, "PYTHONUNBUFFERED": "1"},
+                cwd=self.home,
+                stdout=output,
+                stderr=errors,
+            )
+        try:
+            return Server(process, _wait_until_ready(process, out, log), log)
+        except BaseException:
+            _stop(process)
+            raise
+
+    @property
+    def banner(self) -> str:
+        """What the last start printed for people."""
+        return (self.home / "server.out").read_text()
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", out: Path, log: Path) -> str:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if (url := _address(out.read_text())) and _is_ready(url):
+            return url
+        time.sleep(0.02)
+    raise AssertionError(f"vectoll serve did not get ready (exit code {process.poll()}):\n{_tail(log)}")
