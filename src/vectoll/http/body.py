@@ -1,0 +1,132 @@
+"""The request's body, from bytes on the wire to well-formed JSON."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+
+from vectoll.domain.errors import FieldIssue, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, shorten
+
+T = TypeVar("T")
+
+_MSGSPEC_PATH_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+
+
+class _MemberName:
+    """A member's name, hashed by identity, so that a dict keeps a name that occurs twice."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_MEMBERS = msgspec.json.Decoder(
+    dict[_MemberName, msgspec.Raw],
+    dec_hook=lambda _, name: _MemberName(name),
+)
+
+
+async def read_json_body(request: Request, limit_bytes: int) -> bytes:
+    """The body of a request that calls itself JSON.
+
+    Raises UnsupportedMediaType for any other label, PayloadTooLarge as soon as ``limit_bytes`` is known to be
+    exceeded, ClientDisconnect.
+    """
+    _require_json(request.headers)
+    if _content_length(request.headers) > limit_bytes:
+        raise PayloadTooLarge(limit_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise PayloadTooLarge(limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _require_json(headers: Headers) -> None:
+    content_type = headers.get("content-type", "")
+    if content_type != "application/json" and not _is_json(content_type):
+        raise UnsupportedMediaType
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType
+
+
+def _is_json(content_type: str) -> bool:
+    """Whether this is ``application/json``, with any parameters, in UTF-8."""
+    media_type, *parameters = content_type.lower().split(";")
+    charsets = (p.partition("=")[2].strip(' "') for p in parameters if p.strip().startswith("charset="))
+    return media_type.strip() == "application/json" and all(c in ("utf-8", "utf8") for c in charsets)
+
+
+def _content_length(headers: Headers) -> int:
+    """What the client announced, 0 when it did not (or what the server has let through is not a number)."""
+    text = headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+
+
+def member_names(body: bytes) -> list[str]:
+    """The names in a JSON object, each as often as it occurs. Raises InvalidRequest for anything else.
+
+    Member values are skipped over, not checked.
+    """
+    try:
+        return [name.text for name in _MEMBERS.decode(body)]
+    except msgspec.ValidationError:
+        raise InvalidRequest.at((), "The request body must be a JSON object") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed(error) from None
+
+
+def duplicate_names(names: list[str]) -> list[FieldIssue]:
+    """One issue for each name that a JSON object holds more than once: no reading of it is the right one."""
+    return [
+        FieldIssue((), f"The field '{shorten(name)}' is given more than once")
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+
+
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A small JSON object as its type. Raises InvalidRequest that names the first problem."""
+    names = member_names(body)
+    if len(set(names)) < len(names):
+        issues = duplicate_names(names)
+        raise InvalidRequest(issues[0].message, issues)
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _from_validation(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed(error) from None
+
+
+def malformed(error: Exception) -> InvalidRequest:
+    """What is wrong with a body that is not JSON, in words that quote nothing of it."""
+    if isinstance(error, RecursionError):
+        return InvalidRequest.at((), "The request body is nested too deeply")
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidRequest.at((), "The request body is not valid JSON: it is not UTF-8")
+    reason = str(error).removeprefix("JSON is malformed: ").lower()
+    return InvalidRequest.at((), f"The request body is not valid JSON: {shorten(reason)}")
+
+
+def _from_validation(error: msgspec.ValidationError) -> InvalidRequest:
+    """``Expected `int`, got `str` - at `$.a[0]``` → an issue at ``("a", 0)``."""
+    what, _, where = str(error).partition(" - at `$")
+    path = tuple(
+        name or (int(index) if index.isdigit() else index)
+        for name, index in _MSGSPEC_PATH_STEP.findall(where)
+    )
+    prefix = f"{'.'.join(map(str, path))}: " if path else ""
+    message = shorten(what.replace("`", "'"), 200)
+    return InvalidRequest(prefix + message, [FieldIssue(path, message)])

@@ -1,0 +1,44 @@
+"""Work that nobody waits for any more is cancelled."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+
+class CancelledOnDisconnect:
+    """``async with``: cancels its body when the client leaves, and raises ClientDisconnect in its place.
+
+    Enter it only after the whole request body was received: from then on the server has nothing else to say.
+    Built like ``asyncio.timeout``: a cancellation from elsewhere passes through untouched.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_left = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watcher = asyncio.ensure_future(self._watch())
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watcher.cancel()
+        if not self._has_left:
+            return
+        is_ours_alone = self._task.uncancel() <= self._cancelling
+        if is_ours_alone and exc_type is asyncio.CancelledError:
+            raise ClientDisconnect from exc
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        self._task.cancel()

@@ -1,0 +1,180 @@
+"""Errors on the wire: the only exception → status table, and both of the shapes they take."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from vectoll.domain.errors import (
+    FieldIssue,
+    Forbidden,
+    IdempotencyConflict,
+    InferenceFailed,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PaymentRequired,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+    UnknownModel,
+    UnsupportedMediaType,
+    VectollError,
+)
+from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
+
+STATUS: Mapping[type[VectollError], int] = {
+    InvalidRequest: 400,
+    Unauthenticated: 401,
+    PaymentRequired: 402,
+    Forbidden: 403,
+    NotFound: 404,
+    IdempotencyConflict: 409,
+    PayloadTooLarge: 413,
+    UnsupportedMediaType: 415,
+    RateLimited: 429,
+    InferenceFailed: 500,
+    Unavailable: 503,
+    VectollError: 500,
+}
+"""A subclass has its nearest listed ancestor's status."""
+
+OPENAI_STATUS: Mapping[type[VectollError], int] = {**STATUS, UnknownModel: 404}
+"""OpenAI's clients look for 404 ``model_not_found``."""
+
+CALLERS_FAULT = frozenset({400, 401, 403, 404, 409, 413, 415})
+"""Statuses that count towards blocking a caller. Missing credit, limits and our own failures do not."""
+
+CLIENT_LEFT = 499
+"""Logged for a client that went away before its answer; nobody receives it."""
+
+_OPENAI_CODES: Mapping[type[VectollError], str] = {
+    UnknownModel: "model_not_found",
+    Unauthenticated: "invalid_api_key",
+}
+_OPENAI_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+
+
+class RouteError(VectollError):
+    """What the router refuses: no such path, or not with this method."""
+
+    def __init__(self, status: int) -> None:
+        self.code = HTTPStatus(status).name
+        super().__init__(HTTPStatus(status).phrase)
+
+
+def error_response(scope: Scope, error: VectollError, status: int | None = None) -> Response:
+    """The answer to an error, in the shape of the base path that the request came to."""
+    record_of(scope).error_code = error.code
+    is_openai = is_under(OPENAI_BASE, scope)
+    status = status or _nearest(OPENAI_STATUS if is_openai else STATUS, error)
+    body = _openai_body(error, status) if is_openai else _spec_body(error)
+    return Response(
+        msgspec.json.encode(body), status, headers=_headers(error, status), media_type="application/json"
+    )
+
+
+async def answer_vectoll_error(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for our own errors."""
+    assert isinstance(error, VectollError)
+    return error_response(request.scope, error)
+
+
+async def answer_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for what its router raises. OPTIONS is answered with what is allowed."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed_methods(request)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    response = error_response(request.scope, RouteError(error.status_code), error.status_code)
+    response.headers.update(headers)
+    return response
+
+
+def _allowed_methods(request: Request) -> str:
+    """Every method of the path; the router knows only those of one route."""
+    template = route_template(request.scope)
+    routes = (route for route in request.app.routes if getattr(route, "path_format", None) == template)
+    return ", ".join(sorted({"OPTIONS"}.union(*(route.methods for route in routes))))
+
+
+async def answer_disconnect(request: Request, _: Exception) -> Response:
+    """Starlette's exception handler for a client that left. Servers drop what is sent to nobody."""
+    record_of(request.scope).has_left = True
+    return Response(status_code=CLIENT_LEFT)
+
+
+EXCEPTION_HANDLERS: Mapping[Any, Any] = {
+    VectollError: answer_vectoll_error,
+    HTTPException: answer_http_exception,
+    ClientDisconnect: answer_disconnect,
+}
+
+
+def _nearest(table: Mapping[type[VectollError], int], error: VectollError) -> int:
+    return next(table[cls] for cls in type(error).__mro__ if cls in table)
+
+
+def _headers(error: VectollError, status: int) -> dict[str, str]:
+    headers = {}
+    if isinstance(error, RateLimited | Unavailable) and error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
+def _spec_body(error: VectollError) -> dict[str, Any]:
+    """``StandardError``, or ``DetailedError`` where the request itself is wrong."""
+    body: dict[str, Any] = {"error": str(error), "code": error.code}
+    if isinstance(error, InvalidRequest):
+        body["details"] = details_tree(error.issues)
+    return body
+
+
+def _openai_body(error: VectollError, status: int) -> dict[str, Any]:
+    fallback_type = "server_error" if status >= 500 else "invalid_request_error"
+    code = next(
+        (_OPENAI_CODES[cls] for cls in type(error).__mro__ if cls in _OPENAI_CODES), error.code.lower()
+    )
+    issues = error.issues if isinstance(error, InvalidRequest) else ()
+    return {
+        "error": {
+            "message": str(error),
+            "type": _OPENAI_TYPES.get(status, fallback_type),
+            "param": (format_path(issues[0].path) or None) if issues else None,
+            "code": code,
+        }
+    }
+
+
+def details_tree(issues: Sequence[FieldIssue]) -> dict[str, Any]:
+    """Issues nested by their paths, messages under ``_errors`` (the shape of zod's ``format()``).
+
+    ``{"_errors": [], "input": {"_errors": [], "3": {"_errors": ["must not be empty"]}}}``
+    """
+    root: dict[str, Any] = {"_errors": []}
+    for issue in issues:
+        node = root
+        for step in issue.path:
+            node = node.setdefault(str(step), {"_errors": []})
+        node["_errors"].append(issue.message)
+    return root
+
+
+def format_path(path: Sequence[str | int]) -> str:
+    """``("input", 3, 0)`` → ``input[3][0]``."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")

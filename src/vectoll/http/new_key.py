@@ -1,0 +1,68 @@
+"""From the body of POST /api_keys to a domain key. What cannot be enforced is refused, never ignored."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from vectoll.domain.errors import FieldIssue, InvalidRequest
+from vectoll.domain.identity import ApiKey, Principal, SpendLimit, digest_of
+from vectoll.domain.ids import KeyId, new_id
+from vectoll.domain.money import Amount, usd
+from vectoll.http import schemas_account as schemas
+from vectoll.http.times import parse_date_or_instant
+
+
+def new_key(wanted: schemas.CreateApiKeyRequest, principal: Principal, secret: str, now: datetime) -> ApiKey:
+    """The key that ``wanted`` describes. Raises InvalidRequest for what cannot be enforced here."""
+    if wanted.modelPrivacy != "ALL":
+        raise _refused(("modelPrivacy",), "keys are not restricted by privacy here, only 'ALL' is possible")
+    return ApiKey(
+        id=KeyId(new_id("key")),
+        account=principal.account,
+        kind=wanted.apiKeyType,
+        name=wanted.description,
+        digest=digest_of(secret),
+        prefix=secret[:8],
+        last6=secret[-6:],
+        created_at=now,
+        expires_at=_expiry(wanted.expiresAt, now),
+        limit=_spend_limit(wanted),
+        is_pro=principal.is_pro,
+    )
+
+
+def _refused(path: tuple[str, ...], why: str) -> InvalidRequest:
+    return InvalidRequest(f"{'.'.join(path)}: {why}", [FieldIssue(path, why)])
+
+
+def _expiry(text: str | None, now: datetime) -> datetime | None:
+    if not text:
+        return None
+    expires_at = parse_date_or_instant(text)
+    if expires_at is None:
+        raise _refused(("expiresAt",), "must be YYYY-MM-DD or YYYY-MM-DDThh:mm:ss.mmmZ")
+    if expires_at <= now:
+        raise _refused(("expiresAt",), "must be in the future")
+    return expires_at
+
+
+def _spend_limit(wanted: schemas.CreateApiKeyRequest) -> SpendLimit | None:
+    limits = wanted.consumptionLimit
+    if limits is None:
+        return None
+    for currency in ("diem", "vcu"):
+        if getattr(limits, currency) is not None:
+            raise _refused(("consumptionLimit", currency), "only usd is metered here: leave this out")
+    if limits.usd is None:
+        return None
+    return SpendLimit(_dollars(limits.usd), wanted.limitPeriod)
+
+
+def _dollars(value: Any) -> Amount:
+    path = ("consumptionLimit", "usd")
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or value < 0:
+        raise _refused(path, "must be a number of dollars from 0 to 9000000")
+    try:
+        return usd(value)
+    except ValueError as error:
+        raise _refused(path, f"must be a number of dollars from 0 to 9000000, this is {error}") from None

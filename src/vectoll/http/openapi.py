@@ -1,0 +1,168 @@
+"""The OpenAPI 3.1 document, generated from the types that the routes decode and encode."""
+
+from typing import Any
+
+import msgspec
+
+from vectoll import __version__
+from vectoll.http import schemas, schemas_account
+from vectoll.http.openapi_operations import OPERATIONS, Operation
+from vectoll.http.record import BASES, OPENAI_BASE
+
+_DESCRIPTION = """\
+Create embeddings, metered and billed. The same service answers under two base paths: `/api/v1`, whose errors are
+`{"error": "...", "code": "..."}` (with `details` where the request is wrong), and `/v1`, whose errors are OpenAI's
+`{"error": {"message", "type", "param", "code"}}`.
+"""
+
+_STATUS_TEXT = {
+    200: "OK",
+    400: "The request is wrong; `details` names each field",
+    401: "Authentication failed, or the model is for Pro users only",
+    402: "The request costs more than the account's credit, or than the key's spend limit leaves",
+    403: "This needs an ADMIN key",
+    404: "No such thing",
+    409: "The Idempotency-Key was used for a different request",
+    413: "The request body is too large",
+    415: "The request body is not application/json",
+    429: "Too many requests, tokens or failures; Retry-After says when to come back",
+    500: "Inference or the server failed; nothing was charged",
+    503: "At capacity, offline or shutting down; Retry-After where it is known",
+}
+
+_LIMIT_HEADERS = {
+    f"x-ratelimit-{what}-{unit}": {
+        "description": f"{text} {unit} per minute.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    for unit in ("requests", "tokens")
+    for what, text in (
+        ("limit", "The limit of"),
+        ("remaining", "What is left of"),
+        ("reset", "Whole seconds until the window is fresh:"),
+    )
+}
+
+_HEADERS = {
+    "x-request-id": {"description": "The request's id, in every answer.", "schema": {"type": "string"}},
+    "retry-after": {"description": "Whole seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
+    "content-encoding": {
+        "description": "How the body is compressed.",
+        "schema": {"type": "string", "enum": ["gzip", "br"]},
+    },
+    **_LIMIT_HEADERS,
+}
+
+_SECURITY_SCHEMES = {
+    "BearerAuth": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "An API key (`vtk_...`), or a JWT where the operator has configured keys for them.",
+    },
+    "ApiKeyHeader": {"type": "apiKey", "in": "header", "name": "api-key", "description": "The same API key."},
+}
+_REQUIRED: list[dict[str, list[str]]] = [{"BearerAuth": []}, {"ApiKeyHeader": []}]
+
+
+def openapi_document(public_url: str | None) -> dict[str, Any]:
+    """The whole document. ``public_url`` is how clients reach the server; None is wherever they found this."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "vectoll",
+            "version": __version__,
+            "description": _DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": public_url or "/"}],
+        "tags": [{"name": name} for name in dict.fromkeys(op.tag for op in OPERATIONS)],
+        "paths": _paths(),
+        "components": {
+            "schemas": _schemas(),
+            "headers": _HEADERS,
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
+    }
+
+
+def _paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for base in BASES:
+        for operation in OPERATIONS:
+            if operation.is_api:
+                paths.setdefault(base + operation.path, {})[operation.method] = _operation(operation, base)
+    for operation in OPERATIONS:
+        if not operation.is_api:
+            paths.setdefault(operation.path, {})[operation.method] = _operation(operation, "")
+    return paths
+
+
+def _operation(operation: Operation, base: str) -> dict[str, Any]:
+    is_openai = base == OPENAI_BASE
+    document: dict[str, Any] = {
+        "operationId": ("openai_" if is_openai else "") + operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "security": {"required": _REQUIRED, "optional": [{}, *_REQUIRED], "none": []}[operation.security],
+        "responses": {"200": _answer(operation)},
+    }
+    if operation.parameters:
+        document["parameters"] = list(operation.parameters)
+    if operation.request is not None:
+        body = {"application/json": {"schema": _ref(operation.request)}}
+        document["requestBody"] = {"required": True, "content": body}
+    errors = (*operation.errors, *(operation.openai_errors if is_openai else ()))
+    for status in sorted(errors):
+        document["responses"][str(status)] = _error(status, base)
+    for status, body_type in operation.other_answers.items():
+        document["responses"][str(status)] = _json(_STATUS_TEXT[status], _ref(body_type))
+    return document
+
+
+def _answer(operation: Operation) -> dict[str, Any]:
+    content = {media_type: {"schema": {"type": "string"}} for media_type in operation.text_types}
+    if operation.response is not None:
+        content["application/json"] = {"schema": _ref(operation.response)}
+    headers = ["x-request-id", "content-encoding", *(_LIMIT_HEADERS if operation.is_api else ())]
+    return {"description": _STATUS_TEXT[200], "content": content, "headers": _header_refs(headers)}
+
+
+def _error(status: int, base: str) -> dict[str, Any]:
+    error_type: type = schemas.DetailedError if status == 400 else schemas.StandardError
+    answer = _json(_STATUS_TEXT[status], _ref(schemas.OpenAIError if base == OPENAI_BASE else error_type))
+    headers = ["x-request-id", *_LIMIT_HEADERS, *(["retry-after"] if status in (429, 503) else [])]
+    return {**answer, "headers": _header_refs(headers)}
+
+
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _header_refs(names: list[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _ref(body_type: type) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{body_type.__name__}"}
+
+
+def _schemas() -> dict[str, Any]:
+    """JSON Schemas of all the bodies. Amounts are numbers on the wire, where msgspec's default is a string."""
+    types = [
+        value
+        for module in (schemas, schemas_account)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value is not msgspec.Struct
+    ]
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    numbers: dict[str, Any] = _decimals_as_numbers(components)
+    return numbers
+
+
+def _decimals_as_numbers(node: Any) -> Any:
+    if isinstance(node, dict):
+        if node.get("format") == "decimal":
+            return {"type": "number"}
+        return {key: _decimals_as_numbers(value) for key, value in node.items()}
+    return [_decimals_as_numbers(item) for item in node] if isinstance(node, list) else node

@@ -1,0 +1,136 @@
+"""What the OpenAPI document says about each route. ``tests/unit/http/test_openapi.py`` holds it to the routes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from vectoll.http import schemas
+from vectoll.http import schemas_account as account
+from vectoll.http.routes.billing import CURRENCIES, MAX_PAGE, MIN_PAGE
+
+_ACCOUNT_ERRORS = (401, 429, 500, 503)
+_ADMIN_ERRORS = (401, 403, 429, 500, 503)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One route, for people and generators."""
+
+    method: Literal["get", "post", "delete"]
+    path: str
+    id: str
+    tag: str
+    summary: str
+    response: type[msgspec.Struct] | None
+    request: type[msgspec.Struct] | None = None
+    parameters: tuple[Mapping[str, Any], ...] = ()
+    errors: tuple[int, ...] = ()
+    openai_errors: tuple[int, ...] = ()
+    """Statuses that only the OpenAI base path answers with."""
+    other_answers: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
+    text_types: tuple[str, ...] = ()
+    security: Literal["required", "optional", "none"] = "required"
+    is_api: bool = True
+
+
+def _query(
+    name: str, schema: Mapping[str, Any], description: str, *, required: bool = False
+) -> dict[str, Any]:
+    return {
+        "name": name, "in": "query", "required": required, "description": description, "schema": schema
+    }  # fmt: skip
+
+
+def _path(name: str, description: str) -> dict[str, Any]:
+    return {
+        "name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}
+    }  # fmt: skip
+
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key with the same body is charged once; with another body it is 409.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+_ACCEPT_ENCODING = {
+    "name": "Accept-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "Supported compression encodings: gzip, br.",
+    "schema": {"type": "string", "example": "gzip, br"},
+}
+_INSTANT = {"type": "string", "maxLength": 40, "format": "date-time", "pattern": "Z$"}
+_CURSOR = {"type": "string", "maxLength": 512, "pattern": "^[A-Za-z0-9_-]+$"}
+_PAGE_SIZE = {"type": "integer", "minimum": MIN_PAGE, "maximum": MAX_PAGE, "default": MAX_PAGE}
+_HISTORY_PARAMETERS = (
+    _query("currency", {"type": "string", "enum": list(CURRENCIES)}, "Only charges in this currency."),
+    _query("cursor", _CURSOR, "nextCursor of the page before; send nothing else beside it."),
+    _query("startTimestamp", _INSTANT, "First instant, inclusive."),
+    _query("endTimestamp", _INSTANT, "Last instant, exclusive."),
+    _query("pageSize", _PAGE_SIZE, "Entries per page."),
+)
+
+OPERATIONS = (
+    Operation(
+        "post", "/embeddings", "createEmbedding", "Embeddings", "Create embeddings for the supplied input",
+        schemas.CreateEmbeddingResponse, schemas.CreateEmbeddingRequest, (_ACCEPT_ENCODING, _IDEMPOTENCY_KEY),
+        errors=(400, 401, 402, 409, 413, 415, 429, 500, 503), openai_errors=(404,),
+    ),
+    Operation(
+        "get", "/models", "listModels", "Models", "List the models that are served", schemas.ModelList,
+        parameters=(_query("type", {"type": "string", "enum": list(get_args(schemas.ModelType))}, "Default: all."),),
+        errors=(400, *_ACCOUNT_ERRORS), security="optional",
+    ),
+    Operation(
+        "get", "/models/{model_id}", "getModel", "Models", "Describe one model; ids may contain slashes",
+        schemas.ModelResponse, parameters=(_path("model_id", "A model's id or alias."),),
+        errors=(404, *_ACCOUNT_ERRORS), security="optional",
+    ),
+    Operation(
+        "get", "/billing/balance", "getBillingBalance", "Billing", "The credit that is left",
+        account.BillingBalance, errors=_ACCOUNT_ERRORS,
+    ),
+    Operation(
+        "get", "/billing/usage-history", "getBillingUsageHistory", "Billing",
+        "Charges, oldest first, in pages; CSV where Accept asks for text/csv", account.UsageHistory,
+        parameters=_HISTORY_PARAMETERS, errors=(400, *_ACCOUNT_ERRORS), text_types=("text/csv",),
+    ),
+    Operation(
+        "get", "/api_keys", "getApiKeys", "API Keys", "List the account's active keys (ADMIN)",
+        account.ApiKeyList, errors=_ADMIN_ERRORS,
+    ),
+    Operation(
+        "post", "/api_keys", "createApiKey", "API Keys",
+        "Create a key (ADMIN): at most 20 a minute and 500 active ones per account",
+        account.CreateApiKeyResponse, account.CreateApiKeyRequest, errors=(400, 413, 415, *_ADMIN_ERRORS),
+    ),
+    Operation(
+        "delete", "/api_keys", "deleteApiKey", "API Keys", "Revoke a key (ADMIN)", account.Success,
+        parameters=(_query("id", {"type": "string", "minLength": 1}, "The key's id.", required=True),),
+        errors=(400, 404, *_ADMIN_ERRORS),
+    ),
+    Operation(
+        "get", "/api_keys/rate_limits", "getApiKeyRateLimits", "API Keys", "The caller's limits and credit",
+        account.RateLimitsResponse, errors=_ACCOUNT_ERRORS,
+    ),
+    Operation(
+        "get", "/api_keys/{key_id}", "getApiKeyById", "API Keys", "Describe one key (ADMIN)",
+        account.ApiKeyResponse, parameters=(_path("key_id", "The key's id."),), errors=(404, *_ADMIN_ERRORS),
+    ),
+    Operation(
+        "get", "/health", "health", "Operations", "The process is alive", schemas.Status,
+        security="none", is_api=False,
+    ),
+    Operation(
+        "get", "/ready", "ready", "Operations", "Whether requests should come here", schemas.Status,
+        other_answers={503: schemas.Status}, security="none", is_api=False,
+    ),
+    Operation(
+        "get", "/metrics", "metrics", "Operations", "Prometheus metrics", None,
+        text_types=("text/plain",), security="none", is_api=False,
+    ),
+)  # fmt: skip

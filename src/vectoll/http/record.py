@@ -1,0 +1,75 @@
+"""What one request leaves behind: in the log, the metrics and the answer's headers."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from vectoll.core.admission import ANY_MODEL, Permit
+from vectoll.domain.identity import Principal
+from vectoll.domain.ids import RequestId, new_id
+
+OPENAI_BASE = "/v1"
+"""Speaks OpenAI's error object."""
+SPEC_BASE = "/api/v1"
+"""Speaks the spec's errors."""
+BASES = (SPEC_BASE, OPENAI_BASE)
+
+_KEY = "vectoll.record"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Written by the routes as they learn it, read by the middleware when the answer starts."""
+
+    request_id: RequestId
+    started: float = field(default_factory=time.perf_counter)
+    caller: str | None = None
+    """Who is counted; None as long as nobody has asked who is calling."""
+    principal: Principal | None = None
+    permit: Permit | None = None
+    model: str = ANY_MODEL
+    tokens: int | None = None
+    error_code: str | None = None
+    has_left: bool = False
+    """The client went away before its answer."""
+
+
+def begin_record(scope: Scope) -> RequestRecord:
+    """Open the record of a request. A sane ``x-request-id`` is taken over, else an id is made."""
+    offered = Headers(scope=scope).get("x-request-id", "")
+    request_id = offered if _REQUEST_ID.fullmatch(offered) else new_id("req")
+    record = RequestRecord(RequestId(request_id))
+    scope[_KEY] = record
+    return record
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record that ``begin_record`` opened."""
+    return cast(RequestRecord, scope[_KEY])
+
+
+def is_under(base: str, scope: Scope) -> bool:
+    """Whether the request's path is ``base`` or below it."""
+    path = cast(str, scope["path"])
+    return path.startswith(base) and path[len(base) : len(base) + 1] in ("/", "")
+
+
+def is_api(scope: Scope) -> bool:
+    """Whether the request is for the metered API, as opposed to /health and its like."""
+    return is_under(SPEC_BASE, scope) or is_under(OPENAI_BASE, scope)
+
+
+def stranger(scope: Scope) -> str:
+    """How a caller without credentials is counted: by address, as the server (or its trusted proxy) saw it."""
+    client = scope.get("client")
+    return f"address:{client[0] if client else 'unknown'}"
+
+
+def route_template(scope: Scope) -> str:
+    """The path template that matched, "" for none: few values, whatever strangers ask for."""
+    return cast(str, getattr(scope.get("route"), "path_format", ""))

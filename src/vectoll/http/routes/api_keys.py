@@ -1,0 +1,170 @@
+"""/api_keys: the keys of the caller's own account, for ADMIN keys; and the caller's own limits."""
+
+import re
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vectoll.domain.errors import InvalidRequest, NotFound, RateLimited
+from vectoll.domain.identity import ApiKey, LimitPeriod, Principal, new_secret, next_epoch
+from vectoll.domain.ids import KeyId
+from vectoll.domain.limits import RateLimit
+from vectoll.domain.money import format_usd, to_decimal
+from vectoll.http import schemas_account as schemas
+from vectoll.http.body import decode_json, read_json_body
+from vectoll.http.entry import admit_to_account
+from vectoll.http.new_key import new_key
+from vectoll.http.responses import json_response
+from vectoll.http.services import Services, services_of
+from vectoll.http.times import format_instant
+
+MAX_ACTIVE_KEYS = 500
+CREATIONS = RateLimit(20, 60)
+"""New keys per account and minute."""
+MAX_BODY_BYTES = 16_384
+
+_KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CREATE = msgspec.json.Decoder(schemas.CreateApiKeyRequest, float_hook=Decimal)
+
+
+async def list_keys(request: Request) -> Response:
+    """The account's active keys, oldest first."""
+    principal, permit = await admit_to_account(request, admin=True)
+    services = services_of(request)
+    with permit:
+        keys = await _active_keys(services, principal)
+        return json_response(schemas.ApiKeyList([await _describe(services, key) for key in keys]))
+
+
+async def create_key(request: Request) -> Response:
+    """A new key of the caller's account. Its secret is in this answer and nowhere else."""
+    principal, permit = await admit_to_account(request, admin=True)
+    services = services_of(request)
+    with permit:
+        wanted = decode_json(await read_json_body(request, MAX_BODY_BYTES), _CREATE)
+        now = services.clock.now()
+        secret = new_secret()
+        key = new_key(wanted, principal, secret, now)
+        await _require_room(services, principal)
+        await services.keys.add(key)
+        return json_response(schemas.CreateApiKeyResponse(_created(key, secret)))
+
+
+async def delete_key(request: Request) -> Response:
+    """Revoke one of the account's keys, named by the query parameter ``id``."""
+    principal, permit = await admit_to_account(request, admin=True)
+    services = services_of(request)
+    with permit:
+        key_id = request.query_params.get("id")
+        if not key_id:
+            raise InvalidRequest.at(("id",), "id is required: the ID of the API key to delete")
+        key = await _own_key(services, principal, key_id)
+        await services.keys.revoke(key.id, services.clock.now())
+        return json_response(schemas.Success())
+
+
+async def get_key(request: Request) -> Response:
+    """One of the account's keys, by id."""
+    principal, permit = await admit_to_account(request, admin=True)
+    services = services_of(request)
+    with permit:
+        key = await _own_key(services, principal, request.path_params["key_id"])
+        return json_response(schemas.ApiKeyResponse(await _describe(services, key)))
+
+
+async def get_rate_limits(request: Request) -> Response:
+    """What the caller may do and has left; any key may ask."""
+    principal, permit = await admit_to_account(request)
+    services = services_of(request)
+    with permit:
+        balance = await services.ledger.balance(principal.account)
+        key = await services.keys.get(principal.key) if principal.key else None
+    limits = _limits(services)
+    return json_response(
+        schemas.RateLimitsResponse(
+            schemas.RateLimits(
+                accessPermitted=balance.available > 0,
+                apiTier=schemas.ApiTier(),
+                balances=schemas.TierBalances(USD=Decimal(format_usd(balance.available))),
+                keyExpiration=_instant(key.expires_at if key else None),
+                nextEpochBegins=format_instant(next_epoch(services.clock.now())),
+                rateLimits=[schemas.ModelRateLimits(spec.id, limits) for spec in services.models.specs],
+            )
+        )
+    )
+
+
+def _limits(services: Services) -> list[schemas.RateLimitAmount]:
+    settings = services.settings.limits
+    requests = schemas.RateLimitAmount(settings.requests_per_minute, "RPM")
+    tokens = schemas.RateLimitAmount(settings.tokens_per_minute, "TPM")
+    return [limit for limit in (requests, tokens) if limit.amount]
+
+
+async def _active_keys(services: Services, principal: Principal) -> list[ApiKey]:
+    now = services.clock.now()
+    return [key for key in await services.keys.list(principal.account) if key.is_active(now)]
+
+
+async def _own_key(services: Services, principal: Principal, key_id: str) -> ApiKey:
+    """Raises NotFound for a key that is revoked, another account's, or none: strangers cannot tell which."""
+    key = await services.keys.get(KeyId(key_id)) if _KEY_ID.fullmatch(key_id) else None
+    if key is None or key.account != principal.account or key.revoked_at is not None:
+        raise NotFound("No API key of this account has that id")
+    return key
+
+
+async def _require_room(services: Services, principal: Principal) -> None:
+    """Raises RateLimited after too many new keys in a minute, InvalidRequest when there are too many in all."""
+    decision = await services.admission.hit(CREATIONS, "key-creations", principal.account, cost=1)
+    if not decision.allowed:
+        message = f"Rate limit exceeded: {CREATIONS.amount} new API keys per minute."
+        raise RateLimited(message, decision.state.reset_s)
+    if len(await _active_keys(services, principal)) >= MAX_ACTIVE_KEYS:
+        raise InvalidRequest(f"An account has at most {MAX_ACTIVE_KEYS} active API keys: delete one first")
+
+
+async def _describe(services: Services, key: ApiKey) -> schemas.ApiKeyDetails:
+    spent = await services.ledger.key_usage(key.id, key.limit, services.clock.now())
+    return schemas.ApiKeyDetails(
+        apiKeyType=key.kind,
+        consumptionLimits=_consumption_limit(key),
+        createdAt=format_instant(key.created_at),
+        description=key.name,
+        expiresAt=_instant(key.expires_at),
+        id=key.id,
+        last6Chars=key.last6,
+        lastUsedAt=_instant(spent.last_used_at),
+        limitPeriod=_period(key),
+        modelPrivacy="ALL",
+        usage=schemas.ApiKeyUsage(schemas.TrailingUsage(format_usd(spent.trailing_seven_days))),
+        currentPeriodUsage=schemas.PeriodUsage(format_usd(spent.current_period)) if key.limit else UNSET,
+    )
+
+
+def _created(key: ApiKey, secret: str) -> schemas.CreatedKey:
+    return schemas.CreatedKey(
+        apiKey=secret,
+        apiKeyType=key.kind,
+        consumptionLimit=_consumption_limit(key),
+        description=key.name,
+        expiresAt=_instant(key.expires_at),
+        id=key.id,
+        limitPeriod=_period(key),
+    )
+
+
+def _consumption_limit(key: ApiKey) -> schemas.ConsumptionLimit:
+    return schemas.ConsumptionLimit(usd=to_decimal(key.limit.amount).normalize() if key.limit else None)
+
+
+def _period(key: ApiKey) -> LimitPeriod:
+    return key.limit.period if key.limit else LimitPeriod.EPOCH
+
+
+def _instant(at: datetime | None) -> str | None:
+    return format_instant(at) if at else None

@@ -1,0 +1,169 @@
+"""GET /billing/balance and GET /billing/usage-history."""
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vectoll.domain.errors import InvalidRequest
+from vectoll.domain.ids import AccountId
+from vectoll.domain.ledger import Transfer, TransferCode
+from vectoll.domain.money import Price, format_usd, to_decimal
+from vectoll.http.cursor import Walk, read_cursor, write_cursor
+from vectoll.http.entry import admit_to_account
+from vectoll.http.responses import json_response
+from vectoll.http.schemas_account import (
+    BillingBalance,
+    CurrencyBalances,
+    InferenceDetails,
+    UsageEntry,
+    UsageHistory,
+)
+from vectoll.http.services import services_of
+from vectoll.http.times import format_instant, parse_instant
+from vectoll.ports.ledger import Ledger, UsageQuery
+
+MIN_PAGE, MAX_PAGE = 10, 1000
+CURRENCIES = ("USD", "DIEM", "BUNDLED_CREDITS")
+
+_FILTERS = ("currency", "endTimestamp", "pageSize", "startTimestamp")
+_CSV_COLUMNS = (
+    "timestamp",
+    "sku",
+    "pricePerUnitUsd",
+    "units",
+    "amount",
+    "currency",
+    "notes",
+    "requestId",
+    "promptTokens",
+    "inferenceExecutionTime",
+)
+
+
+async def get_balance(request: Request) -> Response:
+    """What the account can still spend: its credit less what requests in flight have set aside."""
+    principal, permit = await admit_to_account(request)
+    with permit:
+        available = (await services_of(request).ledger.balance(principal.account)).available
+    can_consume = available > 0
+    return json_response(
+        BillingBalance(
+            balances=CurrencyBalances(usd=Decimal(format_usd(available))),
+            canConsume=can_consume,
+            consumptionCurrency="USD" if can_consume else None,
+        )
+    )
+
+
+async def get_usage_history(request: Request) -> Response:
+    """A page of the account's charges, oldest first, as JSON or, where Accept asks for text/csv, as CSV."""
+    principal, permit = await admit_to_account(request)
+    services = services_of(request)
+    with permit:
+        walk = _walk(request.query_params, principal.account)
+        charges = await _page(services.ledger, walk, principal.account)
+    page, has_more = charges[: walk.page_size], len(charges) > walk.page_size
+    rest = msgspec.structs.replace(walk, after_seq=page[-1].seq) if has_more else None
+    cursor = write_cursor(rest, principal.account) if rest else None
+    entries = [_entry(charge) for charge in page]
+    if "text/csv" in request.headers.get("accept", "").lower():
+        return _csv_response(entries, cursor, services.clock.now())
+    return json_response(UsageHistory(entries, cursor))
+
+
+def _walk(query: QueryParams, account: AccountId) -> Walk:
+    """The walk to begin or to continue. Raises InvalidRequest."""
+    token = query.get("cursor")
+    if token is None:
+        return _first_walk(query)
+    for name in _FILTERS:
+        if name in query:
+            raise InvalidRequest.at((name,), f"{name} travels inside the cursor: send the cursor alone")
+    return read_cursor(token, account)
+
+
+def _first_walk(query: QueryParams) -> Walk:
+    start, end = _instant(query, "startTimestamp"), _instant(query, "endTimestamp")
+    if start is not None and end is not None and start >= end:
+        raise InvalidRequest.at(("endTimestamp",), "endTimestamp must be later than startTimestamp")
+    currency = query.get("currency", "USD")
+    if currency not in CURRENCIES:
+        raise InvalidRequest.at(("currency",), f"currency must be one of {', '.join(CURRENCIES)}")
+    return Walk(_page_size(query.get("pageSize", str(MAX_PAGE))), 0, start, end, currency)
+
+
+def _instant(query: QueryParams, name: str) -> datetime | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    instant = parse_instant(text)
+    if instant is None:
+        raise InvalidRequest.at((name,), f"{name} must be an instant like 2026-06-01T00:00:00Z")
+    return instant
+
+
+def _page_size(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 4 and MIN_PAGE <= int(text) <= MAX_PAGE:
+        return int(text)
+    raise InvalidRequest.at(("pageSize",), f"pageSize must be an integer from {MIN_PAGE} to {MAX_PAGE}")
+
+
+async def _page(ledger: Ledger, walk: Walk, account: AccountId) -> Sequence[Transfer]:
+    """The charges of a page, and one more where there are more. Everything here is charged in USD."""
+    if walk.currency != "USD":
+        return ()
+    query = UsageQuery(
+        account, walk.after_seq, walk.start, walk.end, TransferCode.CHARGE, limit=walk.page_size + 1
+    )
+    return await ledger.usage(query)
+
+
+def _entry(charge: Transfer) -> UsageEntry:
+    units_per_token = charge.amount // charge.tokens if charge.tokens else 0
+    return UsageEntry(
+        amount=-to_decimal(charge.amount),
+        inferenceDetails=InferenceDetails(
+            inferenceExecutionTime=charge.duration_ms,
+            promptTokens=charge.tokens,
+            requestId=charge.request_id or "",
+        ),
+        pricePerUnitUsd=Price(units_per_token).usd_per_million,
+        sku=f"{charge.model}-embedding-input-mtoken",
+        timestamp=format_instant(charge.created_at),
+        units=Decimal(charge.tokens).scaleb(-6),
+    )
+
+
+def _csv_response(entries: Sequence[UsageEntry], cursor: str | None, now: datetime) -> Response:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_CSV_COLUMNS)
+    writer.writerows(map(_csv_row, entries))
+    stamp = now.strftime("%Y%m%dT%H%M%S") + f"{now.microsecond // 1000:03d}Z"
+    headers = {"content-disposition": f"attachment; filename=billing-usage-history-{stamp}.csv"}
+    if cursor is not None:
+        headers["x-next-cursor"] = cursor
+    return Response(text.getvalue(), headers=headers, media_type="text/csv")
+
+
+def _csv_row(entry: UsageEntry) -> Sequence[object]:
+    details = entry.inferenceDetails
+    return (
+        entry.timestamp,
+        entry.sku,
+        f"{entry.pricePerUnitUsd:f}",
+        f"{entry.units:f}",
+        f"{entry.amount:f}",
+        entry.currency,
+        entry.notes,
+        details.requestId,
+        details.promptTokens,
+        details.inferenceExecutionTime,
+    )

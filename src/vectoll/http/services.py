@@ -1,0 +1,53 @@
+"""What the HTTP layer serves with: filled in by the composition root, read by the routes."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import cast
+
+from starlette.requests import Request
+
+from vectoll.core.admission import Admission
+from vectoll.core.auth import Authentication
+from vectoll.core.embed import EmbedService
+from vectoll.core.models import ModelRegistry
+from vectoll.ports.clock import Clock
+from vectoll.ports.keys import KeyStore
+from vectoll.ports.ledger import Ledger
+from vectoll.ports.metrics import ServerMetrics
+from vectoll.settings import Settings
+
+
+class Phase(StrEnum):
+    """Where the process is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether a load balancer should send requests here. The composition root moves ``phase`` on."""
+
+    phase: Phase = Phase.STARTING
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that a route may use."""
+
+    embed: EmbedService
+    models: ModelRegistry
+    auth: Authentication
+    admission: Admission
+    ledger: Ledger
+    keys: KeyStore
+    clock: Clock
+    settings: Settings
+    metrics: ServerMetrics
+    readiness: Readiness = field(default_factory=Readiness)
+
+
+def services_of(request: Request) -> Services:
+    """The services of the application that this request came to."""
+    return cast(Services, request.app.state.services)

@@ -1,0 +1,151 @@
+"""From the body of POST /embeddings to a domain request.
+
+Two readings of one contract: a typed decode that is fast and says little, and, only when that refuses, a slow
+walk that names every problem. ``tests/unit/http/test_validation.py`` holds them to the same verdict.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from vectoll.domain.embedding import MAX_INPUTS, EmbeddingRequest, EncodingFormat, Inputs
+from vectoll.domain.errors import FieldIssue, InvalidRequest, shorten
+from vectoll.domain.ids import ModelId
+from vectoll.http.body import duplicate_names, malformed, member_names
+from vectoll.http.errors import format_path
+from vectoll.http.schemas import MAX_INT, CreateEmbeddingRequest
+
+MAX_ISSUES = 16
+"""Problems named in one answer; the caller fixes these first."""
+
+_REQUEST = msgspec.json.Decoder(CreateEmbeddingRequest)
+_FIELDS = frozenset(CreateEmbeddingRequest.__struct_fields__)
+_INPUT_FORMS = "must be a string, an array of strings, an array of token ids or an array of token-id arrays"
+
+Path = tuple[str | int, ...]
+
+
+def parse_embedding_request(body: bytes) -> EmbeddingRequest:
+    """A valid request. Raises InvalidRequest with up to MAX_ISSUES issues, none of which quotes an input."""
+    names = member_names(body)
+    try:
+        wire = _REQUEST.decode(body)
+    except msgspec.ValidationError:
+        raise _refusal(body, names) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed(error) from None
+    inputs = _inputs(wire.input)
+    if inputs is None or len(set(names)) < len(names):
+        raise _refusal(body, names)
+    return EmbeddingRequest(
+        ModelId(wire.model), inputs, wire.dimensions, wire.encoding_format or EncodingFormat.FLOAT
+    )
+
+
+def _inputs(value: str | list[Any]) -> Inputs | None:
+    """Inputs whose items have been checked one by one; None when an array mixes kinds or has the id 0."""
+    if isinstance(value, str):
+        return [value]
+    kinds = set(map(type, value))
+    if len(kinds) > 1:
+        return None
+    if kinds == {int}:
+        return [value] if min(value) > 0 else None
+    return value
+
+
+def _refusal(body: bytes, names: list[str]) -> InvalidRequest:
+    """Everything that is wrong with well-formed members, in the order of the fields."""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return malformed(error)
+    issues = [*duplicate_names(names), *islice(_issues(document), MAX_ISSUES)]
+    return _as_error(issues[:MAX_ISSUES])
+
+
+def _as_error(issues: list[FieldIssue]) -> InvalidRequest:
+    first = issues[0]
+    message = f"{format_path(first.path)}: {first.message}" if first.path else first.message
+    if len(issues) > 1:
+        more = "problem" if len(issues) == 2 else "problems"
+        message += f" (and {len(issues) - 1} more {more}, see details)"
+    return InvalidRequest(message, issues)
+
+
+def _issues(document: dict[str, Any]) -> Iterator[FieldIssue]:
+    for name in document:
+        if name not in _FIELDS:
+            yield FieldIssue((), f"Unknown field '{shorten(name)}'")
+    for name in ("input", "model"):
+        if name not in document:
+            yield FieldIssue((name,), "Field is required")
+    if "input" in document:
+        yield from _input_issues(document["input"])
+    if "model" in document and not (isinstance(document["model"], str) and document["model"]):
+        yield FieldIssue(("model",), "must be a non-empty string")
+    yield from _option_issues(document)
+
+
+def _option_issues(document: dict[str, Any]) -> Iterator[FieldIssue]:
+    dimensions = document.get("dimensions")
+    if dimensions is not None and not (_is_int(dimensions) and 1 <= dimensions <= MAX_INT):
+        yield FieldIssue(("dimensions",), "must be an integer of at least 1")
+    if document.get("encoding_format") not in (None, "float", "base64"):
+        yield FieldIssue(("encoding_format",), "must be 'float' or 'base64'")
+    if not isinstance(document.get("user"), str | None):
+        yield FieldIssue(("user",), "must be a string")
+
+
+def _input_issues(value: Any) -> Iterator[FieldIssue]:
+    path: Path = ("input",)
+    if isinstance(value, str):
+        if not value:
+            yield FieldIssue(path, "must not be an empty string")
+    elif not isinstance(value, list):
+        yield FieldIssue(path, _INPUT_FORMS)
+    elif not value:
+        yield FieldIssue(path, "must not be an empty array")
+    elif len(value) > MAX_INPUTS:
+        yield FieldIssue(path, f"must have at most {MAX_INPUTS} items, has {len(value)}")
+    elif isinstance(value[0], str):
+        yield from _text_issues(path, value)
+    elif isinstance(value[0], list):
+        yield from _token_array_issues(path, value)
+    elif _is_int(value[0]):
+        yield from _token_issues(path, value, lowest=1)
+    else:
+        yield FieldIssue((*path, 0), "must be a string, a token id or an array of token ids")
+
+
+def _text_issues(path: Path, texts: list[Any]) -> Iterator[FieldIssue]:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            yield FieldIssue((*path, index), "must be a string, like the first item")
+        elif not text:
+            yield FieldIssue((*path, index), "must not be an empty string")
+
+
+def _token_array_issues(path: Path, arrays: list[Any]) -> Iterator[FieldIssue]:
+    for index, ids in enumerate(arrays):
+        if not isinstance(ids, list):
+            yield FieldIssue((*path, index), "must be an array of token ids, like the first item")
+        elif not ids:
+            yield FieldIssue((*path, index), "must not be an empty array")
+        else:
+            yield from _token_issues((*path, index), ids, lowest=0)
+
+
+def _token_issues(path: Path, ids: list[Any], lowest: int) -> Iterator[FieldIssue]:
+    for index, token in enumerate(ids):
+        if not _is_int(token):
+            yield FieldIssue((*path, index), "must be an integer token id")
+        elif not lowest <= token <= MAX_INT:
+            yield FieldIssue((*path, index), f"must be a token id from {lowest} to {MAX_INT}")
+
+
+def _is_int(value: object) -> bool:
+    """JSON's true and 1.0 are no integers here."""
+    return isinstance(value, int) and not isinstance(value, bool)
