@@ -1,0 +1,146 @@
+"""Settlement on an EVM chain in this process: a gas key of our own sends the payer's authorisation."""
+
+import asyncio
+import time
+
+from vectoll.adapters.chains.evm import Eip1559Call
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError
+from vectoll.adapters.chains.secp256k1 import SigningKey
+from vectoll.adapters.payments.eip3009 import Eip3009, authorization_of, transfer_call
+from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
+from vectoll.ports.payments import Record
+from vectoll.ports.wallets import RpcUnavailable
+
+_GAS_KEY_WALLET = 200_000
+_GAS_CONTRACT_WALLET = 500_000
+"""Gas limits: USDC takes about 90,000 for a key's signature; a contract wallet runs code of its own."""
+_MAX_FEE_WEI = 100 * 10**9
+"""A node that quotes more per gas than this is wrong, or not worth believing."""
+_MIN_TIP_WEI = 10**6
+_NONCE_MEMORY_S = 60.0
+"""How long our own count is believed over a node that may lag behind; then the chain is right again."""
+
+
+class BaseRail:
+    """USDC on Base (or another EVM chain), settled with an own key. One instance per key and process."""
+
+    def __init__(self, rpc: JsonRpc, token: Eip3009, key: SigningKey) -> None:
+        self._rpc = rpc
+        self._token = token
+        self._key = key
+        self._address = f"0x{key.address.hex()}"
+        self._nonces = _Nonces(rpc, self._address)
+
+    @property
+    def option(self) -> PaymentOption:
+        """What this rail asks for."""
+        return self._token.option
+
+    @property
+    def confirmations(self) -> int:
+        """How deep a payment must be before it is credited."""
+        return self._token.confirmations
+
+    def check_signature(self, payment: Payment) -> bool:
+        """Whether the payer's own key signed."""
+        return self._token.check_signature(payment)
+
+    async def verify(self, payment: Payment) -> int:
+        """Run the transfer as our key would send it, and make sure that the key can pay the gas."""
+        since_block = await self._token.verify(payment, self._address)
+        max_fee, _ = await self._fees()
+        balance = int(await self._rpc.call("eth_getBalance", self._address, "latest"), 16)
+        if balance < max_fee * _gas(payment):
+            raise RpcUnavailable("the settlement key cannot pay for gas")
+        return since_block
+
+    async def settle(self, payment: Payment, record: Record) -> None:
+        """Sign, record, send. One at a time, so that each takes the nonce after the last one sent."""
+        max_fee, tip = await self._fees()
+        async with self._nonces.next() as nonce:
+            call = Eip1559Call(
+                chain_id=self._token.chain_id,
+                nonce=nonce,
+                max_priority_fee=tip,
+                max_fee=max_fee,
+                gas=_gas(payment),
+                to=self.option.asset,
+                data=transfer_call(payment),
+            )
+            raw, tx = call.sign(self._key)
+            await record(Submission(tx, raw))
+            await self._rpc.call("eth_sendRawTransaction", f"0x{raw.hex()}")
+
+    async def resend(self, intent: Intent) -> None:
+        """Send the same bytes again; a node that knows them already says so."""
+        if intent.raw_tx is None:
+            return
+        try:
+            await self._rpc.call("eth_sendRawTransaction", f"0x{intent.raw_tx.hex()}")
+        except RpcError:
+            return
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        """What the chain shows."""
+        return await self._token.look(payment, intent)
+
+    async def _fees(self) -> tuple[int, int]:
+        """The most to pay per gas, twice the present base fee, and the tip; in wei."""
+        block = await self._rpc.call("eth_getBlockByNumber", "latest", False)
+        tip = max(_MIN_TIP_WEI, int(await self._rpc.call("eth_maxPriorityFeePerGas"), 16))
+        max_fee = 2 * int(block["baseFeePerGas"], 16) + tip
+        if max_fee > _MAX_FEE_WEI:
+            raise RpcUnavailable("the node quotes an absurd gas price")
+        return max_fee, tip
+
+
+def _gas(payment: Payment) -> int:
+    return _GAS_KEY_WALLET if len(authorization_of(payment).signature) == 65 else _GAS_CONTRACT_WALLET
+
+
+class _Nonces:
+    """The gas key's next nonce: the chain's count, or ours while a node has not caught up with it.
+
+    A nonce is only counted once its transaction was accepted, so that a failed send leaves no gap.
+    """
+
+    def __init__(self, rpc: JsonRpc, address: str) -> None:
+        self._rpc = rpc
+        self._address = address
+        self._lock = asyncio.Lock()
+        self._ours = 0
+        self._counted_at = 0.0
+
+    def next(self) -> "_NonceSlot":
+        """A context that has the next nonce to itself."""
+        return _NonceSlot(self)
+
+    async def acquire(self) -> int:
+        """Wait for the one before, then ask the chain."""
+        await self._lock.acquire()
+        try:
+            pending = await self._rpc.call("eth_getTransactionCount", self._address, "pending")
+        except BaseException:
+            self._lock.release()
+            raise
+        recent = time.monotonic() - self._counted_at < _NONCE_MEMORY_S
+        return max(int(pending, 16), self._ours if recent else 0)
+
+    def release(self, nonce: int, sent: bool) -> None:
+        """Count the nonce if it was used; forget our own count if that is not known."""
+        self._ours = nonce + 1 if sent else 0
+        self._counted_at = time.monotonic()
+        self._lock.release()
+
+
+class _NonceSlot:
+    def __init__(self, nonces: _Nonces) -> None:
+        self._nonces = nonces
+        self._nonce = 0
+
+    async def __aenter__(self) -> int:
+        self._nonce = await self._nonces.acquire()
+        return self._nonce
+
+    async def __aexit__(self, exc_type: object, *rest: object) -> None:
+        self._nonces.release(self._nonce, sent=exc_type is None)

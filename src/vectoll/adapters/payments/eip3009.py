@@ -1,0 +1,215 @@
+"""USDC on an EVM chain: checking authorisations before they are sent, and finding them afterwards."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vectoll.adapters.chains.evm import call_data, eip712_digest, eip712_domain, word
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError
+from vectoll.adapters.chains.secp256k1 import keccak256, recover
+from vectoll.domain.payments import (
+    Arrived,
+    Intent,
+    Missing,
+    Never,
+    Payment,
+    PaymentOption,
+    PaymentRefused,
+    Sighting,
+    TransferAuthorization,
+)
+from vectoll.ports.wallets import RpcUnavailable
+
+_TRANSFER_TYPE = keccak256(
+    b"TransferWithAuthorization(address from,address to,uint256 value,"
+    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+_USED = "0x" + keccak256(b"AuthorizationUsed(address,bytes32)").hex()
+_TRANSFER = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
+_LOG_SPAN = 2_000
+"""Blocks per search: what even frugal RPC providers allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    number: int
+    timestamp: int
+
+
+class Eip3009:
+    """One token on one chain, read through one RPC endpoint."""
+
+    def __init__(self, rpc: JsonRpc, option: PaymentOption, confirmations: int) -> None:
+        self._rpc = rpc
+        self.option = option
+        self.confirmations = confirmations
+        self.chain_id = int(option.network.partition(":")[2])
+        self._domain = eip712_domain(
+            option.extra["name"], option.extra["version"], self.chain_id, option.asset
+        )
+
+    def check_signature(self, payment: Payment) -> bool:
+        """Whether the payer's own key signed."""
+        auth = authorization_of(payment)
+        digest = eip712_digest(
+            self._domain,
+            _TRANSFER_TYPE,
+            auth.payer.text,
+            auth.to,
+            auth.value,
+            auth.valid_after,
+            auth.valid_before,
+            auth.nonce,
+        )
+        return recover(digest, auth.signature) == auth.payer.raw
+
+    async def verify(self, payment: Payment, sender: str) -> int:
+        """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong."""
+        head = await self._block("latest")
+        call = {"from": sender, "to": self.option.asset, "data": f"0x{transfer_call(payment).hex()}"}
+        try:
+            await self._rpc.call("eth_call", call, hex(head.number))
+        except RpcError as error:
+            if error.is_revert:
+                raise _refusal(error.message) from None
+            raise
+        return head.number
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        """By the receipt of the transaction that was sent, else by the authorisation's own log."""
+        auth = authorization_of(payment)
+        latest = await self._block("latest")
+        receipt = await self._receipt(intent.tx) if intent.tx is not None else None
+        if receipt is not None and (arrived := await self._arrived(auth, receipt, latest)) is not None:
+            return arrived
+        if await self._is_used(auth, "latest"):
+            return await self._search(auth, intent.since_block, latest)
+        return await self._unused(auth)
+
+    async def _unused(self, auth: TransferAuthorization) -> Sighting:
+        """Nobody has used the authorisation. Once it has lapsed by a final block, nobody can."""
+        final = await self._block("finalized")
+        if final.timestamp >= auth.valid_before and not await self._is_used(auth, hex(final.number)):
+            return Never("expired")
+        return Missing()
+
+    async def _search(self, auth: TransferAuthorization, since: int, latest: _Head) -> Sighting:
+        """The authorisation was used or cancelled by somebody: find out where, and for what."""
+        for start in range(since, latest.number + 1, _LOG_SPAN):
+            logs = await self._rpc.call(
+                "eth_getLogs",
+                {
+                    "address": self.option.asset,
+                    "topics": [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"],
+                    "fromBlock": hex(start),
+                    "toBlock": hex(min(start + _LOG_SPAN - 1, latest.number)),
+                },
+            )
+            for log in logs:
+                found = await self._receipt(log["transactionHash"])
+                if found is not None and (arrived := await self._arrived(auth, found, latest)) is not None:
+                    return arrived
+        final = await self._block("finalized")
+        if await self._is_used(auth, hex(final.number)):
+            return Never("authorization_used_otherwise")
+        return Missing("authorization_used_otherwise")
+
+    async def _arrived(
+        self, auth: TransferAuthorization, receipt: Mapping[str, Any], latest: _Head
+    ) -> Arrived | None:
+        """The payment in a receipt: its AuthorizationUsed, and right behind it its own Transfer."""
+        index = _paired_log(receipt["logs"], auth, self.option)
+        if int(receipt["status"], 16) != 1 or index is None:
+            return None
+        number = int(receipt["blockNumber"], 16)
+        final = await self._block("finalized")
+        return Arrived(
+            tx=receipt["transactionHash"],
+            base_units=auth.value,
+            log_index=index,
+            confirmations=latest.number - number + 1,
+            is_final=number <= final.number,
+        )
+
+    async def _receipt(self, tx: str) -> Mapping[str, Any] | None:
+        receipt = await self._rpc.call("eth_getTransactionReceipt", tx)
+        if receipt is None or receipt.get("blockNumber") is None:
+            return None
+        return dict(receipt)
+
+    async def _is_used(self, auth: TransferAuthorization, block: str) -> bool:
+        data = call_data("authorizationState(address,bytes32)", auth.payer.text, auth.nonce)
+        call = {"to": self.option.asset, "data": f"0x{data.hex()}"}
+        return int(await self._rpc.call("eth_call", call, block), 16) != 0
+
+    async def _block(self, tag: str) -> _Head:
+        block = await self._rpc.call("eth_getBlockByNumber", tag, False)
+        if block is None:
+            raise RpcUnavailable("no such block")
+        return _Head(int(block["number"], 16), int(block["timestamp"], 16))
+
+
+def authorization_of(payment: Payment) -> TransferAuthorization:
+    """The EVM half of a payment."""
+    assert isinstance(payment.authorization, TransferAuthorization)
+    return payment.authorization
+
+
+def transfer_call(payment: Payment) -> bytes:
+    """``transferWithAuthorization``: split into v, r, s for a key's signature, whole for a contract wallet's."""
+    auth = authorization_of(payment)
+    words = (auth.payer.text, auth.to, auth.value, auth.valid_after, auth.valid_before, auth.nonce)
+    arguments = "address,address,uint256,uint256,uint256,bytes32"
+    signature = auth.signature
+    if len(signature) != 65:
+        return call_data(f"transferWithAuthorization({arguments},bytes)", *words, tail=signature)
+    v = signature[64] if signature[64] >= 27 else signature[64] + 27
+    split = f"transferWithAuthorization({arguments},uint8,bytes32,bytes32)"
+    return call_data(split, *words, v, signature[:32], signature[32:64])
+
+
+def _paired_log(
+    logs: Sequence[Mapping[str, Any]], auth: TransferAuthorization, option: PaymentOption
+) -> int | None:
+    """The index of this authorisation's log, if the very next log is its transfer to us.
+
+    The token emits the two back to back. Anything looser would take another payment's transfer, in the same
+    transaction, for this one's.
+    """
+    used = [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"]
+    moved = [_TRANSFER, _topic(auth.payer.text), _topic(option.pay_to)]
+    by_index = {
+        int(log["logIndex"], 16): log for log in logs if log["address"].lower() == option.asset.lower()
+    }
+    for index, log in by_index.items():
+        follower = by_index.get(index + 1)
+        if follower is None or _topics(log) != used or _topics(follower) != moved:
+            continue
+        if int(follower["data"], 16) == auth.value:
+            return index
+    return None
+
+
+def _topics(log: Mapping[str, Any]) -> list[str]:
+    return [str(topic).lower() for topic in log["topics"]]
+
+
+def _topic(address: str) -> str:
+    return f"0x{word(address.lower()).hex()}"
+
+
+_REASONS = {
+    "balance": ("insufficient_funds", "The payer has too little USDC for this payment."),
+    "used": ("authorization_used", "This authorisation was used or cancelled before."),
+    "expired": ("expired", "The payment has expired."),
+    "not yet valid": ("not_yet_valid", "The payment is not valid yet."),
+    "signature": ("invalid_signature", "The payment's signature does not match its payer."),
+}
+
+
+def _refusal(revert: str) -> PaymentRefused:
+    """The token's own words, translated; unknown ones are not repeated to a stranger."""
+    for word_in_revert, (reason, message) in _REASONS.items():
+        if word_in_revert in revert.lower():
+            return PaymentRefused(reason, message)
+    return PaymentRefused("simulation_failed", "The token contract refuses this payment.")
