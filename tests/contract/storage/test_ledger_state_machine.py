@@ -69,7 +69,9 @@ class Model:
             return InsufficientBalance
         limit, key = hold.principal.limit, hold.principal.key
         if limit is not None:
-            pending = sum(h.quote.amount for h in self.holds.values() if h.principal.key == key) if others else 0
+            pending = (
+                sum(h.quote.amount for h in self.holds.values() if h.principal.key == key) if others else 0
+            )
             if self.spent(hold, clock) + pending + amount > limit.amount:
                 return SpendLimitReached
         return None
@@ -200,7 +202,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if not self.seen:
             return
         holds = data.draw(st.lists(st.sampled_from(self.seen), min_size=1, max_size=6, unique_by=id))
-        outcomes = self.runner.run(self.gather([self.store.ledger.charge(h, h.quote.tokens, 1) for h in holds]))
+        outcomes = self.runner.run(
+            self.gather([self.store.ledger.charge(h, h.quote.tokens, 1) for h in holds])
+        )
         for hold, outcome in zip(holds, outcomes, strict=True):
             result = type(outcome) if isinstance(outcome, Exception) else outcome
             self.expect_charge(hold, hold.quote.tokens, result)
@@ -220,7 +224,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def expect_charge_of_either(self, hold: Hold, outcome: Any) -> None:
         """The cancelled charge, if it could be applied; else the charge of nothing that followed it."""
         self.model.holds.pop((hold.id, hold.request_id), None)
-        full = self.model.earlier(hold) or self.model.refusal(hold, hold.quote.amount, self.clock, others=False)
+        full = self.model.earlier(hold) or self.model.refusal(
+            hold, hold.quote.amount, self.clock, others=False
+        )
         self.expect_charge(hold, hold.quote.tokens if full is None else 0, outcome)
 
     async def cancel_after(self, awaitable: Awaitable[Any], steps: int) -> None:
@@ -280,7 +286,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def transfers_are_the_models(self) -> None:
-        stored = [t for account in (ALICE, BOB) for t in self.run(self.store.ledger.usage(UsageQuery(account)))]
+        stored = [
+            t for account in (ALICE, BOB) for t in self.run(self.store.ledger.usage(UsageQuery(account)))
+        ]
         assert {t.id: t for t in stored} == self.model.transfers
 
     @invariant()

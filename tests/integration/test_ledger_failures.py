@@ -1,0 +1,232 @@
+"""The SQLite store when its disk, its file or its operator misbehaves."""
+
+import asyncio
+import resource
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
+
+from vectoll.adapters.storage.sqlite import SqliteStore, connection, open_sqlite
+from vectoll.domain.errors import ConfigurationError, Draining, Unavailable
+from vectoll.domain.ids import AccountId, TransferId
+from vectoll.domain.ledger import Balance
+from vectoll.domain.money import ZERO, Amount
+from vectoll.ports.ledger import UsageQuery
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = await open_sqlite(tmp_path)
+    await store.ledger.post(make_credit(100 * TOKEN))
+    yield store
+    await store.close()
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """No file of this process may grow beyond the size of ``path``'s write-ahead log."""
+    size = Path(f"{path}-wal").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def tamper(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in statements:
+            db.execute(statement)
+
+
+async def test_a_full_disk_charges_nobody_answers_everybody_and_passes(store: SqliteStore) -> None:
+    holds = [make_hold(1) for _ in range(8)]
+    for hold in holds:
+        await store.ledger.hold(hold)
+    with full_disk(store.path):
+        charges = (store.ledger.charge(hold, 1, 0) for hold in holds)
+        outcomes = await asyncio.gather(*charges, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Unavailable] * 8
+        with pytest.raises(Unavailable):
+            await store.keys.add(make_key())
+        assert await store.ledger.balance(ALICE) == Balance(Amount(100 * TOKEN), ZERO)
+    for hold in holds:
+        assert await store.ledger.transfer(hold.id) is None
+        assert await store.ledger.hold(hold) is None
+        await store.ledger.charge(hold, 1, 0)
+    assert await store.ledger.balance(ALICE) == Balance(Amount(92 * TOKEN), ZERO)
+    assert (await store.ledger.verify()).is_clean
+
+
+async def test_a_database_that_stays_locked_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.05)
+    store = await open_sqlite(tmp_path)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as intruder:
+        intruder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            await store.ledger.post(make_credit("1"))
+        assert await store.ledger.balance(ALICE) == Balance(ZERO, ZERO)
+    await store.ledger.post(make_credit("1"))
+    await store.close()
+
+
+async def test_a_broken_operation_fails_alone(store: SqliteStore) -> None:
+    """An error that is no refusal takes the transaction down; its neighbours get one of their own."""
+    good, bad, last = make_hold(1), make_hold(1, request_id="\ud800"), make_hold(1)
+    for hold in (good, bad, last):
+        await store.ledger.hold(hold)
+    outcomes = await asyncio.gather(
+        *(store.ledger.charge(hold, 1, 0) for hold in (good, bad, last)), return_exceptions=True
+    )
+    assert isinstance(outcomes[1], UnicodeEncodeError)
+    assert await store.ledger.transfer(good.id) == outcomes[0]
+    assert await store.ledger.transfer(last.id) == outcomes[2]
+    assert await store.ledger.balance(ALICE) == Balance(Amount(98 * TOKEN), ZERO)
+
+
+async def test_after_close_everything_is_draining(tmp_path: Path) -> None:
+    store = await open_sqlite(tmp_path)
+    await store.ledger.post(make_credit("1"))
+    await store.close()
+    await store.close()
+    hold = make_hold(1)
+    for call in (
+        store.ledger.hold(hold),
+        store.ledger.charge(hold, 1, 0),
+        store.ledger.post(make_credit("1")),
+        store.ledger.balance(ALICE),
+        store.ledger.usage(UsageQuery(ALICE)),
+        store.keys.list(),
+        store.keys.by_digest(b""),
+    ):
+        with pytest.raises(Draining):
+            await call
+
+
+async def test_verify_finds_a_balance_that_was_changed(store: SqliteStore) -> None:
+    tamper(store.path, f"UPDATE accounts SET balance = balance + 5 WHERE id = '{ALICE}'")
+    verification = await store.ledger.verify()
+    found = {d.subject: (d.expected, d.found) for d in verification.disagreements}
+    assert found == {
+        f"balance of {ALICE}": (str(100 * TOKEN), str(100 * TOKEN + 5)),
+        "sum of all balances": ("0", "5"),
+    }
+
+
+async def test_verify_finds_a_balance_below_zero(store: SqliteStore) -> None:
+    await store.ledger.post(make_credit(1, BOB))
+    tamper(
+        store.path,
+        "PRAGMA ignore_check_constraints = ON",
+        f"UPDATE accounts SET balance = -1 WHERE id = '{BOB}'",
+    )
+    subjects = [d.subject for d in (await store.ledger.verify()).disagreements]
+    assert subjects.count(f"balance of {BOB}") == 2
+    assert "database file" in subjects  # SQLite's own check of the constraint
+
+
+async def test_verify_finds_transfers_that_were_changed_deleted_or_orphaned(store: SqliteStore) -> None:
+    for n in range(4):
+        await store.ledger.post(make_credit(n, AccountId(f"account_{n}")))
+    tamper(
+        store.path,
+        "DROP TRIGGER transfers_are_never_changed",
+        "DROP TRIGGER transfers_are_never_deleted",
+        "UPDATE transfers SET amount = 7 WHERE seq = 2",
+        "DELETE FROM transfers WHERE seq = 3",
+        "DELETE FROM accounts WHERE id = 'account_3'",
+    )
+    subjects = {d.subject for d in (await store.ledger.verify()).disagreements}
+    assert {
+        "balance of account_0",
+        "balance of account_1",
+        "transfers after seq 2",
+        "account account_3",
+    } <= subjects
+
+
+async def test_verify_finds_a_key_spend_that_was_changed(store: SqliteStore) -> None:
+    await store.ledger.charge(make_hold(2, key="key_1"), 2, 0)
+    tamper(
+        store.path,
+        "UPDATE key_spend SET spent = 1 WHERE period = 'MONTH'",
+        "DELETE FROM key_spend WHERE period = 'EPOCH'",
+        "INSERT INTO key_spend VALUES ('key_2', 'LIFETIME', 0, 9)",
+    )
+    found = {(d.subject[:19], d.expected, d.found) for d in (await store.ledger.verify()).disagreements}
+    assert found == {
+        ("spend of key key_1 ", str(2 * TOKEN), "1"),
+        ("spend of key key_1 ", str(2 * TOKEN), "none"),
+        ("spend of key key_2 ", "0", "9"),
+    }
+
+
+async def test_verify_says_when_the_file_is_damaged(tmp_path: Path) -> None:
+    store = await open_sqlite(tmp_path)
+    for _ in range(50):
+        await store.ledger.post(make_credit(1))
+    await store.close()
+    pages = bytearray(store.path.read_bytes())
+    for page in range(1, len(pages) // 4096):
+        pages[page * 4096 : page * 4096 + 12] = b"\xff" * 12
+    store.path.write_bytes(pages)
+    store = SqliteStore(store.path, store.ledger._clock)
+    verification = await store.ledger.verify()
+    assert "database file" in {d.subject for d in verification.disagreements}
+    await store.close()
+
+
+@pytest.mark.parametrize("statement", ["UPDATE transfers SET amount = 1", "DELETE FROM transfers"])
+async def test_transfers_are_immutable_in_the_database(store: SqliteStore, statement: str) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="never"):
+        tamper(store.path, statement)
+
+
+async def test_a_negative_balance_is_impossible_in_the_database(store: SqliteStore) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        tamper(store.path, f"UPDATE accounts SET balance = -1 WHERE id = '{ALICE}'")
+    with pytest.raises(sqlite3.IntegrityError):
+        tamper(store.path, f"UPDATE accounts SET balance = balance + {2**63 - 1} WHERE id = '{ALICE}'")
+
+
+async def test_a_file_of_a_newer_vectoll_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    tamper(store.path, "PRAGMA user_version = 99")
+    with pytest.raises(ConfigurationError, match="newer vectoll"):
+        await open_sqlite(tmp_path)
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vectoll.sqlite3").write_bytes(b"not a database, but long enough to be one" * 200)
+    with pytest.raises(ConfigurationError, match=r"cannot open .*vectoll\.sqlite3"):
+        await open_sqlite(tmp_path)
+
+
+async def test_a_data_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot write"):
+        await open_sqlite(tmp_path / "file")
+
+
+async def test_what_is_made_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    store = await open_sqlite(tmp_path / "new")
+    await store.ledger.post(make_credit("1"))
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    for file in (tmp_path / "new").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o600
+    await store.close()
+
+
+async def test_reopening_keeps_everything_but_holds(store: SqliteStore, tmp_path: Path) -> None:
+    await store.ledger.hold(make_hold(5))
+    await store.close()
+    again = await open_sqlite(tmp_path)
+    assert await again.ledger.balance(ALICE) == Balance(Amount(100 * TOKEN), ZERO)
+    assert await again.ledger.transfer(TransferId("nothing")) is None
+    await again.close()
