@@ -96,7 +96,7 @@ class CompressionMiddleware:
                 start = message
                 return
             if start:
-                MutableHeaders(raw=start["headers"]).add_vary_header("Accept-Encoding")
+                start["headers"].append((b"vary", b"Accept-Encoding"))
                 if coding is not None and _is_whole(message, min_bytes):
                     message = await self._compress(scope, coding, start, message)
                 await send(start)

@@ -4,7 +4,6 @@ import time
 import traceback
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vectoll.core.admission import Admission
@@ -88,13 +87,18 @@ def _log_access(method: str, route: str, status: int, seconds: float, record: Re
     )
 
 
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
-_NO_STORE = (b"cache-control", b"no-store")
-_NOTHING_LOADS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_DATA: RawHeaders = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+_SECRETS: RawHeaders = [*_DATA, (b"cache-control", b"no-store")]
 
 
 class SecurityHeadersMiddleware:
-    """Answers are data: never sniffed, never framed; those of the API are never stored by anybody on the way."""
+    """Answers are data: never sniffed, never framed; those of the API are stored by nobody on the way.
+
+    A page brings a policy of its own.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -108,11 +112,9 @@ class SecurityHeadersMiddleware:
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers: RawHeaders = message["headers"]
-                headers.append(_NOSNIFF)
-                if is_api(scope):
-                    headers.append(_NO_STORE)
-                if "content-security-policy" not in MutableHeaders(raw=headers):
-                    headers.append(_NOTHING_LOADS)
+                present = {name for name, _ in headers}
+                added = _SECRETS if is_api(scope) else _DATA
+                headers.extend(header for header in added if header[0] not in present)
             await send(message)
 
         await self.app(scope, receive, send_secured)
