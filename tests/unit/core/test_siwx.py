@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from solders.keypair import Keypair
 
 from vectoll.adapters.limiter import MemoryRateLimiter
-from vectoll.adapters.storage.memory_nonces import MemoryNonceStore
+from vectoll.adapters.storage.memory_wallets import MemoryNonceStore
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.signin import ContractWallets, SiwxAuthenticator

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.audit import Audit, SpendPeriod
 from vectoll.adapters.storage.holds import Holds
+from vectoll.adapters.storage.memory_wallets import MemoryNonceStore, MemoryPayments
 from vectoll.adapters.storage.times import period_starts, to_micros
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.identity import ApiKey, LimitPeriod, SpendLimit
@@ -19,11 +20,13 @@ from vectoll.ports.ledger import KeyUsage, UsageQuery
 
 
 class MemoryStore:
-    """Both ports, in memory. Every method runs in one step of the event loop, so nothing interleaves."""
+    """Every port, in memory. Every method runs in one step of the event loop, so nothing interleaves."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.ledger = MemoryLedger(clock or SystemClock())
         self.keys = MemoryKeys(self.ledger)
+        self.payments = MemoryPayments(self.ledger)
+        self.nonces = MemoryNonceStore()
 
     async def close(self) -> None:
         """Nothing to free."""

@@ -1,4 +1,4 @@
-"""Ledger and keys in one SQLite file, ``vectoll.sqlite3`` in the data directory.
+"""Ledger, keys, payments and sign-in nonces in one SQLite file, ``vectoll.sqlite3`` in the data directory.
 
 ::
 
@@ -7,7 +7,8 @@
     await store.close()
 
 The pieces: ``reader`` reads, ``writer`` commits groups of operations, ``work`` is one transaction's changes, and
-``ledger`` and ``keys`` are the two ports on top. Statements are in ``sql/``, the schema is in ``migrations/``.
+``ledger``, ``keys``, ``payments`` and ``nonces`` are the ports on top. Statements are in ``sql/``, the schema is in
+``migrations/``.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from pathlib import Path
 from vectoll.adapters.storage.sqlite.connection import prepare
 from vectoll.adapters.storage.sqlite.keys import SqliteKeys
 from vectoll.adapters.storage.sqlite.ledger import SqliteLedger
+from vectoll.adapters.storage.sqlite.nonces import SqliteNonces
+from vectoll.adapters.storage.sqlite.payments import SqlitePayments
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.ports.clock import Clock, SystemClock
@@ -24,7 +27,7 @@ __all__ = ["SqliteKeys", "SqliteLedger", "SqliteStore", "open_sqlite"]
 
 
 class SqliteStore:
-    """Both ports over one file, for one event loop. Made by ``open_sqlite``."""
+    """Every port over one file, for one event loop. Made by ``open_sqlite``."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
@@ -32,6 +35,8 @@ class SqliteStore:
         self._reader = Reader(path)
         self.ledger = SqliteLedger(self._writer, self._reader, clock)
         self.keys = SqliteKeys(self._writer, self._reader)
+        self.payments = SqlitePayments(self._writer, self._reader)
+        self.nonces = SqliteNonces(self._writer)
 
     async def close(self) -> None:
         """Commit and answer everything that was asked for, then free the file. Later calls raise Draining."""

@@ -13,7 +13,7 @@ from vectoll.domain.errors import Unavailable, VectollError
 from vectoll.domain.identity import SpendLimit
 from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.ledger import Hold, Transfer, TransferCode
-from vectoll.domain.money import MAX_AMOUNT
+from vectoll.domain.money import MAX_AMOUNT, Amount
 
 
 class Work:
@@ -45,6 +45,10 @@ class Work:
     def post(self, transfer: Transfer) -> Transfer:
         """Apply any other transfer, or find the one that was applied. Raises as ``Ledger.post`` does."""
         return self._apply(transfer, None, lambda existing: rules.earlier_post(existing, transfer))
+
+    def balance(self, account: AccountId) -> Amount:
+        """What the account has, with this transaction's changes."""
+        return Amount(self._balance(account))
 
     def flush(self) -> None:
         """Write what changed. Must be the last call before the commit."""

@@ -1,0 +1,157 @@
+"""What every payment store and nonce store does."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.ledger import NOON, FixedClock
+
+from vectoll.adapters.storage.memory import MemoryStore
+from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.domain.errors import InvalidRequest, Unavailable
+from vectoll.domain.ids import AccountId, TransferId
+from vectoll.domain.ledger import Transfer, TransferCode, system_account
+from vectoll.domain.money import MAX_AMOUNT, Amount, usd
+from vectoll.domain.payments import Intent, IntentState, PaymentId
+from vectoll.ports.payments import EvidenceConsumed
+
+Store = MemoryStore | SqliteStore
+WALLET = AccountId("0x" + "ab" * 20)
+
+
+def intent(name: str = "a", **changes: object) -> Intent:
+    fresh = Intent(
+        id=PaymentId(f"pay_{name}"),
+        network="eip155:8453",
+        payer=WALLET,
+        base_units=10_000_000,
+        payload=b"{}",
+        state=IntentState.RECEIVED,
+        created_at=NOON,
+        updated_at=NOON,
+    )
+    return replace(fresh, **changes)  # type: ignore[arg-type]
+
+
+def credited(old: Intent, log_index: int = 3) -> Intent:
+    return replace(old, state=IntentState.CREDITED, tx="0x01", log_index=log_index)
+
+
+def top_up(old: Intent, amount: Amount = usd("10")) -> Transfer:
+    return Transfer(old.transfer_id, system_account("usdc", NOON), WALLET, amount, TransferCode.TOP_UP, NOON)
+
+
+def reversal(old: Intent) -> Transfer:
+    house = system_account("usdc", NOON)
+    return Transfer(TransferId(f"{old.id}_r"), WALLET, house, usd("10"), TransferCode.REVERSAL, NOON)
+
+
+async def test_an_intent_is_kept_whole(store: Store) -> None:
+    full = intent(since_block=7, tx="0xaa", raw_tx=b"\x02\xff", reason="why", is_final=False)
+    assert await store.payments.insert(full) is None
+    assert await store.payments.get(full.id) == full
+    assert await store.payments.get(PaymentId("pay_unknown")) is None
+
+
+async def test_of_concurrent_inserts_one_wins_and_the_others_see_it(store: Store) -> None:
+    outcomes = await asyncio.gather(*(store.payments.insert(intent(reason=str(i))) for i in range(8)))
+    assert outcomes.count(None) == 1
+    assert len({outcome for outcome in outcomes if outcome}) == 1
+
+
+async def test_a_change_based_on_an_outdated_version_is_not_made(store: Store) -> None:
+    first = intent()
+    await store.payments.insert(first)
+    changes = [replace(first, state=IntentState.VERIFIED, reason=str(i)) for i in range(8)]
+    outcomes = await asyncio.gather(*(store.payments.advance(first, change) for change in changes))
+    winners = [outcome for outcome in outcomes if outcome]
+    assert len(winners) == 1
+    assert winners[0].version == 1
+    assert await store.payments.get(first.id) == winners[0]
+
+
+async def test_credit_moves_money_and_state_together_and_once(store: Store) -> None:
+    old = intent()
+    await store.payments.insert(old)
+    outcomes = await asyncio.gather(
+        *(store.payments.credit(old, credited(old), top_up(old)) for _ in range(8))
+    )
+    winners = [outcome for outcome in outcomes if outcome]
+    assert [w.balance_after for w in winners] == [usd("10")]
+    assert (await store.ledger.balance(WALLET)).balance == usd("10")
+    assert (await store.ledger.verify()).is_clean
+
+
+async def test_a_credit_that_the_ledger_refuses_leaves_the_state_alone(store: Store) -> None:
+    await store.ledger.post(
+        Transfer(TransferId("t"), system_account("x", NOON), WALLET, MAX_AMOUNT, TransferCode.CREDIT, NOON)
+    )
+    old = intent()
+    await store.payments.insert(old)
+    with pytest.raises((InvalidRequest, Unavailable)):
+        await store.payments.credit(old, credited(old), top_up(old))
+    assert await store.payments.get(old.id) == old
+
+
+async def test_one_log_proves_one_payment(store: Store) -> None:
+    first, second = intent("a"), intent("b")
+    for one in (first, second):
+        await store.payments.insert(one)
+    assert await store.payments.credit(first, credited(first), top_up(first))
+    with pytest.raises(EvidenceConsumed):
+        await store.payments.credit(second, credited(second), top_up(second))
+    assert await store.payments.get(second.id) == second
+    assert (await store.ledger.balance(WALLET)).balance == usd("10")
+    assert await store.payments.credit(second, credited(second, log_index=5), top_up(second))
+
+
+@pytest.mark.parametrize(("spent", "left"), [("0", "0"), ("4", "0"), ("10", "0")])
+async def test_a_reversal_takes_what_is_left_and_never_more(store: Store, spent: str, left: str) -> None:
+    old = intent()
+    await store.payments.insert(old)
+    done = await store.payments.credit(old, credited(old), top_up(old))
+    assert done
+    house = system_account("revenue", NOON)
+    await store.ledger.post(Transfer(TransferId("s"), WALLET, house, usd(spent), TransferCode.REFUND, NOON))
+    reversed_ = replace(done, state=IntentState.REVERSED)
+    assert await store.payments.reverse(done, reversed_, reversal(done))
+    assert await store.payments.reverse(done, reversed_, reversal(done)) is None
+    assert (await store.ledger.balance(WALLET)).balance == usd(left)
+    assert (await store.ledger.verify()).is_clean
+
+
+async def test_what_is_open_is_what_is_unsettled_or_not_final(store: Store) -> None:
+    states = [state for state in IntentState if state is not IntentState.CREDITED]
+    for state in states:
+        await store.payments.insert(intent(state.value, state=state))
+    for name, is_final in (("provisional", False), ("final", True)):
+        old = intent(name)
+        await store.payments.insert(old)
+        new = replace(credited(old, log_index=len(name)), is_final=is_final)
+        assert await store.payments.credit(old, new, top_up(old))
+    names = [one.id.removeprefix("pay_") for one in await store.payments.open()]
+    assert names == ["received", "verified", "submitting", "unknown", "provisional"]
+    assert [one.id for one in await store.payments.list(IntentState.FAILED)] == ["pay_failed"]
+    assert [one.id for one in await store.payments.list(limit=2)] == ["pay_final", "pay_provisional"]
+
+
+async def test_a_nonce_is_good_once_per_wallet(store: Store) -> None:
+    until = NOON + timedelta(minutes=5)
+    uses = await asyncio.gather(*(store.nonces.consume(WALLET, "n", NOON, until) for _ in range(8)))
+    assert uses.count(True) == 1
+    assert await store.nonces.consume(AccountId("other"), "n", NOON, until)
+    assert not await store.nonces.consume(WALLET, "n", until - timedelta(microseconds=1), until)
+
+
+async def test_nonces_survive_a_restart_and_are_shared(tmp_path: Path, clock: FixedClock) -> None:
+    until = NOON + timedelta(minutes=5)
+    first, second = await open_sqlite(tmp_path, clock), await open_sqlite(tmp_path, clock)
+    assert await first.nonces.consume(WALLET, "n", NOON, until)
+    assert not await second.nonces.consume(WALLET, "n", NOON, until)
+    await first.close()
+    await second.close()
+    third = await open_sqlite(tmp_path, clock)
+    assert not await third.nonces.consume(WALLET, "n", NOON, until)
+    await third.close()
