@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from vectoll.adapters.checkpoints import Checkpoint, Family, Weights
+from vectoll.adapters.checkpoints import Architecture, Checkpoint, Family, Weights
 from vectoll.adapters.engines.openvino.encoder import build_encoder
 from vectoll.adapters.engines.openvino.runtime import ov
 from vectoll.domain.catalog import Pooling
@@ -27,12 +27,11 @@ class Precision(StrEnum):
 class OpenVinoEngine:
     """Implements ``vectoll.ports.engine.Engine``."""
 
-    def __init__(self, compiled: Any, weights: Weights, *, dims: int, vocab: int, streams: int) -> None:
+    def __init__(self, compiled: Any, architecture: Architecture, weights: Weights, streams: int) -> None:
         """``compiled`` reads ``weights`` in place, so both live as long as the engine."""
         self._compiled = compiled
+        self._architecture = architecture
         self._weights: Weights | None = weights
-        self._dims = dims
-        self._vocab = vocab
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
 
     @property
@@ -43,20 +42,22 @@ class OpenVinoEngine:
     @property
     def dims(self) -> int:
         """The native size of a vector."""
-        return self._dims
+        return self._architecture.hidden
 
     def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
-        """See the port. Raises ValueError for an empty sequence or an id outside the vocabulary."""
+        """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
         ids, lengths = _pad(batch)
-        if lengths.min() < 1:
-            raise ValueError("a sequence has no tokens")
-        if ids.min() < 0 or ids.max() >= self._vocab:
-            raise ValueError("a token id is outside the vocabulary")
+        if lengths.min() < 1 or lengths.max() > self._architecture.positions:
+            raise ValueError(
+                f"a sequence must have 1 to {self._architecture.positions} tokens, one per position"
+            )
+        if ids.min() < 0 or ids.max() >= self._architecture.vocab:
+            raise ValueError(f"a token id must be in range({self._architecture.vocab})")
         request = self._requests[stream]
         request.infer([ids, lengths], share_inputs=True, share_outputs=True)
         # One copy out of the buffer that the stream's next batch overwrites; every vector is a view into it.
         copied = memoryview(request.get_output_tensor(0).data.tobytes())
-        size = 4 * self._dims
+        size = 4 * self.dims
         return [cast(Vector, copied[at : at + size].cast("f")) for at in range(0, len(copied), size)]
 
     def close(self) -> None:
@@ -91,8 +92,9 @@ def load_engine(
         raise ConfigurationError(f"{checkpoint.folder} does not say its pooling: set models.pooling")
     streams = streams or len(os.sched_getaffinity(0))
     core = ov.Core()
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     options = {
-        "INFERENCE_PRECISION_HINT": _resolve(Precision(precision), core).value,
+        "INFERENCE_PRECISION_HINT": resolve_precision(Precision(precision), capabilities).value,
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(streams),
     }
@@ -101,9 +103,7 @@ def load_engine(
         compiled = core.compile_model(_build(checkpoint, weights, pooling), "CPU", options)
     except KeyError as error:
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
-    return OpenVinoEngine(
-        compiled, weights, dims=checkpoint.dims, vocab=checkpoint.architecture.vocab, streams=streams
-    )
+    return OpenVinoEngine(compiled, checkpoint.architecture, weights, streams)
 
 
 def _build(checkpoint: Checkpoint, weights: Weights, pooling: Pooling) -> Any:
@@ -114,8 +114,9 @@ def _build(checkpoint: Checkpoint, weights: Weights, pooling: Pooling) -> Any:
             raise ConfigurationError(f"the CPU engine has no graph for {family.value} models")
 
 
-def _resolve(precision: Precision, core: Any) -> Precision:
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def resolve_precision(precision: Precision, capabilities: Sequence[str]) -> Precision:
+    """What to compute in on a CPU with these capabilities. Raises ConfigurationError for bf16 without it."""
+    has_bf16 = "BF16" in capabilities
     if precision is Precision.AUTO:
         return Precision.BF16 if has_bf16 else Precision.F32
     if precision is Precision.BF16 and not has_bf16:
