@@ -4,8 +4,10 @@ import asyncio
 import itertools
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tests.ledger import make_credit, make_hold
 
@@ -50,6 +52,11 @@ async def lock(data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"credit": credit, "revoke": revoke, "charge": charge_forever, "lock": lock}
+    commands: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+        "credit": credit,
+        "revoke": revoke,
+        "charge": charge_forever,
+        "lock": lock,
+    }
     command, directory, *arguments = sys.argv[1:]
     asyncio.run(commands[command](Path(directory), *arguments))

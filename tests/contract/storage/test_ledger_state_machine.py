@@ -5,7 +5,6 @@ A model that fits on a page says what must happen; each adapter has to agree aft
 
 import asyncio
 import tempfile
-from collections import defaultdict
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,8 +48,8 @@ class Model:
     holds: dict[tuple[TransferId, RequestId], Hold] = field(default_factory=dict)
 
     def balance(self, account: AccountId) -> int:
-        credits = sum(t.amount for t in self.transfers.values() if t.credit == account)
-        return credits - sum(t.amount for t in self.transfers.values() if t.debit == account)
+        received = sum(t.amount for t in self.transfers.values() if t.credit == account)
+        return received - sum(t.amount for t in self.transfers.values() if t.debit == account)
 
     def held(self, account: AccountId) -> int:
         return sum(h.quote.amount for h in self.holds.values() if h.principal.account == account)
@@ -332,7 +331,7 @@ class SqliteMachine(LedgerMachine):
 
 @pytest.mark.parametrize(("machine", "examples"), [(MemoryMachine, 100), (SqliteMachine, 40)])
 def test_ledger_agrees_with_the_model(machine: type[LedgerMachine], examples: int) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
