@@ -39,6 +39,7 @@ ReadFacts = Callable[[ModelSource], CheckpointFacts | None]
 """What a checkpoint says about itself; None when it is not on this machine. Downloads nothing."""
 
 _DEFAULT_BASE_URLS = {ModelKind.GEMINI: "https://generativelanguage.googleapis.com/v1beta"}
+_MAX_BATCH_INPUTS = {ModelKind.OPENAI: 2048, ModelKind.GEMINI: 100}
 _DEFAULT_USAGE_MISSING = {ModelKind.OPENAI: UsageMissing.FAIL, ModelKind.GEMINI: UsageMissing.COUNT}
 
 
@@ -114,7 +115,7 @@ def _forget_how(base: ModelSettings, over: ModelSettings, merged: ModelSettings)
     Above all its key is sent nowhere else. What an upstream took as its own token ids are OpenAI's.
     """
     how = ("path", "package", "repo", "revision", "pooling", "family", "precision", "base_url", "api_key_env",
-           "upstream_model", "tokenizer", "usage_missing", "timeout_s", "privacy")  # fmt: skip
+           "upstream_model", "tokenizer", "usage_missing", "max_batch_inputs", "timeout_s", "privacy")  # fmt: skip
     changes = {name: getattr(over, name) for name in how}
     if _kind(base) is ModelKind.OPENAI and over.token_ids is None:
         changes["token_ids"] = TokenIdPolicy.CL100K_BASE
@@ -179,6 +180,7 @@ def _upstream(entry: ModelSettings, kind: ModelKind) -> Upstream:
         api_key_env=entry.api_key_env or None,
         tokenizer=entry.tokenizer or None,
         usage_missing=usage_missing,
+        max_batch_inputs=min(entry.max_batch_inputs or _MAX_BATCH_INPUTS[kind], _MAX_BATCH_INPUTS[kind]),
         timeout_s=entry.timeout_s or 60.0,
     )
 

@@ -84,6 +84,8 @@ class Upstream:
     tokenizer: str | None = None
     """``cl100k_base``, ``r50k_base`` or the path of a tokenizer.json: makes quotes exact. None bounds them."""
     usage_missing: UsageMissing = UsageMissing.FAIL
+    max_batch_inputs: int = 2048
+    """Most inputs in one call of ours."""
     timeout_s: float = 60.0
     """Longest time for one call of ours, retries and failover included."""
 
@@ -116,7 +118,7 @@ class ModelSpec:
     """Whether every size from ``min_dims`` to ``dims`` may be asked for."""
     min_dims: int = 1
     prompt: str = ""
-    """Put before every text input. Never before token ids."""
+    """Put before every text input, and before text that token ids stood for. Never before native token ids."""
     token_ids: TokenIdPolicy = TokenIdPolicy.NATIVE
     truncate: bool = False
     """Cut over-length text at ``max_tokens`` instead of refusing it. Off unless the operator turns it on."""

@@ -1,0 +1,273 @@
+"""A model whose vectors are bought from a provider."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar, cast
+
+from vectoll.adapters.upstreams.bounds import SPECIAL_TOKENS, token_bound
+from vectoll.adapters.upstreams.failures import (
+    BadAnswer,
+    Busy,
+    InputRefused,
+    NoAnswer,
+    Refused,
+    TooLong,
+    UpstreamFailure,
+)
+from vectoll.adapters.upstreams.gate import FairGate
+from vectoll.adapters.upstreams.provider import Answer, Provider
+from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
+from vectoll.domain.errors import (
+    AtCapacity,
+    InferenceFailed,
+    InputTooLong,
+    InvalidRequest,
+    UpstreamUnavailable,
+    VectollError,
+)
+from vectoll.ports.model import ForeignTokens, Tokenizer
+
+PARALLEL_CALLS = 4
+"""Calls that one request may have under way; the rest of its parts follow."""
+
+INLINE_CHARACTERS = 20_000
+"""Less text than this is measured on the event loop: a thread's round trip would cost more."""
+
+T = TypeVar("T")
+Part = tuple[int, Sequence[Encoding]]
+"""The index of the first input, and the inputs of one call."""
+
+_log = logging.getLogger("vectoll.upstreams")
+
+
+class UpstreamModel:
+    """Implements ``ports.model.EmbeddingModel`` over a provider.
+
+    Quotes are exact with a tokenizer and upper bounds without; the charge is what the provider says it read, and
+    never more than the quote.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        upstream: Upstream,
+        provider: Provider,
+        gate: FairGate,
+        tokenizer: Tokenizer | None = None,
+        foreign: ForeignTokens | None = None,
+    ) -> None:
+        """``foreign`` reads the token ids of a policy that is neither native nor reject."""
+        self._spec = spec
+        self._upstream = upstream
+        self._provider = provider
+        self._gate = gate
+        self._tokenizer = tokenizer
+        self._foreign = foreign
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """How it is read, limited and priced."""
+        return self._spec
+
+    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+        """See ``EmbeddingModel.tokenize``. Encodings carry the text, or the ids where they go out as they came."""
+        if isinstance(inputs[0], str):
+            return await self._measure(cast("Sequence[str]", inputs))
+        sequences = cast("Sequence[Sequence[int]]", inputs)
+        if self._spec.token_ids is TokenIdPolicy.NATIVE:
+            return self._adopt(sequences)
+        if self._foreign is None:
+            raise InvalidRequest.at(
+                ("input",),
+                f"input: the model '{self._spec.id}' does not take token ids; send text instead "
+                "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)).",
+            )
+        return await self._measure(self._foreign.decode(sequences))
+
+    async def _measure(self, texts: Sequence[str]) -> Sequence[Encoding]:
+        if self._spec.prompt:
+            texts = [self._spec.prompt + text for text in texts]
+        if sum(map(len, texts)) < INLINE_CHARACTERS:
+            return self._encodings(texts)
+        return await asyncio.to_thread(self._encodings, texts)
+
+    def _encodings(self, texts: Sequence[str]) -> Sequence[Encoding]:
+        if self._tokenizer is None:
+            limit = self._spec.max_tokens
+            return [Encoding((), text, min(_bound(i, text), limit)) for i, text in enumerate(texts)]
+        counts = [encoding.token_count for encoding in self._tokenizer.encode(texts)]
+        self._check_lengths(counts)
+        return [Encoding((), text, tokens) for text, tokens in zip(texts, counts, strict=True)]
+
+    def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
+        """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""
+        vocab_size = self._tokenizer.vocab_size if self._tokenizer else 2**31
+        for index, ids in enumerate(sequences):
+            if min(ids) < 0 or max(ids) >= vocab_size:
+                raise InvalidRequest.at(
+                    ("input", index), f"input {index} has a token id outside 0..{vocab_size - 1}"
+                )
+        self._check_lengths([len(ids) for ids in sequences])
+        room = 0 if self._tokenizer else SPECIAL_TOKENS
+        return [Encoding(ids, None, len(ids) + room) for ids in sequences]
+
+    def _check_lengths(self, counts: Sequence[int]) -> None:
+        for index, tokens in enumerate(counts):
+            if tokens > self._spec.max_tokens:
+                raise InputTooLong(index, tokens, self._spec.max_tokens)
+
+    async def embed(
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+    ) -> Embeddings:
+        """See ``EmbeddingModel.embed``."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            if self._provider.cuts_silently:
+                await self._refuse_long(encodings, caller)
+            parts = list(_split(encodings, self._upstream.max_batch_inputs, self._provider.max_batch_tokens))
+            answers = await _for_each(parts, lambda part: self._buy(part, dimensions, caller))
+            usage = await self._usage(encodings, answers, caller)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+        vectors = [vector for answer in answers for vector in answer.vectors]
+        return Embeddings(vectors, dimensions or self._spec.dims, usage)
+
+    async def _refuse_long(self, encodings: Sequence[Encoding], caller: str) -> None:
+        """Have the provider count what may be too long, for it would cut it in silence."""
+        limit = self._spec.max_tokens
+        suspects = [(i, [e]) for i, e in enumerate(encodings) if e.token_count >= limit]
+
+        async def check(part: Part) -> None:
+            tokens = await self._count(part, caller)
+            if tokens > limit:
+                raise InputTooLong(part[0], tokens, limit)
+
+        await _for_each(suspects, check)
+
+    async def _buy(self, part: Part, dimensions: int | None, caller: str) -> Answer:
+        first, encodings = part
+        async with self._gate.slot(caller):
+            try:
+                return await self._provider.embed(encodings, dimensions)
+            except UpstreamFailure as failure:
+                raise self._translate(failure, first, len(encodings)) from None
+
+    async def _count(self, part: Part, caller: str) -> int:
+        first, encodings = part
+        async with self._gate.slot(caller):
+            try:
+                tokens = await self._provider.count(encodings)
+            except UpstreamFailure as failure:
+                raise self._translate(failure, first, len(encodings)) from None
+        if tokens is None:
+            raise self._no_usage()
+        return tokens
+
+    async def _usage(self, encodings: Sequence[Encoding], answers: Sequence[Answer], caller: str) -> Usage:
+        """What is charged: the provider's number, at most the quote; or, by setting, a count."""
+        quoted = sum(encoding.token_count for encoding in encodings)
+        billed = [answer.prompt_tokens for answer in answers]
+        used = sum(n for n in billed if n is not None)
+        if None in billed:
+            if self._upstream.usage_missing is UsageMissing.FAIL:
+                raise self._no_usage()
+            used = quoted if self._tokenizer else await self._count((0, encodings), caller)
+        if used > quoted:
+            _log.warning(
+                "model %s: the provider billed %d tokens, the quote was %d", self._spec.id, used, quoted
+            )
+        return Usage(min(used, quoted))
+
+    def _no_usage(self) -> UpstreamUnavailable:
+        _log.error("model %s: the provider does not say how many tokens it read", self._spec.id)
+        return UpstreamUnavailable(self._spec.id, "does not say how many tokens it read")
+
+    def _translate(self, failure: UpstreamFailure, first: int, size: int) -> VectollError:
+        """What the caller is told, in our own words."""
+        model = self._spec.id
+        match failure:
+            case TooLong():
+                return _too_long(failure, first, size, self._spec.max_tokens)
+            case InputRefused():
+                return InvalidRequest.at(("input",), f"input: the provider of the model '{model}' refuses it")
+            case Busy():
+                return AtCapacity(math.ceil(failure.retry_after_s or 1.0))
+            case NoAnswer():
+                return UpstreamUnavailable(model, "does not answer", retry_after_s=1)
+            case BadAnswer():
+                _log.error("model %s: the provider sent %s", model, failure)
+                return InferenceFailed()
+            case Refused():
+                _log.error("model %s: the provider refuses us: %s", model, failure)
+                return UpstreamUnavailable(model, "refuses this server; its operator must act")
+        raise failure
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """See ``EmbeddingModel.close``."""
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("model %s: %d requests were cut off", self._spec.id, self._in_flight)
+        await self._provider.close()
+
+
+async def _for_each(parts: Sequence[Part], work: Callable[[Part], Awaitable[T]]) -> Sequence[T]:
+    """What ``work`` makes of each part, in order, a few at a time. The first failure cancels the rest and is raised."""
+    if len(parts) == 1:
+        return [await work(parts[0])]
+    results: dict[int, T] = {}
+    rest = iter(enumerate(parts))
+
+    async def drain() -> None:
+        for number, part in rest:
+            results[number] = await work(part)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(PARALLEL_CALLS, len(parts))):
+                group.create_task(drain())
+    except* VectollError as failures:
+        failure = failures.exceptions[0]
+    else:
+        return [results[number] for number in range(len(parts))]
+    raise failure
+
+
+def _bound(index: int, text: str) -> int:
+    try:
+        return token_bound(text)
+    except UnicodeEncodeError:
+        raise InvalidRequest.at(("input", index), f"input {index} has a lone surrogate: not text") from None
+
+
+def _split(encodings: Sequence[Encoding], max_inputs: int, max_tokens: int) -> Iterator[Part]:
+    """Parts in order, each as large as both limits allow; an input that exceeds ``max_tokens`` goes alone."""
+    first, tokens = 0, 0
+    for index, encoding in enumerate(encodings):
+        is_full = index - first >= max_inputs or tokens + encoding.token_count > max_tokens
+        if is_full and index > first:
+            yield first, encodings[first:index]
+            first, tokens = index, 0
+        tokens += encoding.token_count
+    yield first, encodings[first:]
+
+
+def _too_long(failure: TooLong, first: int, size: int, max_tokens: int) -> InvalidRequest:
+    limit = failure.limit or max_tokens
+    if size == 1 and failure.tokens is not None:
+        return InputTooLong(first, failure.tokens, limit)
+    return InvalidRequest.at(
+        ("input",),
+        f"This model's maximum context length is {limit} tokens, but an input has more. "
+        "Shorten or split it; nothing was embedded or charged.",
+    )

@@ -1,0 +1,48 @@
+"""What differs from one provider's protocol to the next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vectoll.domain.embedding import Encoding, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call brought."""
+
+    vectors: Sequence[Vector]
+    prompt_tokens: int | None
+    """What the provider bills; None when it does not say, or says nothing that can be true."""
+
+
+class Provider(Protocol):
+    """One model at one provider. Every method raises UpstreamFailure and nothing else of its own."""
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Most tokens in one call."""
+        ...
+
+    @property
+    def cuts_silently(self) -> bool:
+        """Whether it shortens an input that is too long instead of refusing it: long ones are counted first."""
+        ...
+
+    async def embed(self, part: Sequence[Encoding], dimensions: int | None) -> Answer:
+        """One unit vector of ``dimensions`` (None: the native size) per input, in order."""
+        ...
+
+    async def count(self, part: Sequence[Encoding], /) -> int | None:
+        """The provider's own count of tokens, without embedding; None where it has no such call."""
+        ...
+
+    async def close(self) -> None:
+        """Cut every connection."""
+        ...
+
+
+def usable_count(value: object) -> int | None:
+    """A number of tokens that was read from JSON. No text at all is never true of a request: zero is no count."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
+    return value if is_count else None  # type: ignore[return-value]

@@ -1,0 +1,193 @@
+"""Bytes to an upstream and bytes back: pooled connections, bounded time, retries, failover."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from vectoll import __version__
+from vectoll.adapters.upstreams.endpoints import Endpoint, Endpoints
+from vectoll.adapters.upstreams.failures import (
+    BadAnswer,
+    Busy,
+    InputRefused,
+    NoAnswer,
+    Refused,
+    UpstreamFailure,
+)
+from vectoll.adapters.upstreams.retries import RetryPolicy, retry_after_s
+
+T = TypeVar("T")
+
+Classify = Callable[[int, bytes], UpstreamFailure | None]
+"""What a status that is not 200 and its body (at most ``MAX_ERROR_BYTES``) mean to this provider; None: what the
+status alone says."""
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 128
+MAX_ERROR_BYTES = 65_536
+INLINE_PARSE_BYTES = 131_072
+"""A larger answer is parsed in a thread: it would hold up every other request for milliseconds."""
+
+_RETRIED = frozenset({408, 409, 425})
+_log = logging.getLogger("vectoll.upstreams")
+
+
+class Transport:
+    """Posts to one provider over all its base URLs. Redirects, cookies and proxies are never followed."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float,
+        retries: RetryPolicy | None = None,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        """``headers`` carry our key; ``timeout_s`` bounds one ``post`` with all its retries."""
+        self._headers = {
+            **headers,
+            "content-type": "application/json",
+            "user-agent": f"vectoll/{__version__}",
+        }
+        self._endpoints = Endpoints(urls, lambda: asyncio.get_running_loop().time())
+        self._timeout_s = timeout_s
+        self._retries = retries or RetryPolicy()
+        self._uniform = uniform
+        self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
+
+    async def post(
+        self, path: str, body: bytes, parse: Callable[[bytes], T], classify: Classify, max_bytes: int
+    ) -> T:
+        """Send ``body`` to ``path`` below a base URL until one answers; what ``parse`` makes of the answer.
+
+        Goes on to the next healthy URL at once, and pauses when all were tried. What gave a BadAnswer, which may
+        have cost money, or Refused is not asked again. Raises the last UpstreamFailure when tries or time are used
+        up, and InputRefused at once. ``max_bytes`` bounds the answer.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        tried: set[Endpoint] = set()
+        endpoint = self._endpoints.any()
+        attempt = 0
+        while True:
+            attempt += 1
+            tried.add(endpoint)
+            try:
+                return await self._attempt(endpoint, path, body, parse, classify, max_bytes, deadline)
+            except (NoAnswer, BadAnswer, Refused) as failure:
+                self._note(endpoint, failure, attempt)
+                if attempt >= max(self._retries.max_attempts, len(self._endpoints)) or self._is_closed:
+                    raise
+                following = self._endpoints.healthy(tried)
+                if following is None:
+                    if not isinstance(failure, NoAnswer):
+                        raise
+                    await self._pause(attempt, failure, deadline)
+                    tried.clear()
+                    following = self._endpoints.any()
+                endpoint = following
+
+    async def _pause(self, attempt: int, failure: NoAnswer, deadline: float) -> None:
+        """Wait before asking the same again. Raises ``failure`` when there is no time left for that."""
+        pause_s = self._retries.pause_s(attempt, failure.retry_after_s, self._uniform)
+        if asyncio.get_running_loop().time() + pause_s >= deadline:
+            raise failure
+        await asyncio.sleep(pause_s)
+
+    async def _attempt(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes,
+        parse: Callable[[bytes], T],
+        classify: Classify,
+        max_bytes: int,
+        deadline: float,
+    ) -> T:
+        """One call, of at most half the whole time so that one that hangs leaves time for another."""
+        remaining_s = deadline - asyncio.get_running_loop().time()
+        limit_s = max(0.001, min(remaining_s, self._timeout_s / 2))
+        self._endpoints.started(endpoint)
+        try:
+            data = await self._exchange(endpoint.url + path, body, limit_s, classify, max_bytes)
+            answer = parse(data) if len(data) <= INLINE_PARSE_BYTES else await asyncio.to_thread(parse, data)
+        except InputRefused:
+            self._endpoints.answered(endpoint)
+            raise
+        finally:
+            self._endpoints.finished(endpoint)
+        self._endpoints.answered(endpoint)
+        return answer
+
+    async def _exchange(
+        self, url: str, body: bytes, limit_s: float, classify: Classify, max_bytes: int
+    ) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=limit_s, sock_connect=min(CONNECT_TIMEOUT_S, limit_s))
+        try:
+            async with self._open().post(
+                url, data=body, headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status == 200:
+                    return await _read(response, max_bytes)
+                error = await _read(response, MAX_ERROR_BYTES)
+                raise classify(response.status, error) or _failure(response.status, response.headers, error)
+        except TimeoutError:
+            raise NoAnswer("timed out") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NoAnswer(type(error).__name__) from None
+
+    def _note(self, endpoint: Endpoint, failure: UpstreamFailure, attempt: int) -> None:
+        host = urlsplit(endpoint.url).netloc
+        if isinstance(failure, Busy):
+            self._endpoints.asked_to_wait(endpoint, failure.retry_after_s or 1.0)
+            _log.warning("upstream %s is busy (attempt %d): %s", host, attempt, failure)
+            return
+        is_ejected = self._endpoints.failed(endpoint)
+        consequence = ", left alone for now" if is_ejected else ""
+        _log.warning("upstream %s failed (attempt %d): %s%s", host, attempt, failure, consequence)
+
+    def _open(self) -> aiohttp.ClientSession:
+        """The session, made on first use: it belongs to the event loop that runs then."""
+        if self._is_closed:
+            raise NoAnswer("this server is shutting down")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=30.0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Cut every connection. Calls in flight fail, later ones too."""
+        self._is_closed = True
+        if self._session is not None:
+            await self._session.close()
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The whole body. Raises BadAnswer beyond ``max_bytes``."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > max_bytes:
+            raise BadAnswer(f"an answer of more than {max_bytes} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _failure(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFailure:
+    """What a status means by itself (RFC 9110 §15)."""
+    if status == 429:
+        return Busy("HTTP 429", retry_after_s(headers, body))
+    if status >= 500 or status in _RETRIED or status < 300:
+        return NoAnswer(f"HTTP {status}", retry_after_s(headers, body))
+    if status < 400:
+        return Refused(f"HTTP {status}: a redirect, which is not followed; check base_url")
+    return Refused(f"HTTP {status}")
