@@ -18,6 +18,11 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from vectoll.adapters.engines.torch import TorchEngine  # noqa: E402
+from vectoll.adapters.engines.torch.attention import flash_attention  # noqa: E402
+from vectoll.adapters.engines.torch.kernels import Kernels  # noqa: E402
+from vectoll.adapters.engines.torch.networks import Decoder, Encoder  # noqa: E402
+from vectoll.adapters.engines.torch.packing import Packer  # noqa: E402
+from vectoll.adapters.engines.torch.weights import CheckpointTensors  # noqa: E402
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 VOCAB = 200
@@ -66,7 +71,11 @@ FAMILIES = {
     "mistral": [Pooling.LAST],
     "nemotron": [Pooling.MEAN, Pooling.LAST],
 }
-CASES = [pytest.param(family, pooling, id=f"{family}-{pooling}") for family, ps in FAMILIES.items() for pooling in ps]
+CASES = [
+    pytest.param(family, pooling, id=f"{family}-{pooling}")
+    for family, ps in FAMILIES.items()
+    for pooling in ps
+]
 
 
 def _randomise_norms(model: Any) -> None:
@@ -85,7 +94,11 @@ def _as_nemotron(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     config |= {"architectures": ["LlamaBidirectionalModel"], "model_type": "llama_bidirec"}
-    wrapper = {"model_type": "llama_nemotron_vl", "architectures": ["LlamaNemotronVLModel"], "llm_config": config}
+    wrapper = {
+        "model_type": "llama_nemotron_vl",
+        "architectures": ["LlamaNemotronVLModel"],
+        "llm_config": config,
+    }
     (folder / "config.json").write_text(json.dumps(wrapper))
 
 
@@ -106,7 +119,9 @@ class Reference:
     def checkpoint(self) -> Checkpoint:
         return read_checkpoint(self.folder)
 
-    def embed(self, batch: Sequence[Sequence[int]], pooling: Pooling) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    def embed(
+        self, batch: Sequence[Sequence[int]], pooling: Pooling
+    ) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """Right-padded, masked, pooled and normalised as the model cards do."""
         width = max(map(len, batch))
         ids = torch.tensor([[*row, *[PADDING] * (width - len(row))] for row in batch])
@@ -119,7 +134,8 @@ class Reference:
             vectors = states[torch.arange(len(batch)), mask.sum(1) - 1]
         else:
             vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return torch.nn.functional.normalize(vectors, dim=-1).numpy()
+        unit: np.ndarray[Any, np.dtype[np.float32]] = torch.nn.functional.normalize(vectors, dim=-1).numpy()
+        return unit
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +174,9 @@ def test_packed_equals_padded_transformers(
 
 
 @pytest.mark.parametrize(("family", "pooling"), CASES)
-def test_bf16_stays_close(references: dict[str, Reference], family: str, pooling: Pooling, device: str) -> None:
+def test_bf16_stays_close(
+    references: dict[str, Reference], family: str, pooling: Pooling, device: str
+) -> None:
     batch = random_ids([5, MAX_TOKENS, 1, 12])
     engine = TorchEngine(references[family].checkpoint, pooling, device=device, precision="bf16")
     ours = as_array(engine.embed(batch, 0))
@@ -207,6 +225,21 @@ def test_the_reference_tells_a_wrong_last_token_or_pooling(
         assert worst_cosine(right, references[family].embed(batch, other)) < 0.999
 
 
+@pytest.mark.parametrize(("family", "pooling"), CASES)
+def test_the_flash_attention_path_runs_on_shapes(
+    references: dict[str, Reference], family: str, pooling: Pooling
+) -> None:
+    """Without a GPU: every step of the bf16 path on tensors that have a shape and a type but no memory."""
+    checkpoint = references[family].checkpoint
+    meta = torch.device("meta")
+    tensors = CheckpointTensors(checkpoint, meta, torch.bfloat16)
+    kind = Encoder if checkpoint.architecture.family.is_encoder else Decoder
+    network = kind(checkpoint.architecture, tensors, flash_attention, Kernels())
+    packer = Packer(checkpoint.architecture, network.vocab, pooling, meta)
+    states = network(packer.upload(packer.pack([[1, 2, 3], [4], [5, 6]]), sequences=3, longest=3))
+    assert (states.shape, states.dtype) == ((6 if pooling is Pooling.MEAN else 3, 32), torch.bfloat16)
+
+
 def test_a_padding_token_inside_a_text_has_robertas_position(
     references: dict[str, Reference], device: str
 ) -> None:
@@ -219,7 +252,9 @@ def test_a_padding_token_inside_a_text_has_robertas_position(
 def test_vectors_are_read_only_float32(references: dict[str, Reference], device: str) -> None:
     engine = TorchEngine(references["bert"].checkpoint, Pooling.MEAN, device=device)
     vectors = engine.embed(random_ids([3, 4]), 0)
-    assert [(v.format, v.shape, v.readonly, v.c_contiguous) for v in vectors] == [("f", (32,), True, True)] * 2
+    assert [(v.format, v.shape, v.readonly, v.c_contiguous) for v in vectors] == [
+        ("f", (32,), True, True)
+    ] * 2
     assert engine.dims == 32
     assert engine.packed
     assert engine.embed([], 0) == []

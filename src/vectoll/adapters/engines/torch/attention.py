@@ -79,9 +79,13 @@ def segmented_attention(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     spans = zip(q_starts, q_starts[1:], k_starts, k_starts[1:], strict=False)
     for q_start, q_end, k_start, k_end in spans:
-        heads_first = [x.transpose(0, 1) for x in (q[q_start:q_end], k[k_start:k_end], v[k_start:k_end])]
-        mask = _mask(q_end - q_start, k_end - k_start, behind, ahead, q.device)
-        seen = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, enable_gqa=True)
+        seen = F.scaled_dot_product_attention(
+            q[q_start:q_end].transpose(0, 1),
+            k[k_start:k_end].transpose(0, 1),
+            v[k_start:k_end].transpose(0, 1),
+            attn_mask=_mask(q_end - q_start, k_end - k_start, behind, ahead, q.device),
+            enable_gqa=True,
+        )
         out[q_start:q_end] = seen.transpose(0, 1)
     return out
 

@@ -71,7 +71,14 @@ class TorchEngine:
         self._cuda_stream = torch.cuda.Stream(self._device) if is_cuda else None
         if is_cuda:
             torch.cuda.synchronize(self._device)  # the weights came over the default stream
+        if fuse:
+            self._warm_up()
         self.max_batch_tokens = max_batch_tokens or _batch_tokens(shape, dtype, self._device)
+
+    def _warm_up(self) -> None:
+        """Compile now rather than in someone's request. One is a length of its own to the compiler."""
+        for batch in ([[0, 0], [0]], [[0, 0]], [[0]]):
+            self.embed(batch, 0)
 
     @property
     def streams(self) -> int:
@@ -96,7 +103,8 @@ class TorchEngine:
             else:
                 host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
                 host.copy_(vectors, non_blocking=True)
-                done = self._cuda_stream.record_event()
+                done = torch.cuda.Event(blocking=True)
+                done.record(self._cuda_stream)
         if done is not None:
             done.synchronize()
         return [memoryview(row).toreadonly() for row in host.numpy()]
@@ -119,9 +127,7 @@ class TorchEngine:
             torch.cuda.empty_cache()
 
 
-def _network(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kernels: Kernels
-) -> Network:
+def _network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Network:
     has_flash = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     attention = flash_attention if has_flash and dtype is torch.bfloat16 else segmented_attention
     tensors = CheckpointTensors(checkpoint, device, dtype)
@@ -141,6 +147,8 @@ def _batch_tokens(shape: Architecture, dtype: torch.dtype, device: torch.device)
     wanted = int(BATCH_OPERATIONS / (2 * matrix_parameters(shape)))
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
-        widest = 3 * shape.intermediate + 6 * shape.hidden + shape.head_dim * 3 * (shape.heads + shape.kv_heads)
+        widest = (
+            3 * shape.intermediate + 6 * shape.hidden + shape.head_dim * 3 * (shape.heads + shape.kv_heads)
+        )
         wanted = min(wanted, int(free_bytes * ACTIVATION_SHARE / (widest * dtype.itemsize)))
     return min(max(wanted, MIN_BATCH_TOKENS), MAX_BATCH_TOKENS)

@@ -6,9 +6,15 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+Backend = str | Callable[..., Any]
+
+RECOMPILE_LIMIT = 64
+"""Shapes of one step that are compiled before torch goes back to running it unfused."""
 
 
 def add_layer_norm(
@@ -65,15 +71,19 @@ class Kernels:
 
 
 @functools.cache
-def compiled_kernels() -> Kernels:
-    """The same steps, each fused into one kernel on first use. The number of tokens is left open."""
+def compiled_kernels(backend: Backend = "inductor") -> Kernels:
+    """The same steps, each fused into one kernel on first use: widths and eps fixed, the number of tokens open."""
+    config = torch._dynamo.config  # noqa: SLF001 - the only name these have
+    config.specialize_float = True  # otherwise eps becomes an input that every call wraps in a tensor
+    config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+    fuse = functools.partial(torch.compile, dynamic=True, backend=backend)
     return Kernels(
-        add_layer_norm=torch.compile(add_layer_norm, dynamic=True),
-        rms_norm=torch.compile(rms_norm, dynamic=True),
-        add_rms_norm=torch.compile(add_rms_norm, dynamic=True),
-        rotate=torch.compile(rotate, dynamic=True),
-        norm_rotate=torch.compile(norm_rotate, dynamic=True),
-        swiglu=torch.compile(swiglu, dynamic=True),
+        add_layer_norm=fuse(add_layer_norm),
+        rms_norm=fuse(rms_norm),
+        add_rms_norm=fuse(add_rms_norm),
+        rotate=fuse(rotate),
+        norm_rotate=fuse(norm_rotate),
+        swiglu=fuse(swiglu),
     )
 
 

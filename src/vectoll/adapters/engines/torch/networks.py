@@ -105,7 +105,9 @@ class Decoder:
         self._attention = attention
         self._kernels = kernels
         if architecture.activation is not Activation.SILU:
-            raise ConfigurationError(f"the torch engine runs decoders with silu, not {architecture.activation}")
+            raise ConfigurationError(
+                f"the torch engine runs decoders with silu, not {architecture.activation}"
+            )
         self._words = tensors.tensor("embed_tokens.weight")
         self._layers = [decoder_layer(tensors, index) for index in range(architecture.layers)]
         self._final_norm = tensors.norm("norm")

@@ -40,7 +40,9 @@ class Packer:
     A bad id must never reach an accelerator: there it is an assertion that kills every model of the process.
     """
 
-    def __init__(self, architecture: Architecture, vocab: int, pooling: Pooling, device: torch.device) -> None:
+    def __init__(
+        self, architecture: Architecture, vocab: int, pooling: Pooling, device: torch.device
+    ) -> None:
         is_roberta = architecture.family is Family.XLM_ROBERTA
         self._padding_id = architecture.position_offset - 1 if is_roberta else None
         self._max_tokens = architecture.positions
