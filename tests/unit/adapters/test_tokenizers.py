@@ -1,0 +1,165 @@
+"""Text to ids: special tokens in place, nothing cut or padded unless asked, no text that crashes."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.minilm import minilm
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from vectoll.adapters.checkpoints import Checkpoint
+from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
+from vectoll.domain.catalog import Pooling
+from vectoll.domain.errors import ConfigurationError, InvalidRequest
+
+CLS, SEP = 101, 102
+START, END, PAD, UNKNOWN, A, B, EXTRA = range(7)
+NAMES = ["<s>", "</s>", "<pad>", "<unk>", "a", "b", "<extra>"]
+
+
+@pytest.fixture(scope="module")
+def bert() -> CheckpointTokenizer:
+    return load_tokenizer(minilm())
+
+
+def tiny(template: str, *, extra: bool = False) -> Tokenizer:
+    names = NAMES if extra else NAMES[:-1]
+    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", *(["<extra>"] if extra else [])])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", START), ("</s>", END), ("<pad>", PAD)]
+    )
+    return tokenizer
+
+
+def saved(folder: Path, tokenizer: Tokenizer, **changes: object) -> Checkpoint:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    checkpoint = replace(
+        minilm(),
+        folder=folder,
+        architecture=replace(minilm().architecture, vocab=6),
+        end_ids=frozenset(),
+        end_token="</s>",
+        padding_token=None,
+    )
+    return replace(checkpoint, **changes)  # type: ignore[arg-type]
+
+
+def ids(
+    tokenizer: CheckpointTokenizer, texts: Sequence[str], max_tokens: int | None = None
+) -> list[list[int]]:
+    return [list(encoding.ids) for encoding in tokenizer.encode(texts, max_tokens=max_tokens)]
+
+
+def test_special_tokens_are_in_place_and_counted(bert: CheckpointTokenizer) -> None:
+    (encoding,) = bert.encode(["hello world"])
+    assert (encoding.ids, encoding.token_count) == ([CLS, 7592, 2088, SEP], 4)
+    assert bert.vocab_size == 30522
+
+
+def test_the_truncation_and_padding_saved_in_the_file_are_off(bert: CheckpointTokenizer) -> None:
+    short, long = bert.encode(["hi", "word " * 1000])
+    assert (short.token_count, long.token_count) == (3, 1002)
+
+
+def test_cutting_keeps_the_special_tokens(bert: CheckpointTokenizer) -> None:
+    assert ids(bert, ["one two three four", "one"], max_tokens=4) == [
+        [CLS, 2028, 2048, SEP],
+        [CLS, 2028, SEP],
+    ]
+
+
+def test_cutting_without_a_suffix_keeps_the_start() -> None:
+    assert ids(CheckpointTokenizer(tiny("<s> $A"), 6), ["a b a b"], max_tokens=3) == [[START, A, B]]
+    assert ids(CheckpointTokenizer(tiny("$A"), 6), ["a b a b"], max_tokens=3) == [[A, B, A]]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "fine until \udfff here"])
+def test_a_lone_surrogate_is_the_callers_mistake(bert: CheckpointTokenizer, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"input\.1.*Unicode") as caught:
+        bert.encode(["fine", text])
+    assert caught.value.issues[0].path == ("input", 1)
+    assert "here" not in str(caught.value)
+
+
+@settings(max_examples=300)
+@given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_any_text_has_tokens_between_its_special_ones(texts: list[str]) -> None:
+    for encoding in TOKENIZER.encode(texts):
+        assert (encoding.ids[0], encoding.ids[-1]) == (CLS, SEP)
+
+
+TOKENIZER = load_tokenizer(minilm())
+
+
+@given(text=st.text(min_size=1), limit=st.integers(2, 9))
+def test_cutting_is_what_the_tokenizer_itself_would_do(text: str, limit: int) -> None:
+    reference = Tokenizer.from_file(str(minilm().tokenizer_file))
+    reference.no_padding()
+    reference.enable_truncation(limit)
+    assert ids(TOKENIZER, [text], max_tokens=limit) == [reference.encode(text).ids]
+
+
+def test_text_without_any_token_is_the_callers_mistake() -> None:
+    with pytest.raises(InvalidRequest, match=r"input\.1: .*no tokens"):
+        CheckpointTokenizer(tiny("$A"), 6).encode(["a", " "])
+
+
+def test_a_token_beyond_the_embedding_table_is_the_callers_mistake() -> None:
+    tokenizer = CheckpointTokenizer(tiny("<s> $A </s>", extra=True), 6)
+    assert ids(tokenizer, ["a b"]) == [[START, A, B, END]]
+    with pytest.raises(InvalidRequest, match=r"input\.1: .*special token"):
+        tokenizer.encode(["a", "a <extra>"])
+
+
+def test_threads_share_one_tokenizer(bert: CheckpointTokenizer) -> None:
+    texts = [f"text number {n}" for n in range(200)]
+    expected = ids(bert, texts)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(result == expected for result in threads.map(lambda _: ids(bert, texts), range(16)))
+
+
+def test_last_token_pooling_finds_its_end_token(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(saved(tmp_path, tiny("<s> $A </s>")), Pooling.LAST)
+    assert ids(tokenizer, ["a"]) == [[START, A, END]]
+
+
+def test_last_token_pooling_may_end_in_padding_where_the_model_was_trained_so(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, tiny("$A <pad>"), end_token=None, padding_token="<pad>")
+    assert ids(load_tokenizer(checkpoint, Pooling.LAST), ["a"]) == [[A, PAD]]
+
+
+def test_a_forgotten_end_token_is_put_in_place(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, tiny("<s> $A"), adds_end_token=True, pooling=Pooling.LAST)
+    tokenizer = load_tokenizer(checkpoint)
+    assert ids(tokenizer, ["a", "a b a b"], max_tokens=4) == [[START, A, END], [START, A, B, END]]
+    assert tokenizer.last_id == END
+
+
+@pytest.mark.parametrize("template", ["<s> $A", "$A", "$A <s>"])
+def test_last_token_pooling_without_an_end_token_is_refused(tmp_path: Path, template: str) -> None:
+    with pytest.raises(ConfigurationError, match="no end token last"):
+        load_tokenizer(saved(tmp_path, tiny(template)), Pooling.LAST)
+
+
+def test_other_poolings_add_nothing(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(saved(tmp_path, tiny("<s> $A"), adds_end_token=True), Pooling.MEAN)
+    assert ids(tokenizer, ["a"]) == [[START, A]]
+
+
+def test_cls_pooling_without_a_first_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no special token first"):
+        load_tokenizer(saved(tmp_path, tiny("$A </s>")), Pooling.CLS)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "not json"])
+def test_a_broken_tokenizer_file_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=r"tokenizer\.json"):
+        load_tokenizer(replace(minilm(), folder=tmp_path))
