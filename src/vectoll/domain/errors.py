@@ -218,6 +218,7 @@ class ModelOffline(Unavailable):
     code = "MODEL_OFFLINE"
 
     def __init__(self, model: str, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"The model '{model}' is offline: {reason}")
 
 
