@@ -173,11 +173,13 @@ async def test_verify_says_when_the_file_is_damaged(tmp_path: Path) -> None:
     for _ in range(50):
         await store.ledger.post(make_credit(1))
     await store.close()
+    with closing(sqlite3.connect(store.path)) as db:
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = 'transfers'"
+        page = db.execute(query).fetchone()[0] - 1
     pages = bytearray(store.path.read_bytes())
-    for page in range(1, len(pages) // 4096):
-        pages[page * 4096 : page * 4096 + 12] = b"\xff" * 12
+    pages[page * 4096 : page * 4096 + 12] = b"\xff" * 12
     store.path.write_bytes(pages)
-    store = SqliteStore(store.path, store.ledger._clock)
+    store = await open_sqlite(tmp_path)
     verification = await store.ledger.verify()
     assert "database file" in {d.subject for d in verification.disagreements}
     await store.close()

@@ -31,8 +31,8 @@ class SqliteStore:
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
-        self._writer = GroupWriter(path, clock)
         self._reader = Reader(path)
+        self._writer = GroupWriter(path, clock)
         self.ledger = SqliteLedger(self._writer, self._reader, clock)
         self.keys = SqliteKeys(self._writer, self._reader)
         self.payments = SqlitePayments(self._writer, self._reader)
