@@ -1,12 +1,14 @@
 """vectoll as its users run it: the installed command, in processes of its own, on a real socket."""
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -36,6 +38,15 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """One entry of /billing/usage-history."""
+
+    request_id: str
+    amount: Decimal
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """A process that answered /ready."""
 
@@ -49,6 +60,34 @@ class Server:
     def async_client(self, key: Key, connections: int = 100) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=connections)
         return httpx.AsyncClient(base_url=self.url, headers=key.headers, timeout=60, limits=limits)
+
+    def charges(self, key: Key) -> list[Charge]:
+        """The account's whole usage history, page by page, as positive dollars."""
+        charges: list[Charge] = []
+        with self.client(key) as client:
+            query = {"pageSize": "100"}
+            while query:
+                answer = client.get("/api/v1/billing/usage-history", params=query)
+                assert answer.status_code == 200, answer.text
+                page = json.loads(answer.text, parse_float=Decimal)
+                for entry in page["data"]:
+                    details = entry["inferenceDetails"]
+                    charges.append(Charge(details["requestId"], -entry["amount"], details["promptTokens"]))
+                query = {"cursor": page["nextCursor"]} if page["nextCursor"] else {}
+        return charges
+
+    async def metric(self, name: str) -> float:
+        """One of /metrics, of the default model."""
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"{self.url}/metrics")).text
+        found = re.search(rf'^{name}{{model="{MODEL}"}} (\S+)', text, re.MULTILINE)
+        return float(found.group(1)) if found else 0.0
+
+    async def until_queued(self, is_enough: Callable[[float], bool]) -> None:
+        """Until the number of waiting tokens is as wanted, for at most 10 seconds."""
+        async with asyncio.timeout(10):
+            while not is_enough(await self.metric("vectoll_queue_tokens")):  # noqa: ASYNC110 - another process has no event
+                await asyncio.sleep(0.02)
 
     def kill(self) -> None:
         """SIGKILL: no drain, no flush."""
@@ -145,3 +184,29 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", out: Path, log: Path) 
             return url
         time.sleep(0.02)
     raise AssertionError(f"vectoll serve did not get ready (exit code {process.poll()}):\n{_tail(log)}")
+
+
+def _address(banner: str) -> str | None:
+    found = re.search(r"http://[\d.]+:\d+", banner)
+    return found.group() if found else None
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text().splitlines()[-40:])

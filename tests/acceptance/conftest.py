@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tests.acceptance.expected import CL100K, REJECTING, TEXTS, Floats
 from tests.live import MODEL, Key, Server, Vectoll
 

@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
-
+from pydantic import SecretStr
 from tests.acceptance.expected import CL100K, REJECTING, TEXTS, Floats, assert_same_vectors
 from tests.live import MODEL, Key, Server
 
@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("tiktoken_ranks")
 
 
 def embeddings(server: Server, key: Key, model: str, **options: Any) -> OpenAIEmbeddings:
-    return OpenAIEmbeddings(model=model, base_url=f"{server.url}/v1", api_key=key.secret, max_retries=0, **options)
+    return OpenAIEmbeddings(
+        model=model, base_url=f"{server.url}/v1", api_key=SecretStr(key.secret), max_retries=0, **options
+    )
 
 
 def test_documents_and_query_as_text(server: Server, key: Key, reference: Floats) -> None:

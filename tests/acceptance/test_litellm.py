@@ -4,7 +4,7 @@ from typing import Any
 
 import litellm
 import pytest
-
+from litellm.exceptions import AuthenticationError, ContextWindowExceededError
 from tests.acceptance.expected import TEXTS, Floats, assert_same_vectors
 from tests.live import MODEL, Key, Server
 
@@ -26,10 +26,10 @@ async def test_async_embedding(options: dict[str, Any], reference: Floats) -> No
 
 
 def test_wrong_key_is_an_authentication_error(options: dict[str, Any]) -> None:
-    with pytest.raises(litellm.AuthenticationError):
+    with pytest.raises(AuthenticationError):
         litellm.embedding(input="x", **{**options, "api_key": "vtk_wrong"})
 
 
 def test_long_input_is_a_context_window_error(options: dict[str, Any]) -> None:
-    with pytest.raises(litellm.ContextWindowExceededError):
+    with pytest.raises(ContextWindowExceededError):
         litellm.embedding(input="word " * 300, **options)

@@ -1,8 +1,7 @@
 """LlamaIndex's OpenAIEmbedding, unmodified."""
 
 import pytest
-from llama_index.embeddings.openai import OpenAIEmbedding
-
+from llama_index.embeddings.openai import OpenAIEmbedding  # type: ignore[import-untyped]
 from tests.acceptance.expected import TEXTS, Floats, assert_same_vectors
 from tests.live import MODEL, Key, Server
 

