@@ -102,3 +102,7 @@ class Rail(Protocol):
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """What the chain shows: by the receipt of ``intent.tx``, else by searching since ``intent.since_block``."""
         ...
+
+    async def close(self) -> None:
+        """Free what is held."""
+        ...

@@ -13,7 +13,7 @@ from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
 from vectoll.domain.errors import InvalidRequest, Unavailable
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
-from vectoll.domain.money import MAX_AMOUNT, Amount, usd
+from vectoll.domain.money import MAX_AMOUNT, usd
 from vectoll.domain.payments import Intent, IntentState, PaymentId
 from vectoll.ports.payments import EvidenceConsumed
 
@@ -39,8 +39,8 @@ def credited(old: Intent, log_index: int = 3) -> Intent:
     return replace(old, state=IntentState.CREDITED, tx="0x01", log_index=log_index)
 
 
-def top_up(old: Intent, amount: Amount = usd("10")) -> Transfer:
-    return Transfer(old.transfer_id, system_account("usdc", NOON), WALLET, amount, TransferCode.TOP_UP, NOON)
+def top_up(old: Intent) -> Transfer:
+    return Transfer(old.transfer_id, system_account("usdc", NOON), WALLET, usd("10"), TransferCode.TOP_UP, NOON)
 
 
 def reversal(old: Intent) -> Transfer:

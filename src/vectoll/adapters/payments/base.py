@@ -84,6 +84,10 @@ class BaseRail:
         """What the chain shows."""
         return await self._token.look(payment, intent)
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._rpc.close()
+
     async def _fees(self) -> tuple[int, int]:
         """The most to pay per gas, twice the present base fee, and the tip; in wei."""
         block = await self._rpc.call("eth_getBlockByNumber", "latest", False)

@@ -1,0 +1,63 @@
+"""Top-ups as tests drive them: a service over a rail, a store and a ledger, and payment headers."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.chains.secp256k1 import SigningKey
+from vectoll.adapters.limiter import MemoryRateLimiter
+from vectoll.adapters.payments.base import BaseRail
+from vectoll.adapters.payments.eip3009 import Eip3009
+from vectoll.adapters.storage.memory import MemoryStore
+from vectoll.adapters.storage.sqlite import SqliteStore
+from vectoll.core.topup import TopUps, Waiting
+from vectoll.domain.ids import AccountId
+from vectoll.domain.money import Amount
+from vectoll.domain.payments import PaymentOption
+from vectoll.domain.siwx import BASE
+from vectoll.ports.clock import SystemClock
+from vectoll.ports.payments import Rail
+
+Store = MemoryStore | SqliteStore
+
+
+@dataclass
+class Service:
+    """Top-ups and what they work on."""
+
+    top_ups: TopUps
+    store: Store
+
+    async def balance(self, wallet: str) -> Amount:
+        return (await self.store.ledger.balance(AccountId(wallet))).balance
+
+
+def base_option(asset: str, pay_to: str) -> PaymentOption:
+    return PaymentOption(BASE, asset, pay_to, {"name": "USD Coin", "version": "2"})
+
+
+def base_rail(url: str, asset: str, pay_to: str, key: bytes, confirmations: int = 1) -> BaseRail:
+    rpc = JsonRpc(url)
+    return BaseRail(rpc, Eip3009(rpc, base_option(asset, pay_to), confirmations), SigningKey(key))
+
+
+def service(rails: Sequence[Rail], store: Store, timeout_s: float = 5) -> Service:
+    waiting = Waiting(timeout_s=timeout_s, poll_s=0.02)
+    return Service(TopUps(rails, store.payments, MemoryRateLimiter(), SystemClock(), waiting), store)
+
+
+def header(payload: dict[str, Any], **changes: Any) -> str:
+    """x402 v2, as ``@x402/fetch`` sends it."""
+    document = {
+        "x402Version": 2,
+        "accepted": {"scheme": "exact", "network": BASE},
+        "payload": payload,
+    } | changes
+    return encode(document)
+
+
+def encode(document: Any) -> str:
+    return base64.b64encode(json.dumps(document).encode()).decode()

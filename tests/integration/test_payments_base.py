@@ -1,0 +1,464 @@
+"""The risk table of payments on a real EVM chain: money moves on anvil, and the ledger equals the chain."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_account.signers.local import LocalAccount
+from tests.chains.anvil import USDC, Anvil, authorize, call_data, run_anvil, transfer_call
+from tests.integration.payments import Service, base_rail, encode, header, service
+
+from vectoll.adapters.payments.base import BaseRail
+from vectoll.adapters.storage.memory import MemoryStore
+from vectoll.domain.errors import RateLimited
+from vectoll.domain.money import usd
+from vectoll.domain.payments import (
+    Intent,
+    IntentState,
+    Payment,
+    PaymentInProgress,
+    PaymentOutcomeUnknown,
+    PaymentRefused,
+    RailUnavailable,
+)
+
+GAS_KEY = bytes([9]) * 32
+GAS = Account.from_key(GAS_KEY).address
+TEN = 10_000_000
+
+
+@pytest.fixture(scope="module")
+def shared_chain() -> Iterator[Anvil]:
+    with run_anvil() as chain:
+        chain.rpc("anvil_setBalance", GAS, hex(10**18))
+        yield chain
+
+
+@pytest.fixture
+def chain(shared_chain: Anvil) -> Iterator[Anvil]:
+    """The chain as it was: each test's blocks are undone."""
+    snapshot = shared_chain.rpc("evm_snapshot")
+    yield shared_chain
+    shared_chain.set_automine(True)
+    shared_chain.rpc("evm_revert", snapshot)
+
+
+@pytest.fixture
+def payer(chain: Anvil) -> LocalAccount:
+    account: LocalAccount = Account.create()
+    chain.fund(account.address, 100 * TEN)
+    return account
+
+
+@pytest.fixture
+def pay_to() -> str:
+    address: str = Account.create().address
+    return address
+
+
+@pytest.fixture
+async def rail(chain: Anvil, pay_to: str) -> AsyncIterator[BaseRail]:
+    rail = base_rail(chain.url, USDC, pay_to, GAS_KEY)
+    yield rail
+    await rail.close()
+
+
+@pytest.fixture
+def vectoll(rail: BaseRail) -> Service:
+    return service([rail], MemoryStore())
+
+
+async def refused(vectoll: Service, payment: str) -> str:
+    with pytest.raises(PaymentRefused) as error:
+        await vectoll.top_ups.top_up(payment)
+    return error.value.reason
+
+
+async def open_intent(vectoll: Service) -> Intent:
+    return (await vectoll.store.payments.list())[0]
+
+
+async def test_a_payment_moves_usdc_and_credits_what_arrived(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    credited = await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 12_345_678)))
+    assert chain.usdc(pay_to) == 12_345_678
+    assert credited.balance_after == usd("12.345678")
+    assert await vectoll.balance(payer.address.lower()) == usd("12.345678")
+    assert credited.tx is not None
+    assert chain.rpc("eth_getTransactionReceipt", credited.tx)["status"] == "0x1"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"x402Version": 1, "scheme": "exact", "network": "base"},
+        {"x402Version": 2, "scheme": "exact", "network": "base"},
+        {"x402Version": 2, "accepted": {"scheme": "exact", "network": "eip155:8453", "amount": "1"}},
+        {"x402Version": 2, "accepted": {"scheme": "exact", "network": "base", "asset": USDC.lower()}},
+        {},
+    ],
+)
+async def test_versions_one_and_two_and_their_mixture_are_read(
+    vectoll: Service, payer: LocalAccount, pay_to: str, shape: dict[str, Any]
+) -> None:
+    payment = encode({**shape, "payload": authorize(payer, pay_to, TEN)})
+    assert (await vectoll.top_ups.top_up(payment)).state is IntentState.CREDITED
+
+
+async def test_a_replay_finds_the_first_result_and_no_second_credit(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    payload = authorize(payer, pay_to, TEN)
+    first = await vectoll.top_ups.top_up(header(payload))
+    again = await vectoll.top_ups.top_up(encode({"x402Version": 1, "network": "base", "payload": payload}))
+    assert again == first
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+    assert chain.usdc(pay_to) == TEN
+    with pytest.raises(PaymentInProgress):
+        await vectoll.top_ups.top_up(header(payload | {"signature": "0x" + "11" * 65}))
+
+
+async def test_of_eight_concurrent_submissions_one_settles_and_one_is_credited(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    payment = header(authorize(payer, pay_to, TEN))
+    before = chain.transactions_of(GAS)
+    outcomes = await asyncio.gather(
+        *(vectoll.top_ups.top_up(payment) for _ in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(o, Intent) for o in outcomes) == 1
+    assert sum(isinstance(o, PaymentInProgress) for o in outcomes) == 7
+    assert chain.transactions_of(GAS) - before == 1
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_different_payments_settle_side_by_side(vectoll: Service, chain: Anvil, pay_to: str) -> None:
+    payers = [Account.create() for _ in range(6)]
+    for one in payers:
+        chain.fund(one.address, TEN)
+    await asyncio.gather(*(vectoll.top_ups.top_up(header(authorize(one, pay_to, TEN))) for one in payers))
+    assert chain.usdc(pay_to) == 6 * TEN
+    assert [await vectoll.balance(one.address.lower()) for one in payers] == [usd("10")] * 6
+
+
+async def test_what_does_not_fit_our_own_terms_is_refused_before_any_rpc(
+    payer: LocalAccount, pay_to: str
+) -> None:
+    unreachable = base_rail("http://127.0.0.1:1", USDC, pay_to, GAS_KEY)
+    vectoll = service([unreachable], MemoryStore())
+    good = authorize(payer, pay_to, TEN)
+
+    def changed(**fields: str) -> str:
+        return header(good | {"authorization": good["authorization"] | fields})
+
+    cases = {
+        header(authorize(payer, Account.create().address, TEN)): "recipient_mismatch",
+        header(
+            good, accepted={"scheme": "exact", "network": "base", "payTo": payer.address}
+        ): "recipient_mismatch",
+        header(good, accepted={"scheme": "exact", "network": "base", "asset": pay_to}): "asset_mismatch",
+        header(good, accepted={"scheme": "exact", "network": "eip155:1"}): "unsupported_network",
+        header(good, accepted={"scheme": "upto", "network": "base"}): "unsupported_scheme",
+        header(good, x402Version=3): "unsupported_scheme",
+        header(authorize(payer, pay_to, 4_999_999)): "amount_out_of_range",
+        header(authorize(payer, pay_to, 10_000_000_001)): "amount_out_of_range",
+        header(authorize(payer, pay_to, TEN, valid_for_s=5)): "expired",
+        header(authorize(payer, pay_to, TEN, valid_for_s=90_000)): "valid_too_long",
+        header(authorize(payer, pay_to, TEN, valid_after=2**40)): "not_yet_valid",
+        changed(value="1e7"): "malformed",
+        changed(value="10000000.0"): "malformed",
+        changed(value="-1"): "malformed",
+        changed(value="٠"): "malformed",
+        changed(value="9" * 78): "malformed",
+        changed(nonce="0x00"): "malformed",
+    }
+    for payment, reason in cases.items():
+        assert await refused(vectoll, payment) == reason
+    with pytest.raises(RailUnavailable):
+        await vectoll.top_ups.top_up(header(good))
+    assert (await open_intent(vectoll)).state is IntentState.FAILED
+    await unreachable.close()
+
+
+async def test_a_signature_for_other_terms_is_refused_by_the_chain(
+    vectoll: Service, payer: LocalAccount, pay_to: str
+) -> None:
+    good = authorize(payer, pay_to, TEN)
+    tampered = good | {"authorization": good["authorization"] | {"value": str(2 * TEN)}}
+    assert await refused(vectoll, header(tampered)) == "invalid_signature"
+    other_asset = authorize(payer, pay_to, TEN, asset=pay_to)
+    assert await refused(vectoll, header(other_asset)) == "invalid_signature"
+    other_chain = authorize(payer, pay_to, TEN, chain_id=1)
+    assert await refused(vectoll, header(other_chain)) == "invalid_signature"
+    assert await vectoll.balance(payer.address.lower()) == 0
+
+
+async def test_a_payer_without_funds_is_refused_and_may_send_the_same_payment_later(
+    vectoll: Service, chain: Anvil, pay_to: str
+) -> None:
+    poor = Account.create()
+    payment = header(authorize(poor, pay_to, TEN))
+    assert await refused(vectoll, payment) == "insufficient_funds"
+    chain.fund(poor.address, TEN)
+    assert (await vectoll.top_ups.top_up(payment)).state is IntentState.CREDITED
+
+
+async def test_an_authorisation_that_somebody_used_before_is_no_payment_to_us(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """It paid for something else: a transfer to the same recipient that was never submitted here."""
+    payload = authorize(payer, pay_to, TEN)
+    chain.send(USDC, transfer_call(payload))
+    assert await refused(vectoll, header(payload)) == "authorization_used"
+    assert await vectoll.balance(payer.address.lower()) == 0
+
+
+async def submitted_unmined(vectoll: Service, chain: Anvil, payment: str) -> Intent:
+    """Submit while no block is made: the outcome stays unknown."""
+    chain.set_automine(False)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.1).top_ups.top_up(
+            payment
+        )
+    intent = await open_intent(vectoll)
+    assert intent.state is IntentState.UNKNOWN
+    return intent
+
+
+async def test_an_unknown_outcome_is_credited_once_it_shows(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    payment = header(authorize(payer, pay_to, TEN))
+    await submitted_unmined(vectoll, chain, payment)
+    with pytest.raises(PaymentInProgress):
+        await vectoll.top_ups.top_up(payment)
+    assert await vectoll.top_ups.reconcile() == []
+    chain.set_automine(True)
+    chain.mine()
+    changed = await vectoll.top_ups.reconcile()
+    assert [intent.state for intent in changed] == [IntentState.CREDITED]
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+    assert (await vectoll.top_ups.top_up(payment)).state is IntentState.CREDITED
+
+
+async def test_a_payment_that_never_reached_a_block_fails_only_after_it_lapsed_by_a_final_one(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    intent = await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, TEN)))
+    chain.rpc("anvil_dropTransaction", intent.tx)
+    dead = replace(intent, raw_tx=None)
+    assert await vectoll.store.payments.advance(intent, dead)
+    chain.mine(seconds=400)
+    assert await vectoll.top_ups.reconcile() == [], "the block in which it lapsed is not final yet"
+    chain.mine(4)
+    changed = await vectoll.top_ups.reconcile()
+    assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "expired")]
+    assert chain.usdc(pay_to) == 0
+    assert await vectoll.balance(payer.address.lower()) == 0
+
+
+async def test_a_dropped_transaction_is_sent_again_the_very_same(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    intent = await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, TEN)))
+    chain.rpc("anvil_dropTransaction", intent.tx)
+    assert await vectoll.top_ups.reconcile() == []
+    chain.set_automine(True)
+    chain.mine()
+    changed = await vectoll.top_ups.reconcile()
+    assert [i.tx for i in changed] == [intent.tx]
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def front_run(chain: Anvil, intent: Intent, data: str, to: str = USDC) -> None:
+    """Somebody else's transaction is mined first; ours then reverts."""
+    chain.rpc("anvil_dropTransaction", intent.tx)
+    chain.set_automine(True)
+    chain.send(to, data)
+    assert intent.raw_tx is not None
+    chain.rpc("eth_sendRawTransaction", f"0x{intent.raw_tx.hex()}")
+    assert chain.rpc("eth_getTransactionReceipt", intent.tx)["status"] == "0x0"
+
+
+async def test_a_payment_that_a_stranger_carried_out_is_credited_by_its_log(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    payload = authorize(payer, pay_to, TEN)
+    intent = await submitted_unmined(vectoll, chain, header(payload))
+    await front_run(chain, intent, transfer_call(payload))
+    changed = await vectoll.top_ups.reconcile()
+    assert [i.state for i in changed] == [IntentState.CREDITED]
+    assert changed[0].tx != intent.tx
+    assert chain.usdc(pay_to) == TEN
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_a_used_authorisation_is_no_proof_without_its_own_transfer(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """The decoy: the nonce is burnt on a transfer to the attacker himself, beside a real payment to us of the same
+    amount, in one transaction. That payment's own intent is credited, the decoy's is not."""
+    friend, nonce = Account.create().address, secrets.token_bytes(32)
+    decoyed = await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, TEN, nonce=nonce)))
+    real = authorize(payer, pay_to, TEN)
+    batch = chain_batch(chain)
+    calls = [transfer_call(authorize(payer, friend, TEN, nonce=nonce)), transfer_call(real)]
+    run = call_data("Batch", "run(address,bytes[])", USDC, [bytes.fromhex(call[2:]) for call in calls])
+    await front_run(chain, decoyed, run, to=batch)
+    assert chain.usdc(pay_to) == TEN
+    assert await vectoll.top_ups.reconcile() == []
+    chain.mine(4)
+    changed = await vectoll.top_ups.reconcile()
+    assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "authorization_used_otherwise")]
+    assert await vectoll.balance(payer.address.lower()) == 0
+
+
+def chain_batch(chain: Anvil) -> str:
+    chain.put_code("0x" + "ba" * 20, "Batch")
+    return "0x" + "ba" * 20
+
+
+async def test_a_cancelled_authorisation_is_no_payment(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    payload = authorize(payer, pay_to, TEN)
+    intent = await submitted_unmined(vectoll, chain, header(payload))
+    nonce = bytes.fromhex(payload["authorization"]["nonce"][2:])
+    types = {
+        "CancelAuthorization": [
+            {"name": "authorizer", "type": "address"},
+            {"name": "nonce", "type": "bytes32"},
+        ]
+    }
+    domain = {"name": "USD Coin", "version": "2", "chainId": 8453, "verifyingContract": USDC}
+    message = encode_typed_data(domain, types, {"authorizer": payer.address, "nonce": nonce})
+    signature = bytes(payer.sign_message(message).signature)
+    cancel = "cancelAuthorization(address,bytes32,bytes)"
+    await front_run(chain, intent, call_data("Token", cancel, payer.address, nonce, signature))
+    chain.mine(4)
+    changed = await vectoll.top_ups.reconcile()
+    assert [i.state for i in changed] == [IntentState.FAILED]
+    assert await vectoll.balance(payer.address.lower()) == 0
+
+
+async def test_credit_waits_for_the_configured_depth(chain: Anvil, payer: LocalAccount, pay_to: str) -> None:
+    rail = base_rail(chain.url, USDC, pay_to, GAS_KEY, confirmations=3)
+    vectoll = service([rail], MemoryStore(), timeout_s=0.2)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))
+    chain.mine(1)
+    assert await vectoll.top_ups.reconcile() == []
+    chain.mine(1)
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.CREDITED]
+    await rail.close()
+
+
+async def test_a_credit_becomes_final_and_is_then_left_alone(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))
+    chain.mine(4)
+    changed = await vectoll.top_ups.reconcile()
+    assert [(i.state, i.is_final) for i in changed] == [(IntentState.CREDITED, True)]
+    assert await vectoll.store.payments.open() == []
+
+
+async def test_a_reorganised_chain_takes_the_credit_back_when_the_payment_cannot_return(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    credited = await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN, valid_for_s=60)))
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+    chain.rpc("anvil_reorg", 1, [])
+    chain.rpc("anvil_dropAllTransactions")
+    assert chain.usdc(pay_to) == 0
+    chain.mine(4, seconds=400)
+    changed = await vectoll.top_ups.reconcile()
+    assert [(i.id, i.state) for i in changed] == [(credited.id, IntentState.REVERSED)]
+    assert await vectoll.balance(payer.address.lower()) == 0
+    assert (await vectoll.store.ledger.verify()).is_clean
+
+
+async def test_a_reorganised_payment_that_is_still_valid_is_sent_again_and_stays_credited(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))
+    chain.rpc("anvil_reorg", 1, [])
+    chain.rpc("anvil_dropAllTransactions")
+    assert chain.usdc(pay_to) == 0
+    assert await vectoll.top_ups.reconcile() == []
+    chain.mine(4)
+    assert chain.usdc(pay_to) == TEN
+    assert [i.is_final for i in await vectoll.top_ups.reconcile()] == [True]
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_a_failed_send_leaves_no_gap_in_the_gas_keys_nonces(
+    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
+) -> None:
+    first = header(authorize(payer, pay_to, TEN))
+    real_call = rail._rpc.call
+
+    async def refuse_once(method: str, *params: object) -> Any:
+        if method == "eth_sendRawTransaction":
+            rail._rpc.call = real_call  # type: ignore[method-assign]
+            params = ("0xdeadbeef",)
+        return await real_call(method, *params)
+
+    rail._rpc.call = refuse_once  # type: ignore[method-assign]
+    quick = service([rail], vectoll.store, timeout_s=0.1)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await quick.top_ups.top_up(first)
+    second = await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 2 * TEN)))
+    assert second.state is IntentState.CREDITED
+    assert await vectoll.balance(payer.address.lower()) == usd("20")
+
+
+async def test_a_client_that_goes_away_is_credited_all_the_same(
+    vectoll: Service, rail: BaseRail, payer: LocalAccount, pay_to: str
+) -> None:
+    verified, verify = asyncio.Event(), rail.verify
+
+    async def verify_and_tell(payment: Payment) -> int:
+        verified.set()
+        return await verify(payment)
+
+    rail.verify = verify_and_tell  # type: ignore[method-assign]
+    request = asyncio.create_task(vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN))))
+    await asyncio.wait_for(verified.wait(), 5)
+    request.cancel()
+    await vectoll.top_ups.close()
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_a_settlement_key_without_ether_is_found_out_before_anything_is_sent(
+    chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    rail = base_rail(chain.url, USDC, pay_to, bytes([8]) * 32)
+    vectoll = service([rail], MemoryStore())
+    with pytest.raises(RailUnavailable):
+        await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))
+    await rail.close()
+
+
+async def test_a_contract_wallet_pays(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    wallet = chain.deploy("Wallet", "address", payer.address)
+    chain.fund(wallet, TEN)
+    payload = authorize(payer, pay_to, TEN, holder=wallet)
+    assert (await vectoll.top_ups.top_up(header(payload))).payer == wallet.lower()
+    assert await vectoll.balance(wallet.lower()) == usd("10")
+
+
+async def test_one_wallet_starts_at_most_ten_top_ups_a_minute(vectoll: Service, pay_to: str) -> None:
+    poor = Account.create()
+    for _ in range(10):
+        assert await refused(vectoll, header(authorize(poor, pay_to, TEN))) == "insufficient_funds"
+    with pytest.raises(RateLimited):
+        await vectoll.top_ups.top_up(header(authorize(poor, pay_to, TEN)))
