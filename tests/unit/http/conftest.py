@@ -15,7 +15,7 @@ class Client(httpx.AsyncClient):
     """Talks to a FakeServer without a socket."""
 
     def __init__(self, server: FakeServer, key: str | None, **options: Any) -> None:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = options.pop("headers", {}) | ({"authorization": f"Bearer {key}"} if key else {})
         # raise_app_exceptions stays on: a test fails where a client would see a broken connection
         super().__init__(
             transport=httpx.ASGITransport(server.app), base_url="http://test", headers=headers, **options

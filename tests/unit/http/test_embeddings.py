@@ -119,7 +119,9 @@ async def test_over_length_input_names_index_count_and_limit(client: Client) -> 
     response = await client.embed(["short", "word " * 70])
     assert response.status_code == 400
     assert response.json()["code"] == "CONTEXT_LENGTH_EXCEEDED"
-    assert response.json()["error"].startswith("This model's maximum context length is 64 tokens, but input 1 has 73")
+    assert response.json()["error"].startswith(
+        "This model's maximum context length is 64 tokens, but input 1 has 73"
+    )
     assert "maximum" in response.json()["details"]["input"]["1"]["_errors"][0]
 
 
@@ -203,7 +205,14 @@ async def test_json_content_types(client: Client, content_type: str) -> None:
 
 @pytest.mark.parametrize(
     "content_type",
-    ["", "text/plain", "application/jsonp", "application/json; charset=latin-1", "text/json", "multipart/form-data"],
+    [
+        "",
+        "text/plain",
+        "application/jsonp",
+        "application/json; charset=latin-1",
+        "text/json",
+        "multipart/form-data",
+    ],
 )
 async def test_other_content_types_are_415(client: Client, content_type: str) -> None:
     response = await client.send_raw(embedding_body(), content_type=content_type)
@@ -233,7 +242,9 @@ async def test_body_limit(connect: Connect) -> None:
     assert response.status_code == 413
 
 
-async def test_announced_length_is_refused_before_a_byte_is_read(server: FakeServer, connect: Connect) -> None:
+async def test_announced_length_is_refused_before_a_byte_is_read(
+    server: FakeServer, connect: Connect
+) -> None:
     client = connect(server, await server.open())
     limit = server.settings.limits.max_body_bytes
     headers = {"content-type": "application/json", "content-length": str(limit + 1)}

@@ -178,9 +178,15 @@ def test_details_have_the_shape_that_the_spec_shows() -> None:
         (b"{'model':'m'}", "The request body is not valid JSON"),
         (b'{"model":"m","input":' + b"[" * 100_000, "The request body is nested too deeply"),
         (b'{"a":' * 100_000, "The request body is nested too deeply"),
-        (b'{"model":"m","input":' + b"[" * 500 + b"]" * 500 + b"}", "input[0][0]: must be an integer token id"),
+        (
+            b'{"model":"m","input":' + b"[" * 500 + b"]" * 500 + b"}",
+            "input[0][0]: must be an integer token id",
+        ),
         (b'{"model":"m","input":[1e999]}', "The request body is not valid JSON: number out of range"),
-        (b'{"model":"m","input":[' + b"9" * 5000 + b"]}", "The request body is not valid JSON: integer value"),
+        (
+            b'{"model":"m","input":[' + b"9" * 5000 + b"]}",
+            "The request body is not valid JSON: integer value",
+        ),
         (b'{"model":"m","input":"a","input":"b"}', "The field 'input' is given more than once"),
         (b'{"model":"m","input":"a","in\\u0070ut":"a"}', "The field 'input' is given more than once"),
         (b'{"model":"m","input":"a","x":1,"x":2}', "The field 'x' is given more than once"),
@@ -191,7 +197,12 @@ def test_bodies_that_are_no_sound_json_object(body: bytes, message: str) -> None
 
 
 def test_no_message_quotes_an_input() -> None:
-    for value in (["hidden words", 5], ["hidden words", ""], [["hidden words"]], {"hidden words": "hidden words"}):
+    for value in (
+        ["hidden words", 5],
+        ["hidden words", ""],
+        [["hidden words"]],
+        {"hidden words": "hidden words"},
+    ):
         error = refuse(with_input(value))
         assert "hidden" not in str(error)
         assert "hidden" not in str(details_tree(error.issues))
@@ -204,8 +215,10 @@ JSON = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec="utf-8"), max_size=4),
-    lambda children: st.lists(children, max_size=4)
-    | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=3), children, max_size=2),
+    lambda children: (
+        st.lists(children, max_size=4)
+        | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=3), children, max_size=2)
+    ),
     max_leaves=8,
 )
 BODIES = st.fixed_dictionaries(

@@ -1,0 +1,203 @@
+"""/billing: the balance, and the history of charges in pages."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes import FakeServer
+from tests.ledger import FixedClock
+from tests.unit.http.conftest import Client
+from vectoll.domain.errors import InvalidRequest
+from vectoll.domain.ids import AccountId
+from vectoll.http.cursor import Walk, read_cursor, write_cursor
+
+Connect = Callable[..., Client]
+HISTORY = "/api/v1/billing/usage-history"
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock()
+
+
+@pytest.fixture
+def server(clock: FixedClock) -> FakeServer:
+    return FakeServer(clock=clock)
+
+
+@pytest.fixture
+async def used(client: Client, clock: FixedClock) -> AsyncIterator[Client]:
+    """25 charges, a minute apart from 12:00, of 3 to 27 tokens."""
+    for n in range(25):
+        assert (await client.embed([1] * (n + 3))).status_code == 200
+        clock.advance(minutes=1)
+    return client
+
+
+async def test_balance(client: Client, server: FakeServer, connect: Connect) -> None:
+    await client.embed([1] * 10)
+    response = await client.get("/api/v1/billing/balance")
+    assert response.json() == {
+        "balances": {"diem": None, "usd": 4.999999},
+        "canConsume": True,
+        "consumptionCurrency": "USD",
+        "diemEpochAllocation": 0,
+    }
+    assert '"usd":4.999999' in response.text  # $4.999999875, rounded down
+    poor = connect(server, await server.open("poor", "0"))
+    body = (await poor.get("/v1/billing/balance")).json()
+    assert (body["canConsume"], body["consumptionCurrency"], body["balances"]["usd"]) == (False, None, 0)
+    assert (await connect(server).get("/api/v1/billing/balance")).status_code == 401
+
+
+async def test_history_in_the_neighbours_shape(client: Client) -> None:
+    request_id = (await client.embed([1] * 10)).headers["x-request-id"]
+    response = await client.get(HISTORY)
+    body = json.loads(response.text, parse_float=Decimal)
+    assert body == {
+        "data": [
+            {
+                "amount": Decimal("-0.000000125"),
+                "currency": "USD",
+                "inferenceDetails": {
+                    "completionTokens": None,
+                    "inferenceExecutionTime": body["data"][0]["inferenceDetails"]["inferenceExecutionTime"],
+                    "promptTokens": 10,
+                    "requestId": request_id,
+                },
+                "notes": "API Inference",
+                "pricePerUnitUsd": Decimal("0.0125"),
+                "sku": "fake-model-embedding-input-mtoken",
+                "timestamp": "2026-11-18T12:00:00.000Z",
+                "units": Decimal("0.00001"),
+            }
+        ],
+        "nextCursor": None,
+    }
+    entry = body["data"][0]
+    assert entry["units"] * entry["pricePerUnitUsd"] == -entry["amount"]
+
+
+async def walk(client: Client, **first: Any) -> tuple[list[int], int]:
+    """The tokens of every entry of a walk, and how many pages it took."""
+    tokens, pages = [], 0
+    params = first
+    while True:
+        response = await client.get(HISTORY, params=params)
+        assert response.status_code == 200, response.text
+        body = response.json()
+        pages += 1
+        tokens += [entry["inferenceDetails"]["promptTokens"] for entry in body["data"]]
+        if body["nextCursor"] is None:
+            return tokens, pages
+        assert re.fullmatch(r"[A-Za-z0-9_-]{1,512}", body["nextCursor"])
+        params = {"cursor": body["nextCursor"]}
+
+
+async def test_pages(used: Client) -> None:
+    everything = list(range(3, 28))
+    assert await walk(used) == (everything, 1)
+    assert await walk(used, pageSize=10) == (everything, 3)
+    assert await walk(used, pageSize=25) == (everything, 1)
+    assert await walk(used, currency="USD") == (everything, 1)
+    assert await walk(used, currency="DIEM") == ([], 1)
+    start, end = "2026-11-18T12:05:00Z", "2026-11-18T12:20:00.000Z"
+    assert await walk(used, startTimestamp=start) == (everything[5:], 1)
+    assert await walk(used, endTimestamp=end) == (everything[:20], 1)
+    assert await walk(used, startTimestamp=start, endTimestamp=end, pageSize=10) == (everything[5:20], 2)
+
+
+async def test_other_accounts_see_nothing(used: Client, server: FakeServer, connect: Connect) -> None:
+    other = connect(server, await server.open("acct_2"))
+    assert await walk(other) == ([], 1)
+    cursor = (await used.get(HISTORY, params={"pageSize": 10})).json()["nextCursor"]
+    refused = await other.get(HISTORY, params={"cursor": cursor})
+    assert refused.status_code == 400
+    assert refused.json()["details"]["cursor"]["_errors"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"pageSize": "9"},
+        {"pageSize": "1001"},
+        {"pageSize": "ten"},
+        {"pageSize": "１０"},
+        {"pageSize": "-10"},
+        {"pageSize": ""},
+        {"currency": "EUR"},
+        {"currency": ""},
+        {"startTimestamp": "yesterday"},
+        {"startTimestamp": "2026-11-18"},
+        {"startTimestamp": "2026-11-18T12:00:00+00:00"},
+        {"endTimestamp": "2026-13-01T00:00:00Z"},
+        {"startTimestamp": "2026-11-18T12:00:00Z", "endTimestamp": "2026-11-18T12:00:00Z"},
+        {"cursor": ""},
+        {"cursor": "AAAA"},
+        {"cursor": "!!!"},
+        {"cursor": "é"},
+        {"cursor": "A" * 600},
+    ],
+)
+async def test_bad_queries_are_400(client: Client, query: dict[str, str]) -> None:
+    response = await client.get(HISTORY, params=query)
+    assert response.status_code == 400
+    assert any("_errors" in node for name, node in response.json()["details"].items() if name in query)
+
+
+async def test_filters_beside_a_cursor_are_refused(used: Client) -> None:
+    cursor = (await used.get(HISTORY, params={"pageSize": 10})).json()["nextCursor"]
+    response = await used.get(HISTORY, params={"cursor": cursor, "pageSize": 10})
+    assert response.status_code == 400
+
+
+async def test_csv(used: Client) -> None:
+    response = await used.get(HISTORY, params={"pageSize": 20}, headers={"accept": "text/csv"})
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    disposition = r"attachment; filename=billing-usage-history-\d{8}T\d{9}Z\.csv"
+    assert re.fullmatch(disposition, response.headers["content-disposition"])
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    assert len(rows) == 20
+    assert rows[0]["timestamp"] == "2026-11-18T12:00:00.000Z"
+    assert rows[0]["amount"] == "-0.000000037500"
+    assert rows[0]["promptTokens"] == "3"
+    rest = await used.get(
+        HISTORY, params={"cursor": response.headers["x-next-cursor"]}, headers={"accept": "text/csv"}
+    )
+    assert len(list(csv.DictReader(io.StringIO(rest.text)))) == 5
+    assert "x-next-cursor" not in rest.headers
+
+
+WALKS = st.builds(Walk, st.integers(10, 1000), st.integers(0, 2**62), currency=st.sampled_from([None, "USD"]))
+
+
+@given(WALKS, st.text("ab", min_size=1, max_size=2), st.text("ab", min_size=1, max_size=2))
+def test_cursors_are_bound_to_their_account(walk: Walk, account: str, other: str) -> None:
+    token = write_cursor(walk, AccountId(account))
+    assert read_cursor(token, AccountId(account)) == walk
+    if other != account:
+        with pytest.raises(InvalidRequest):
+            read_cursor(token, AccountId(other))
+
+
+@given(WALKS, st.data())
+def test_changed_cursors_are_refused(walk: Walk, data: st.DataObject) -> None:
+    token = write_cursor(walk, AccountId("a"))
+    at = data.draw(st.integers(0, len(token) - 2))
+    new = data.draw(st.sampled_from([c for c in "ABCxyz019_-" if c != token[at]]))
+    with pytest.raises(InvalidRequest):
+        read_cursor(token[:at] + new + token[at + 1 :], AccountId("a"))
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_cursor_or_refused(token: str) -> None:
+    with pytest.raises(InvalidRequest):
+        read_cursor(token, AccountId("a"))
