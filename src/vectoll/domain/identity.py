@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from vectoll.domain.ids import AccountId, KeyId
+from vectoll.domain.ids import AccountId, KeyId, new_id
 from vectoll.domain.money import Amount
 from vectoll.domain.wallets import WalletAddress
 
@@ -69,6 +69,34 @@ class ApiKey:
     limit: SpendLimit | None = None
     is_pro: bool = False
     """Whether models that are marked pro-only may be used."""
+
+    @classmethod
+    def of_secret(
+        cls,
+        secret: str,
+        account: AccountId,
+        name: str,
+        now: datetime,
+        *,
+        kind: KeyKind = KeyKind.INFERENCE,
+        expires_at: datetime | None = None,
+        limit: SpendLimit | None = None,
+        is_pro: bool = False,
+    ) -> "ApiKey":
+        """What is stored of a new key whose ``secret`` is shown once."""
+        return cls(
+            id=KeyId(new_id("key")),
+            account=account,
+            kind=kind,
+            name=name,
+            digest=digest_of(secret),
+            prefix=secret[:8],
+            last6=secret[-6:],
+            created_at=now,
+            expires_at=expires_at,
+            limit=limit,
+            is_pro=is_pro,
+        )
 
     def is_active(self, now: datetime) -> bool:
         """Neither revoked nor expired at ``now``."""

@@ -5,8 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from vectoll.domain.errors import FieldIssue, InvalidRequest
-from vectoll.domain.identity import ApiKey, Principal, SpendLimit, digest_of
-from vectoll.domain.ids import KeyId, new_id
+from vectoll.domain.identity import ApiKey, Principal, SpendLimit
 from vectoll.domain.money import Amount, usd
 from vectoll.http import schemas_account as schemas
 from vectoll.http.times import parse_date_or_instant
@@ -16,15 +15,12 @@ def new_key(wanted: schemas.CreateApiKeyRequest, principal: Principal, secret: s
     """The key that ``wanted`` describes. Raises InvalidRequest for what cannot be enforced here."""
     if wanted.modelPrivacy != "ALL":
         raise _refused(("modelPrivacy",), "keys are not restricted by privacy here, only 'ALL' is possible")
-    return ApiKey(
-        id=KeyId(new_id("key")),
-        account=principal.account,
+    return ApiKey.of_secret(
+        secret,
+        principal.account,
+        wanted.description,
+        now,
         kind=wanted.apiKeyType,
-        name=wanted.description,
-        digest=digest_of(secret),
-        prefix=secret[:8],
-        last6=secret[-6:],
-        created_at=now,
         expires_at=_expiry(wanted.expiresAt, now),
         limit=_spend_limit(wanted),
         is_pro=principal.is_pro,

@@ -1,0 +1,213 @@
+"""The composition root: the only place that names concrete adapters.
+
+What not every command needs is imported where it is used, so that `vectoll keys list` does not load an engine.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vectoll.adapters.checkpoints import locate, read_checkpoint
+from vectoll.adapters.storage.lock import DataDirLock
+from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.catalog_file import ServedModels, read_models
+from vectoll.core.models import ModelRegistry
+from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec
+from vectoll.domain.errors import ConfigurationError, ModelOffline, VectollError
+from vectoll.domain.ids import ModelId
+from vectoll.http.services import Services
+from vectoll.ports.authenticator import Authenticator
+from vectoll.ports.clock import Clock
+from vectoll.ports.keys import KeyStore
+from vectoll.ports.metrics import Metrics, NoMetrics
+from vectoll.ports.model import EmbeddingModel
+from vectoll.settings import Settings
+
+DEFAULT_BATCH_TOKENS = 384
+"""Padded tokens per batch: the fastest on a core with 1 to 2 MiB of its own cache (docs/benchmarks.md)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model of the catalogue, and why it would not be served; None when it would."""
+
+    spec: ModelSpec
+    offline: str | None
+
+
+def lock_data_dir(settings: Settings) -> DataDirLock:
+    """A context in which this process alone serves from the data directory. Entering raises ConfigurationError."""
+    return DataDirLock(Path(settings.data_dir))
+
+
+@asynccontextmanager
+async def open_store(settings: Settings, clock: Clock | None = None) -> AsyncIterator[SqliteStore]:
+    """The ledger and the keys in the data directory. Safe beside a server that uses the same one."""
+    store = await open_sqlite(Path(settings.data_dir), clock)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, store: SqliteStore, clock: Clock) -> AsyncIterator[Services]:
+    """Everything that HTTP serves with, models loaded. Raises ConfigurationError."""
+    from vectoll.adapters.limiter import MemoryRateLimiter
+    from vectoll.adapters.metrics import PrometheusMetrics
+    from vectoll.core.admission import Admission
+    from vectoll.core.auth import Authentication
+    from vectoll.core.billing import Billing
+    from vectoll.core.embed import EmbedService
+
+    metrics = PrometheusMetrics()
+    authentication = Authentication(_authenticators(settings, store.keys, clock))
+    async with open_models(settings, metrics) as models:
+        yield Services(
+            embed=EmbedService(models, Billing(store.ledger, metrics), metrics),
+            models=models,
+            auth=authentication,
+            admission=Admission(MemoryRateLimiter(), settings.limits),
+            ledger=store.ledger,
+            keys=store.keys,
+            clock=clock,
+            settings=settings,
+            metrics=metrics,
+        )
+
+
+def _authenticators(settings: Settings, keys: KeyStore, clock: Clock) -> Sequence[Authenticator]:
+    from vectoll.core.auth import KeyAuthenticator
+
+    found: list[Authenticator] = [KeyAuthenticator(keys, clock)]
+    if settings.jwt.public_key_files or settings.jwt.jwks_file:
+        from vectoll.adapters.jwt import JwtAuthenticator
+
+        found.append(JwtAuthenticator(settings.jwt))
+    return found
+
+
+@asynccontextmanager
+async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[ModelRegistry]:
+    """The catalogue with every model that is switched on, loaded side by side. One that fails is offline."""
+    served = read_served_models(settings)
+    wanted = [state.spec for state in _states(settings, served) if state.offline is None]
+    offline = {state.spec.id: state.offline for state in _states(settings, served) if state.offline}
+    async with AsyncExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize"))
+        loading = [_load_or_explain(spec, settings, metrics, threads) for spec in wanted]
+        loaded: dict[ModelId, EmbeddingModel] = {}
+        for spec, model in zip(wanted, await asyncio.gather(*loading), strict=True):
+            if isinstance(model, str):
+                offline[spec.id] = model
+            else:
+                loaded[spec.id] = model
+        registry = ModelRegistry(served.catalog, loaded, offline)
+        stack.push_async_callback(registry.close)
+        yield registry
+
+
+@asynccontextmanager
+async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingModel]:
+    """One model by id or alias, without a server or a ledger. Raises UnknownModel, ModelOffline."""
+    spec = read_served_models(settings).catalog.resolve(name)
+    with ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize") as threads:
+        model = await _load(spec, settings, NoMetrics(), threads)
+        try:
+            yield model
+        finally:
+            await model.close()
+
+
+def read_served_models(settings: Settings) -> ServedModels:
+    """The catalogue with the operator's changes. Raises ConfigurationError."""
+    return read_models(settings, _read_facts)
+
+
+def model_states(settings: Settings) -> Sequence[ModelState]:
+    """Every model of the catalogue in its order, without loading any."""
+    return _states(settings, read_served_models(settings))
+
+
+def _states(settings: Settings, served: ServedModels) -> Sequence[ModelState]:
+    """A model is switched on when a package carries it or vectoll.toml names it."""
+    named = {entry.id for entry in settings.models}
+    states = []
+    for spec in served.catalog.values():
+        reason = served.offline.get(spec.id)
+        if reason is None and spec.id not in named and spec.source.package is None:
+            reason = "the operator has not switched this model on"
+        states.append(ModelState(spec, reason))
+    return states
+
+
+def _read_facts(source: ModelSource) -> CheckpointFacts | None:
+    """What a checkpoint on this machine says about itself. Raises ConfigurationError for one that is broken."""
+    try:
+        checkpoint = read_checkpoint(locate("", source, download=False))
+    except ModelOffline:
+        return None
+    if checkpoint.pooling is None:
+        return None
+    family = checkpoint.architecture.family.value
+    return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
+
+
+async def _load_or_explain(
+    spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor
+) -> EmbeddingModel | str:
+    """The model, or the reason that its callers are given. The operator reads the whole story in the log."""
+    try:
+        return await _load(spec, settings, metrics, threads)
+    except ModelOffline as error:
+        log.warning("model_offline", extra={"model": spec.id, "reason": error.reason})
+        return error.reason
+    except VectollError as error:
+        log.warning("model_offline", extra={"model": spec.id, "reason": str(error)})
+    except (OSError, RuntimeError, ValueError, MemoryError):
+        log.exception("model_offline", extra={"model": spec.id})
+    return "it could not be loaded"
+
+
+async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
+    """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
+    from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
+    from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
+    from vectoll.core.batching.batcher import Batcher
+    from vectoll.core.batching.local import LocalModel
+    from vectoll.core.batching.queue import BatchShape
+
+    def load() -> tuple[CheckpointTokenizer, OpenVinoEngine]:
+        checkpoint = read_checkpoint(locate(spec.id, spec.source))
+        if checkpoint.dims != spec.dims:
+            raise ConfigurationError(
+                f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
+            )
+        tokenizer = load_tokenizer(checkpoint, spec.pooling)
+        precision = settings.engine.precision if spec.precision == "auto" else spec.precision
+        engine = load_engine(
+            checkpoint, pooling=spec.pooling, precision=precision, streams=settings.engine.streams
+        )
+        return tokenizer, engine
+
+    tokenizer, engine = await asyncio.to_thread(load)
+    batcher = Batcher(
+        engine,
+        BatchShape(settings.engine.batch_tokens or DEFAULT_BATCH_TOKENS),
+        model=spec.id,
+        max_queue_tokens=settings.queue.max_tokens,
+        max_wait_s=settings.queue.max_wait_s,
+        metrics=metrics,
+    )
+    return LocalModel(spec, tokenizer, batcher, threads)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

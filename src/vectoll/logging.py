@@ -1,0 +1,68 @@
+"""One line per event on standard error: JSON for machines, or text for a terminal.
+
+Our own events go through structlog straight to the stream; the standard library's records (uvicorn's, and those of
+code that must not know structlog) are rendered the same way. Tracebacks never show the values of variables: one of
+them may be a key or an input's text.
+"""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import orjson
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from vectoll.settings import LogSettings
+
+
+def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Set up structlog and the standard library's root logger, to ``stream`` (standard error when left out)."""
+    stream = stream or sys.stderr
+    is_text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    finish = _text(colors=stream.isatty()) if is_text else _json()
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, stamp, *finish],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(),
+                stamp,
+            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))  # it announces itself at length
+
+
+def _json() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        _without_noise,
+        structlog.processors.JSONRenderer(_dumps),
+    ]
+
+
+def _text(*, colors: bool) -> list[Processor]:
+    plain = structlog.dev.plain_traceback  # the default one prints local variables where rich is installed
+    return [_without_noise, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+
+
+def _without_noise(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Fields that do not apply are left out, and uvicorn's second, coloured copy of its message."""
+    return {name: value for name, value in event.items() if value is not None and name != "color_message"}
+
+
+def _dumps(event: Any, default: Any = None, **_: Any) -> str:
+    return orjson.dumps(event, default=default or str).decode()

@@ -1,0 +1,131 @@
+"""One serving process, from its lock to its last answer."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import uvicorn
+import uvloop
+
+from vectoll.bootstrap import lock_data_dir, open_services, open_store
+from vectoll.domain.errors import ConfigurationError
+from vectoll.http.app import create_app
+from vectoll.http.services import Phase, Readiness, Services
+from vectoll.ports.clock import SystemClock
+from vectoll.settings import Settings
+from vectoll.welcome import open_development_account, prepare_development_key, welcome
+
+BACKLOG = 2048
+CANCEL_GRACE_S = 1
+"""How long requests that outlive the drain may take to notice that they are cancelled."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigurationError before anything is served."""
+    with lock_data_dir(settings), _listen(settings) as listener:
+        secret = prepare_development_key(Path(settings.data_dir))
+        uvloop.run(_serve(settings, listener, secret))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A bound socket: a port that is taken is known before a model is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ConfigurationError(f"setting host: {settings.host!r}: {error.strerror}") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigurationError(f"cannot listen on {settings.host} port {settings.port}: {why}") from None
+    return listener
+
+
+async def _serve(settings: Settings, listener: socket.socket, secret: str | None) -> None:
+    clock = SystemClock()
+    async with open_store(settings, clock) as store, open_services(settings, store, clock) as services:
+        if secret and not await open_development_account(secret, store.keys, store.ledger, clock):
+            secret = None
+        server = _Server(settings, services, listener, secret)
+        await server.serve(sockets=[listener])
+    log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a drain: on a signal it goes on listening, and says at /ready that nothing more should come,
+    until what is in flight is done or ``drain_timeout_s`` has passed.
+    """
+
+    def __init__(
+        self, settings: Settings, services: Services, listener: socket.socket, secret: str | None
+    ) -> None:
+        super().__init__(_uvicorn_config(settings, services))
+        self._settings = settings
+        self._services = services
+        self._listener = listener
+        self._secret = secret
+        self._drained_by: float | None = None
+
+    @property
+    def _readiness(self) -> Readiness:
+        return self._services.readiness
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then tell the operator and whoever asks /ready."""
+        await super().startup(sockets)
+        self._readiness.phase = Phase.READY
+        host, port = self._listener.getsockname()[:2]
+        log.info("ready", host=host, port=port, process=os.getpid())
+        models = [s.id for s in self._services.models.specs if not self._services.models.offline_reason(s)]
+        text = welcome(_base_url(host, port), self._secret, models, is_terminal=sys.stdout.isatty())
+        print(text, flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """The first signal starts the drain, the second ends it."""
+        if self._drained_by is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._readiness.phase = Phase.DRAINING
+        self._drained_by = time.monotonic() + self._settings.drain_timeout_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop listening and close what is left; asked ten times a second."""
+        if await super().on_tick(counter):
+            return True
+        if self._drained_by is None:
+            return False
+        return not self.server_state.tasks or time.monotonic() >= self._drained_by
+
+
+def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(services),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=CANCEL_GRACE_S,
+    )
+
+
+def _base_url(host: str, port: int) -> str:
+    """An address that works on this machine, also when the server listens on all of them."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{reachable}:{port}"

@@ -1,0 +1,87 @@
+"""The first start: a development key with credit, and what to paste into a terminal."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.identity import ApiKey, digest_of, new_secret
+from vectoll.domain.ids import AccountId, ModelId, TransferId
+from vectoll.domain.ledger import Transfer, TransferCode, system_account
+from vectoll.domain.money import usd
+from vectoll.ports.clock import Clock
+from vectoll.ports.keys import KeyStore
+from vectoll.ports.ledger import Ledger
+
+KEY_FILE = "development-key"
+ACCOUNT = AccountId("acct_development")
+CREDIT = usd("5")
+
+
+def prepare_development_key(data_dir: Path) -> str | None:
+    """The secret of the development key: made before there is a ledger, and kept in a file for later starts.
+
+    None where an operator made keys of their own first, or removed the file. Raises ConfigurationError.
+    """
+    path = data_dir / KEY_FILE
+    try:
+        if path.exists():
+            return path.read_text().strip() or None
+        if any(data_dir.glob("*.sqlite3")):
+            return None
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret = new_secret()
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(f"{secret}\n")
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} does not hold a key") from None
+    return secret
+
+
+async def open_development_account(secret: str, keys: KeyStore, ledger: Ledger, clock: Clock) -> bool:
+    """Store the key and its credit, once, also when an earlier start was cut short. Whether the key can be used."""
+    now = clock.now()
+    key = await keys.by_digest(digest_of(secret))
+    if key is None:
+        key = ApiKey.of_secret(secret, ACCOUNT, "development", now)
+        await ledger.post(
+            Transfer(
+                id=TransferId("credit_development"),
+                debit=system_account("credit", now),
+                credit=ACCOUNT,
+                amount=CREDIT,
+                code=TransferCode.CREDIT,
+                created_at=now,
+                note="first start",
+            )
+        )
+        await keys.add(key)
+    return key.is_active(now)
+
+
+def welcome(base_url: str, secret: str | None, models: Iterable[ModelId], *, is_terminal: bool) -> str:
+    """What is printed when the server is ready. ``models`` are those that answer now."""
+    serving = list(models)
+    name = serving[0] if serving else "MODEL"
+    body = json.dumps({"model": name, "input": "Hello, world"}, separators=(",", ":"))
+    bold, plain = ("\033[1m", "\033[0m") if is_terminal else ("", "")
+    lines = [
+        f"vectoll is ready, serving {', '.join(serving) or 'no model (see the log)'}.",
+        "",
+        f"  {bold}base URL{plain}   {base_url}/api/v1   (OpenAI clients: {base_url}/v1)",
+        f"  {bold}API key{plain}    {secret or 'make one: vectoll keys create --name NAME --credit-usd 5'}",
+        "",
+        f"curl {base_url}/api/v1/embeddings \\",
+        f"  -H 'Authorization: Bearer {secret or '$VECTOLL_KEY'}' -H 'Content-Type: application/json' \\",
+        f"  -d {_quoted(body)}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """For a POSIX shell."""
+    return "'" + text.replace("'", "'\\''") + "'"
