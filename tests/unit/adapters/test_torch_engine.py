@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from vectoll.adapters.engines.torch import TorchEngine  # noqa: E402
+from vectoll.adapters.engines.torch import TorchEngine, load_engine  # noqa: E402
 from vectoll.adapters.engines.torch.attention import flash_attention  # noqa: E402
 from vectoll.adapters.engines.torch.kernels import Kernels  # noqa: E402
 from vectoll.adapters.engines.torch.networks import Decoder, Encoder  # noqa: E402
@@ -317,3 +319,35 @@ def test_a_missing_weight_is_named(references: dict[str, Reference], tmp_path: P
 def test_cls_pooling_of_a_causal_model_is_refused(references: dict[str, Reference]) -> None:
     with pytest.raises(ConfigurationError, match="causal"):
         TorchEngine(references["qwen3"].checkpoint, Pooling.CLS, device="cpu")
+
+
+def test_load_engine_takes_the_pooling_from_the_checkpoint_or_asks_for_it(
+    references: dict[str, Reference], tmp_path: Path
+) -> None:
+    checkpoint = references["bert"].checkpoint
+    with pytest.raises(ConfigurationError, match=r"models\.pooling"):
+        load_engine(checkpoint, device="cpu")
+    batch = random_ids([4, 9])
+    engine = load_engine(replace(checkpoint, pooling=Pooling.MEAN), device="cpu", max_batch_tokens=512)
+    assert engine.max_batch_tokens == 512
+    assert (
+        worst_cosine(as_array(engine.embed(batch, 0)), references["bert"].embed(batch, Pooling.MEAN))
+        > 0.99999
+    )
+
+
+def test_a_device_that_is_not_there_is_one_clear_line(
+    references: dict[str, Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="no CUDA device"):
+        load_engine(references["bert"].checkpoint, pooling=Pooling.CLS)
+
+
+def test_calls_side_by_side_get_their_own_vectors(references: dict[str, Reference], device: str) -> None:
+    engine = TorchEngine(references["qwen3"].checkpoint, Pooling.LAST, device=device, precision="f32")
+    batches = [random_ids([3, 20, 7], seed) for seed in range(24)]
+    expected = [as_array(engine.embed(batch, 0)) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda batch: as_array(engine.embed(batch, 0)), batches))
+    np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=1e-6)

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from enum import StrEnum
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -18,7 +18,15 @@ from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
 
-Precision = Literal["auto", "bf16", "f32"]
+
+class Precision(StrEnum):
+    """The arithmetic of the matrix products. Pooling and normalisation are always float32."""
+
+    AUTO = "auto"
+    """bf16 where the chip has it (Ampere and later), else f32."""
+    BF16 = "bf16"
+    F32 = "f32"
+
 
 BATCH_OPERATIONS = 20e12
 """Floating-point operations that make a good batch: 30 to 50 ms on a chip of the Hopper class."""
@@ -44,19 +52,23 @@ class TorchEngine:
         pooling: Pooling,
         *,
         device: str = "cuda",
-        precision: Precision = "auto",
+        precision: Precision | str = Precision.AUTO,
         max_batch_tokens: int = 0,
         compile_kernels: bool | None = None,
     ) -> None:
-        """Load the weights of ``checkpoint`` onto ``device``.
+        """Load the weights of ``checkpoint`` onto ``device``, a torch name: ``cuda``, ``cuda:1``, ``cpu``.
 
-        ``precision`` auto is bf16 on CUDA and f32 elsewhere; ``max_batch_tokens`` 0 picks a budget that suits the
-        model and the free memory; ``compile_kernels`` None fuses where a compiler is at hand. Raises
-        ConfigurationError for a checkpoint that lacks weights.
+        ``max_batch_tokens`` 0 picks a budget that suits the model and the free memory; ``compile_kernels`` None
+        fuses where a compiler is at hand. Raises ConfigurationError for a device that is not there and for a
+        checkpoint that lacks weights.
         """
         self._device = torch.device(device)
         is_cuda = self._device.type == "cuda"
-        dtype = torch.bfloat16 if precision == "bf16" or (precision == "auto" and is_cuda) else torch.float32
+        if is_cuda and not torch.cuda.is_available():
+            raise ConfigurationError(
+                "torch sees no CUDA device: is the driver installed, and is it a CUDA build?"
+            )
+        dtype = _dtype(Precision(precision), self._device)
         fuse = can_compile(self._device) if compile_kernels is None else compile_kernels
         shape = checkpoint.architecture
         if pooling not in (Pooling.CLS, Pooling.MEAN, Pooling.LAST):
@@ -127,9 +139,22 @@ class TorchEngine:
             torch.cuda.empty_cache()
 
 
+def _has_bf16_units(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    major, _ = torch.cuda.get_device_capability(device)
+    return int(major) >= 8
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision is Precision.AUTO:
+        precision = Precision.BF16 if _has_bf16_units(device) else Precision.F32
+    return torch.bfloat16 if precision is Precision.BF16 else torch.float32
+
+
 def _network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Network:
-    has_flash = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    attention = flash_attention if has_flash and dtype is torch.bfloat16 else segmented_attention
+    has_flash = _has_bf16_units(device) and dtype is torch.bfloat16
+    attention = flash_attention if has_flash else segmented_attention
     tensors = CheckpointTensors(checkpoint, device, dtype)
     kind = Encoder if checkpoint.architecture.family.is_encoder else Decoder
     return kind(checkpoint.architecture, tensors, attention, kernels)
@@ -152,3 +177,23 @@ def _batch_tokens(shape: Architecture, dtype: torch.dtype, device: torch.device)
         )
         wanted = min(wanted, int(free_bytes * ACTIVATION_SHARE / (widest * dtype.itemsize)))
     return min(max(wanted, MIN_BATCH_TOKENS), MAX_BATCH_TOKENS)
+
+
+def load_engine(
+    checkpoint: Checkpoint,
+    *,
+    pooling: Pooling | None = None,
+    precision: Precision | str = Precision.AUTO,
+    device: str = "cuda",
+    max_batch_tokens: int = 0,
+) -> TorchEngine:
+    """A ``TorchEngine`` for a checkpoint. ``pooling`` overrides what the checkpoint says; one of the two must say it.
+
+    Raises ConfigurationError when the checkpoint or the machine cannot do what is asked.
+    """
+    pooling = pooling or checkpoint.pooling
+    if pooling is None:
+        raise ConfigurationError(f"{checkpoint.folder} does not say its pooling: set models.pooling")
+    return TorchEngine(
+        checkpoint, pooling, device=device, precision=precision, max_batch_tokens=max_batch_tokens
+    )
