@@ -4,7 +4,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from tests.fakes import FakeServer
 
 SPEC_URL = "/api/v1/embeddings"
@@ -21,8 +20,8 @@ class Client(httpx.AsyncClient):
             transport=httpx.ASGITransport(server.app), base_url="http://test", headers=headers, **options
         )
 
-    async def embed(self, input: Any = "hello world", url: str = SPEC_URL, **fields: Any) -> httpx.Response:
-        return await self.post(url, json={"model": "fake-model", "input": input, **fields})
+    async def embed(self, given: Any = "hello world", url: str = SPEC_URL, **fields: Any) -> httpx.Response:
+        return await self.post(url, json={"model": "fake-model", "input": given, **fields})
 
     async def send_raw(
         self, body: bytes, url: str = SPEC_URL, content_type: str = "application/json", **headers: str

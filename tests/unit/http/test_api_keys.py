@@ -6,10 +6,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-
 from tests.fakes import FakeServer
 from tests.ledger import NOON, FixedClock
 from tests.unit.http.conftest import Client
+
 from vectoll.domain.identity import KeyKind, LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import usd
@@ -26,7 +26,7 @@ def server() -> FakeServer:
 @pytest.fixture
 async def admin(server: FakeServer, connect: Connect) -> AsyncIterator[Client]:
     await server.open()
-    yield connect(server, await server.key(kind=KeyKind.ADMIN))
+    return connect(server, await server.key(kind=KeyKind.ADMIN))
 
 
 async def create(client: Client, **fields: Any) -> Any:

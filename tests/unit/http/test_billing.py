@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.fakes import FakeServer
 from tests.ledger import FixedClock
 from tests.unit.http.conftest import Client
+
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.ids import AccountId
 from vectoll.http.cursor import Walk, read_cursor, write_cursor

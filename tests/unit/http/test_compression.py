@@ -7,9 +7,9 @@ import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.fakes import FakeServer
 from tests.unit.http.conftest import Client
+
 from vectoll.http.compression import OFFLOAD_BYTES, brotli_body, gzip_body, negotiate
 from vectoll.settings import Settings
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tests.fakes import SPEC, FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
+
 from vectoll.domain.errors import AtCapacity, InferenceFailed
 from vectoll.domain.ids import AccountId, ModelId
 from vectoll.http.services import Phase

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
 from tests.fakes import FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
+
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.money import usd
 
@@ -98,7 +98,7 @@ async def test_headers_on_every_answer_of_the_api(
     ]
     assert [a.status_code for a in answers] == [200, 400, 200, 400, 415, 200, 200, 403, 404, 405, 401, 200]
     for answer in answers:
-        assert LIMIT_HEADERS <= set(answer.headers), answer.url
+        assert set(answer.headers) >= LIMIT_HEADERS, answer.url
         assert all(answer.headers[name].isdigit() for name in LIMIT_HEADERS)
     assert LIMIT_HEADERS.isdisjoint((await client.get("/health")).headers)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from tests.fakes import SPEC, FakeServer
 from tests.unit.http.conftest import Client
+
 from vectoll.domain.ids import ModelId
 
 Connect = Callable[..., Client]

@@ -1,0 +1,49 @@
+"""A real uvicorn on a real socket, with a fake model behind it."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import uvicorn
+
+from tests.fakes import FakeServer, limited
+from vectoll.domain.identity import KeyKind
+
+
+@dataclass(frozen=True)
+class Live:
+    url: str
+    key: str
+    server: FakeServer
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    """Without rate limits, so that every request is answered on its own merits."""
+    fake = FakeServer(settings=limited(requests_per_minute=0, tokens_per_minute=0, failures_before_block=0))
+    config = uvicorn.Config(fake.app, port=0, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    started = threading.Event()
+    keys: list[str] = []
+
+    async def serve() -> None:
+        await fake.open(dollars="1000")
+        keys.append(await fake.key(kind=KeyKind.ADMIN))
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        started.set()
+        await server.main_loop()
+        await server.shutdown()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert started.wait(timeout=10)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Live(f"http://127.0.0.1:{port}", keys[0], fake)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
