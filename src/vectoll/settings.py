@@ -67,6 +67,66 @@ class JwtSettings(Struct, frozen=True, forbid_unknown_fields=True):
     leeway_s: Natural = 30  # Clock skew tolerated in `exp` and `nbf`, in seconds.
 
 
+class SiwxSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[siwx]``: wallets sign in. On where `x402.enabled` is."""
+
+    domains: tuple[str, ...] = ()  # Domains that a sign-in may be for; empty is the public URL's host.
+
+
+class BaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[x402.base]``: USDC on Base. Needs `rpc_url`, `pay_to`, and one of `settlement_key` and `facilitator_url`."""
+
+    network: Literal["eip155:8453", "eip155:84532"] = "eip155:8453"  # Base, or Base Sepolia to rehearse.
+    rpc_url: str | None = None  # A JSON-RPC endpoint of the network.
+    pay_to: str | None = None  # The address that receives; its key is not needed here.
+    asset: str | None = None  # The USDC contract; Circle's on the network when left out.
+    asset_name: str | None = None  # The name in the token's EIP-712 domain; USDC's when left out.
+    asset_version: str = "2"  # The version in the token's EIP-712 domain.
+    settlement_key: str | None = (
+        None  # Private key (hex) that pays the gas of settlements; a little ether, no more.
+    )
+    facilitator_url: str | None = None  # An x402 facilitator that settles instead.
+    facilitator_headers: dict[str, str] = field(
+        default_factory=dict
+    )  # Headers for the facilitator, e.g. Authorization.
+    confirmations: Positive = 1  # Blocks, the payment's own included, before it is credited.
+
+    def __repr__(self) -> str:
+        return f"BaseSettings({self.network!r}, pay_to={self.pay_to!r})"
+
+
+class SolanaSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[x402.solana]``: USDC on Solana. Needs what `[x402.base]` needs."""
+
+    network: Literal["solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"] = (
+        "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"  # Mainnet, or devnet to rehearse.
+    )
+    rpc_url: str | None = None  # A JSON-RPC endpoint of the network.
+    pay_to: str | None = None  # The wallet that receives; its USDC account must exist.
+    asset: str | None = None  # The USDC mint; Circle's on the network when left out.
+    settlement_key: str | None = None  # Key pair (base58 of 64 bytes) that pays fees; a little SOL, no more.
+    facilitator_url: str | None = None  # An x402 facilitator that settles instead.
+    facilitator_headers: dict[str, str] = field(
+        default_factory=dict
+    )  # Headers for the facilitator, e.g. Authorization.
+    fee_payer: str | None = None  # The facilitator's fee payer, as its /supported names it.
+
+    def __repr__(self) -> str:
+        return f"SolanaSettings({self.network!r}, pay_to={self.pay_to!r})"
+
+
+class X402Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[x402]``: wallets pay in USDC. Needs `public_url` and at least one of the two networks."""
+
+    enabled: bool = False  # Whether wallets may sign in, top up and pay.
+    pay_on_inference: bool = False  # Whether a payment header on /embeddings tops up and is served at once.
+    requests_in_flight: Positive = 5  # Requests that one wallet may have in flight.
+    settle_timeout_s: Seconds = 45.0  # How long a client waits for its chain before the answer is 504.
+    reconcile_interval_s: Seconds = 15.0  # How often payments whose outcome is open are looked at.
+    base: BaseSettings = field(default_factory=BaseSettings)
+    solana: SolanaSettings = field(default_factory=SolanaSettings)
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[log]``: one line per event on standard error."""
 
@@ -136,6 +196,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     queue: QueueSettings = field(default_factory=QueueSettings)
     jwt: JwtSettings = field(default_factory=JwtSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    siwx: SiwxSettings = field(default_factory=SiwxSettings)
+    x402: X402Settings = field(default_factory=X402Settings)
     models: tuple[ModelSettings, ...] = ()
 
 
@@ -188,12 +250,12 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             node = node.setdefault(table, {})
             if not isinstance(node, dict):
                 raise ConfigurationError(f"{name} clashes with another VECTOLL_ variable")
-        node[leaf] = _parse_list(value) if value.startswith("[") else value
+        node[leaf] = _parse_json(value) if value.startswith(("[", "{")) else value
     return tree
 
 
-def _parse_list(value: str) -> Any:
-    """A variable that starts with ``[`` is a JSON array; anything else stays the text it is."""
+def _parse_json(value: str) -> Any:
+    """A variable that starts with ``[`` or ``{`` is JSON; anything else stays the text it is."""
     try:
         return msgspec.json.decode(value)
     except msgspec.DecodeError:
