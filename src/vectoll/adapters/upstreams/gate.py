@@ -47,25 +47,27 @@ class FairGate:
             raise
 
     def _give_up(self, caller: str, turn: "asyncio.Future[None]") -> None:
-        """A cancelled waiter leaves the line, or passes on the slot that it was just given."""
+        """A cancelled waiter leaves the line, unless it is out already, or passes on the slot that it was given."""
         if not turn.cancelled():
             self._release()
             return
-        line = self._waiters[caller]
-        line.remove(turn)
-        self._waiting -= 1
-        if not line:
-            del self._waiters[caller]
+        line = self._waiters.get(caller)
+        if line is not None and turn in line:
+            line.remove(turn)
+            self._waiting -= 1
+            if not line:
+                del self._waiters[caller]
 
     def _release(self) -> None:
-        """Free slots exist only while nobody waits."""
-        if not self._waiters:
-            self._free += 1
-            return
-        caller = next(iter(self._waiters))
-        line = self._waiters.pop(caller)
-        turn = line.popleft()
-        self._waiting -= 1
-        if line:
-            self._waiters[caller] = line  # to the end: every other caller comes first
-        turn.set_result(None)
+        """Give the slot to the next caller in turn. Free slots exist only while nobody waits."""
+        while self._waiters:
+            caller = next(iter(self._waiters))
+            line = self._waiters.pop(caller)
+            turn = line.popleft()
+            self._waiting -= 1
+            if line:
+                self._waiters[caller] = line  # to the end: every other caller comes first
+            if not turn.cancelled():
+                turn.set_result(None)
+                return
+        self._free += 1

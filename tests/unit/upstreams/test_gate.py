@@ -1,0 +1,89 @@
+"""Bounded calls, shared evenly."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vectoll.adapters.upstreams.gate import FairGate
+from vectoll.domain.errors import AtCapacity
+
+
+async def enter(gate: FairGate, caller: str, log: list[str], hold: asyncio.Event) -> None:
+    async with gate.slot(caller):
+        log.append(caller)
+        await hold.wait()
+
+
+async def settle() -> None:
+    """Let every task that can run do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_callers_take_turns_however_many_calls_each_has() -> None:
+    gate, log, hold = FairGate(1, 100, 60), [], asyncio.Event()  # type: ignore[var-annotated]
+    order = ["a", "a", "a", "a", "b", "b", "c"]
+    tasks = []
+    for caller in order:
+        tasks.append(asyncio.create_task(enter(gate, caller, log, hold)))
+        await settle()
+    hold.set()
+    await asyncio.gather(*tasks)
+    assert log == ["a", "a", "b", "c", "a", "b", "a"]
+
+
+async def test_full_is_refused_at_once() -> None:
+    gate, hold = FairGate(1, 1, 60), asyncio.Event()
+    tasks = [asyncio.create_task(enter(gate, "a", [], hold)) for _ in range(2)]
+    await settle()
+    with pytest.raises(AtCapacity):
+        async with gate.slot("b"):
+            pass
+    hold.set()
+    await asyncio.gather(*tasks)
+    async with gate.slot("b"):
+        pass
+
+
+async def test_a_wait_that_is_too_long_is_refused_and_leaves_no_trace() -> None:
+    gate, hold = FairGate(1, 1, 0.01), asyncio.Event()
+    task = asyncio.create_task(enter(gate, "a", [], hold))
+    await settle()
+    for _ in range(3):
+        with pytest.raises(AtCapacity):
+            async with gate.slot("b"):
+                pass
+    hold.set()
+    await task
+    async with gate.slot("b"):
+        pass
+
+
+@given(
+    plan=st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), min_size=1, max_size=20),
+    slots=st.integers(1, 3),
+)
+def test_no_slot_is_lost_whoever_is_cancelled_when(plan: list[tuple[str, bool, bool]], slots: int) -> None:
+    async def run() -> None:
+        gate, log, hold = FairGate(slots, 1000, 60), [], asyncio.Event()  # type: ignore[var-annotated]
+        tasks = []
+        for caller, is_cancelled, at_once in plan:
+            task = asyncio.create_task(enter(gate, caller, log, hold))
+            tasks.append((task, is_cancelled))
+            if not at_once:
+                await settle()
+        hold.set()
+        for task, is_cancelled in tasks:
+            if is_cancelled:
+                task.cancel()  # some wait, some hold a slot, some were given one and do not know yet
+        await asyncio.gather(*(task for task, _ in tasks), return_exceptions=True)
+        inside = [gate.slot("z") for _ in range(slots)]
+        async with asyncio.timeout(0.5):
+            for slot in inside:
+                await slot.__aenter__()
+        for slot in inside:
+            await slot.__aexit__(None, None, None)
+
+    asyncio.run(run())
