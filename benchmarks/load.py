@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from urllib.parse import urlsplit
 
@@ -95,7 +96,7 @@ async def run(
     started = time.perf_counter()
     for number, done in enumerate(futures):
         await loop.create_connection(
-            lambda number=number, done=done: Connection(requests, number * 7 % len(requests), tally, done),
+            partial(Connection, requests, number * 7 % len(requests), tally, done),
             parts.hostname or "127.0.0.1",
             parts.port or 80,
         )
