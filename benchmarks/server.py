@@ -27,11 +27,12 @@ from typing import cast
 
 MODEL = "all-MiniLM-L6-v2"
 HERE = Path(__file__).resolve().parent
-WORDS = (
+PROSE = (
     "the market price of energy rises when demand grows faster than supply people search for answers about "
     "health travel food music science history and the law every day small models turn text into vectors that "
     "can be compared stored and searched quickly on ordinary machines without special hardware or networks"
-).split()  # noqa: SIM905 - as text it is readable
+)
+WORDS = PROSE.split()
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def bodies_of(row: Row) -> list[bytes]:
 @contextmanager
 def serving(data_dir: str) -> Iterator[tuple[str, str, int]]:
     """A server with limits out of reach: base URL, key, process id."""
-    vectoll = [sys.executable, "-m", "vectoll"]
+    vectoll = [str(Path(sys.executable).with_name("vectoll"))]
     environ = {
         **os.environ,
         "VECTOLL_DATA_DIR": data_dir,
@@ -150,7 +151,29 @@ def run_engine_only(row: Row, seconds: float) -> float:
     from vectoll.bootstrap import open_model
     from vectoll.settings import load_settings
 
-    async def measure(rows: Sequence[Row], rounds: int, seconds: float) -> list[dict[str, object]]:
+    async def measure() -> float:
+        texts = texts_of(row)
+        async with open_model(load_settings(environ={}), MODEL) as model:
+
+            async def once() -> int:
+                await model.embed(await model.tokenize(texts), dimensions=None, caller="bench")
+                return len(texts)
+
+            async def stream(deadline: float) -> int:
+                done = 0
+                while time.perf_counter() < deadline:
+                    done += await once()
+                return done
+
+            await once()
+            started = time.perf_counter()
+            counts = await asyncio.gather(stream(started + seconds), stream(started + seconds))
+            return sum(counts) / (time.perf_counter() - started)
+
+    return uvloop.run(measure())
+
+
+def measure(rows: Sequence[Row], rounds: int, seconds: float) -> list[dict[str, object]]:
     """Every row, engine and server in turn."""
     results = []
     with tempfile.TemporaryDirectory() as work_dir, serving(work_dir + "/data") as (url, key, pid):
