@@ -18,7 +18,7 @@ from vectoll.http.middleware import (
 from vectoll.http.openapi import openapi_document
 from vectoll.http.record import BASES
 from vectoll.http.responses import json_bytes
-from vectoll.http.routes import api_keys, billing, embeddings, models, operations
+from vectoll.http.routes import api_keys, billing, embeddings, models, operations, x402
 from vectoll.http.services import Services
 
 API = (
@@ -27,6 +27,9 @@ API = (
     ("GET", "/models/{model_id:path}", models.get_model),
     ("GET", "/billing/balance", billing.get_balance),
     ("GET", "/billing/usage-history", billing.get_usage_history),
+    ("POST", "/x402/top-up", x402.top_up),
+    ("GET", "/x402/balance/{wallet}", x402.get_balance),
+    ("GET", "/x402/transactions/{wallet}", x402.get_transactions),
     ("GET", "/api_keys", api_keys.list_keys),
     ("POST", "/api_keys", api_keys.create_key),
     ("DELETE", "/api_keys", api_keys.delete_key),
@@ -62,7 +65,7 @@ def create_app(services: Services, lifespan: Lifespan[Starlette] | None = None) 
         routes=routes, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan
     )
     app.router.redirect_slashes = False  # a POST that is redirected loses its body in many clients
-    document = openapi_document(services.settings.public_url)
+    document = openapi_document(services.settings.public_url, [spec.id for spec in services.models.specs])
     app.state.services = services
     app.state.started_at = int(services.clock.now().timestamp())
     app.state.openapi_json = json_bytes(document)

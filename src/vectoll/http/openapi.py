@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, generated from the types that the routes decode and encode."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -65,8 +66,11 @@ _SECURITY_SCHEMES = {
 _REQUIRED: list[dict[str, list[str]]] = [{"BearerAuth": []}, {"ApiKeyHeader": []}]
 
 
-def openapi_document(public_url: str | None) -> dict[str, Any]:
-    """The whole document. ``public_url`` is how clients reach the server; None is wherever they found this."""
+def openapi_document(public_url: str | None, models: Sequence[str]) -> dict[str, Any]:
+    """The whole document. ``public_url`` is how clients reach the server; None is wherever they found this.
+
+    ``models`` are the ids that are served, which the request's schema offers beside any other string.
+    """
     return {
         "openapi": "3.1.0",
         "info": {
@@ -79,7 +83,7 @@ def openapi_document(public_url: str | None) -> dict[str, Any]:
         "tags": [{"name": name} for name in dict.fromkeys(op.tag for op in OPERATIONS)],
         "paths": _paths(),
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(models),
             "headers": _HEADERS,
             "securitySchemes": _SECURITY_SCHEMES,
         },
@@ -147,7 +151,7 @@ def _ref(body_type: type) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{body_type.__name__}"}
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(models: Sequence[str]) -> dict[str, Any]:
     """JSON Schemas of all the bodies. Amounts are numbers on the wire, where msgspec's default is a string."""
     types = [
         value
@@ -156,8 +160,13 @@ def _schemas() -> dict[str, Any]:
         if isinstance(value, type) and issubclass(value, msgspec.Struct) and value is not msgspec.Struct
     ]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    numbers: dict[str, Any] = _decimals_as_numbers(components)
-    return numbers
+    documented: dict[str, Any] = _decimals_as_numbers(components)
+    model = documented[schemas.CreateEmbeddingRequest.__name__]["properties"]["model"]
+    model["anyOf"] = [
+        {"type": model.pop("type"), "minLength": model.pop("minLength")},
+        {"enum": list(models)},
+    ]
+    return documented
 
 
 def _decimals_as_numbers(node: Any) -> Any:

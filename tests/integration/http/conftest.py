@@ -2,27 +2,49 @@
 
 import asyncio
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 import uvicorn
-
 from tests.fakes import FakeServer, limited
+
 from vectoll.domain.identity import KeyKind
+from vectoll.ports.metrics import NoMetrics
+
+
+class Answers(NoMetrics):
+    """Remembers which statuses each route has answered with."""
+
+    def __init__(self) -> None:
+        self.statuses: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+        self._changed = threading.Condition()
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        with self._changed:
+            self.statuses[method, route].add(status)
+            self._changed.notify_all()
+
+    def seen(self, method: str, route: str, status: int) -> bool:
+        """Whether this answer was given, or is within ten seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: status in self.statuses[method, route], timeout=10)
 
 
 @dataclass(frozen=True)
 class Live:
     url: str
     key: str
-    server: FakeServer
+    answers: Answers
 
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     """Without rate limits, so that every request is answered on its own merits."""
-    fake = FakeServer(settings=limited(requests_per_minute=0, tokens_per_minute=0, failures_before_block=0))
+    answers = Answers()
+    settings = limited(requests_per_minute=0, tokens_per_minute=0, failures_before_block=0)
+    fake = FakeServer(settings=settings, metrics=answers)
     config = uvicorn.Config(fake.app, port=0, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     started = threading.Event()
@@ -43,7 +65,7 @@ def live() -> Iterator[Live]:
     try:
         assert started.wait(timeout=10)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Live(f"http://127.0.0.1:{port}", keys[0], fake)
+        yield Live(f"http://127.0.0.1:{port}", keys[0], answers)
     finally:
         server.should_exit = True
         thread.join(timeout=10)
