@@ -15,9 +15,10 @@ from pathlib import Path
 from vectoll.adapters.checkpoints import locate, read_checkpoint
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
 from vectoll.catalog_file import ServedModels, read_models
 from vectoll.core.models import ModelRegistry
-from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec
+from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
 from vectoll.domain.errors import ConfigurationError, ModelOffline, VectollError
 from vectoll.domain.ids import ModelId
 from vectoll.http.services import Services
@@ -25,7 +26,7 @@ from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
 from vectoll.ports.keys import KeyStore
 from vectoll.ports.metrics import Metrics, NoMetrics
-from vectoll.ports.model import EmbeddingModel
+from vectoll.ports.model import EmbeddingModel, ForeignTokens, Tokenizer
 from vectoll.settings import Settings
 
 DEFAULT_BATCH_TOKENS = 384
@@ -47,9 +48,21 @@ def lock_data_dir(settings: Settings) -> DataDirLock:
     return DataDirLock(Path(settings.data_dir))
 
 
+def has_ledger(settings: Settings) -> bool:
+    """Whether anything was ever stored in the data directory."""
+    return (Path(settings.data_dir) / DATABASE_NAME).exists()
+
+
 @asynccontextmanager
-async def open_store(settings: Settings, clock: Clock | None = None) -> AsyncIterator[SqliteStore]:
-    """The ledger and the keys in the data directory. Safe beside a server that uses the same one."""
+async def open_store(
+    settings: Settings, clock: Clock | None = None, *, must_exist: bool = False
+) -> AsyncIterator[SqliteStore]:
+    """The ledger and the keys in the data directory. Safe beside a server that uses the same one.
+
+    Raises ConfigurationError; with ``must_exist`` also where it would have to make a new one.
+    """
+    if must_exist and not has_ledger(settings):
+        raise ConfigurationError(f"there is no ledger in {settings.data_dir}: check --data-dir")
     store = await open_sqlite(Path(settings.data_dir), clock)
     try:
         yield store
@@ -178,6 +191,8 @@ async def _load_or_explain(
 
 async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
     """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
+    if spec.upstream is not None:
+        return await asyncio.to_thread(_connect, spec, spec.upstream)
     from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
     from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
     from vectoll.core.batching.batcher import Batcher
@@ -206,7 +221,30 @@ async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: 
         max_wait_s=settings.queue.max_wait_s,
         metrics=metrics,
     )
-    return LocalModel(spec, tokenizer, batcher, threads)
+    return LocalModel(spec, tokenizer, batcher, threads, _foreign_tokens(spec))
+
+
+def _connect(spec: ModelSpec, upstream: Upstream) -> EmbeddingModel:
+    """A model whose vectors are bought. Reads its tokenizer; connects on first use."""
+    from vectoll.adapters.token_ids import VOCABULARIES, BytePairTokenizer, load_vocabulary
+    from vectoll.adapters.tokenizers import load_tokenizer_file
+    from vectoll.adapters.upstreams import build_upstream
+
+    tokenizer: Tokenizer | None = None
+    if upstream.tokenizer in VOCABULARIES:
+        tokenizer = BytePairTokenizer(load_vocabulary(upstream.tokenizer))
+    elif upstream.tokenizer is not None:
+        tokenizer = load_tokenizer_file(Path(upstream.tokenizer).expanduser())
+    return build_upstream(spec, os.environ, tokenizer=tokenizer, foreign=_foreign_tokens(spec))
+
+
+def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:
+    """What reads the token ids that another model's clients send; None where the policy needs nothing."""
+    if spec.token_ids not in (TokenIdPolicy.CL100K_BASE, TokenIdPolicy.R50K_BASE):
+        return None
+    from vectoll.adapters.token_ids import BytePairText, load_vocabulary
+
+    return BytePairText(load_vocabulary(spec.token_ids.value))
 
 
 def _cores() -> int:

@@ -1,6 +1,7 @@
 """Text to token ids with the tokenizer that a checkpoint carries (Hugging Face ``tokenizer.json``)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -70,10 +71,7 @@ def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> Ch
     """
     path = checkpoint.tokenizer_file
     pooling = pooling or checkpoint.pooling
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises no narrower class
-        raise ConfigurationError(f"cannot read the tokenizer {path}: {error}") from None
+    tokenizer = _read(path)
     loaded = CheckpointTokenizer(tokenizer, checkpoint.architecture.vocab)
     if pooling is Pooling.CLS and loaded.first_id is None:
         raise ConfigurationError(f"{path} puts no special token first, which CLS pooling reads")
@@ -86,6 +84,19 @@ def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> Ch
     if checkpoint.adds_end_token and end_id is not None:
         return CheckpointTokenizer(tokenizer, checkpoint.architecture.vocab, end_id=end_id)
     raise ConfigurationError(f"{path} puts no end token last, which last-token pooling reads")
+
+
+def load_tokenizer_file(path: Path) -> CheckpointTokenizer:
+    """A tokenizer.json without its checkpoint, to count with. Raises ConfigurationError."""
+    tokenizer = _read(path)
+    return CheckpointTokenizer(tokenizer, tokenizer.get_vocab_size(with_added_tokens=True))
+
+
+def _read(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises no narrower class
+        raise ConfigurationError(f"cannot read the tokenizer {path}: {error}") from None
 
 
 def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:

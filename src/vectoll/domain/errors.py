@@ -5,14 +5,17 @@
     VectollError
     ├── InvalidRequest            the request breaks the contract; names each offending field
     │   ├── UnknownModel          no such model id here
-    │   └── InputTooLong          an input exceeds the model's context; nothing is truncated
+    │   ├── InputTooLong          an input exceeds the model's context; nothing is truncated
+    │   └── TokenIdsRefused       token ids for a model that is set to take none
     ├── Unauthenticated           no credential, or one that does not hold
+    │   ├── NoCredentials         nothing was sent that says who is calling
     │   ├── SignInRefused         a wallet's sign-in breaks a rule (vectoll.domain.siwx)
     │   └── ModelNotPermitted     the caller is known, but this model is for Pro users
     ├── Forbidden                 the caller is known, and may not do this
     ├── NotFound                  the thing that the path names does not exist
     ├── PaymentRequired
     │   ├── InsufficientBalance   the quote does not fit the account's available credit
+    │   ├── WalletBalanceTooLow   a wallet has less than it needs to be served at all
     │   └── SpendLimitReached     the quote does not fit the API key's own spend limit
     ├── IdempotencyConflict       the Idempotency-Key was used for another request
     ├── PayloadTooLarge           the body exceeds the limit
@@ -89,10 +92,28 @@ class InputTooLong(InvalidRequest):
         super().__init__(message, [FieldIssue(("input", index), message)])
 
 
+class TokenIdsRefused(InvalidRequest):
+    """Token ids for a model that takes none (``token_ids = "reject"``)."""
+
+    def __init__(self, model: str) -> None:
+        message = (
+            f"input: the model '{model}' does not take token ids; send text instead "
+            "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))."
+        )
+        super().__init__(message, [FieldIssue(("input",), message)])
+
+
 class Unauthenticated(VectollError):
     """No credential was sent, or the one that was does not hold."""
 
     code = "AUTHENTICATION_FAILED"
+
+
+class NoCredentials(Unauthenticated):
+    """Nothing was sent that says who is calling."""
+
+    def __init__(self) -> None:
+        super().__init__("Authentication failed: send `Authorization: Bearer <API key>`.")
 
 
 class ModelNotPermitted(Unauthenticated):
@@ -134,6 +155,14 @@ class InsufficientBalance(PaymentRequired):
             f"Insufficient balance: this request costs ${format_usd(required, decimals=12)}, "
             f"${format_usd(available)} is available. Add credit and try again."
         )
+
+
+class WalletBalanceTooLow(PaymentRequired):
+    """A wallet has less credit than a request of its needs to be looked at."""
+
+    def __init__(self, minimum: Amount, balance: Amount) -> None:
+        self.available = balance
+        super().__init__(f"Insufficient x402 balance: at least ${format_usd(minimum, decimals=2)} is needed.")
 
 
 class SpendLimitReached(PaymentRequired):

@@ -107,6 +107,26 @@ async def test_token_ids_out_of_range_name_their_input(model: LocalModel, ids: l
     assert refused.value.issues[0].path == ("input", 1)
 
 
+class FakeForeign:
+    """Each id is a word of as many letters."""
+
+    def decode(self, inputs: Sequence[Sequence[int]]) -> Sequence[str]:
+        return [" ".join("x" * i for i in ids) for ids in inputs]
+
+
+@pytest.mark.parametrize("policy", [TokenIdPolicy.CL100K_BASE, TokenIdPolicy.R50K_BASE])
+async def test_foreign_token_ids_are_read_as_their_text_prompt_included(
+    model: LocalModel, tokenizer: WordTokenizer, policy: TokenIdPolicy
+) -> None:
+    spec = replace(SPEC, token_ids=policy, prompt="query: ")
+    foreign = LocalModel(spec, tokenizer, model._batcher, model._threads, FakeForeign())
+    from_ids = await foreign.tokenize([[3, 4]])
+    assert from_ids == await foreign.tokenize(["xxx xxxx"])
+    assert tokenizer.seen[0] == "query: xxx xxxx"
+    many = await foreign.tokenize([[1]] * (INLINE_CHARACTERS + 1))
+    assert len(many) == INLINE_CHARACTERS + 1
+
+
 async def test_token_ids_can_be_refused_altogether(model: LocalModel) -> None:
     with pytest.raises(InvalidRequest, match="check_embedding_ctx_length"):
         await with_spec(model, token_ids=TokenIdPolicy.REJECT).tokenize([[1, 2]])

@@ -25,6 +25,7 @@ from vectoll.domain.errors import (
     InferenceFailed,
     InputTooLong,
     InvalidRequest,
+    TokenIdsRefused,
     UpstreamUnavailable,
     VectollError,
 )
@@ -83,12 +84,10 @@ class UpstreamModel:
         if self._spec.token_ids is TokenIdPolicy.NATIVE:
             return self._adopt(sequences)
         if self._foreign is None:
-            raise InvalidRequest.at(
-                ("input",),
-                f"input: the model '{self._spec.id}' does not take token ids; send text instead "
-                "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)).",
-            )
-        return await self._measure(self._foreign.decode(sequences))
+            raise TokenIdsRefused(self._spec.id)
+        if sum(map(len, sequences)) < INLINE_CHARACTERS:
+            return await self._measure(self._foreign.decode(sequences))
+        return await self._measure(await asyncio.to_thread(self._foreign.decode, sequences))
 
     async def _measure(self, texts: Sequence[str]) -> Sequence[Encoding]:
         if self._spec.prompt:

@@ -9,8 +9,8 @@ from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.vectors import shorten
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
-from vectoll.domain.errors import InputTooLong, InvalidRequest
-from vectoll.ports.model import Tokenizer
+from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
+from vectoll.ports.model import ForeignTokens, Tokenizer
 
 INLINE_CHARACTERS = 2_000
 """Less text than this is tokenised on the event loop: a thread's round trip would cost more (measured)."""
@@ -19,11 +19,20 @@ INLINE_CHARACTERS = 2_000
 class LocalModel:
     """A tokenizer and an engine behind a fair queue. Implements ``ports.model.EmbeddingModel``."""
 
-    def __init__(self, spec: ModelSpec, tokenizer: Tokenizer, batcher: Batcher, threads: Executor) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        batcher: Batcher,
+        threads: Executor,
+        foreign: ForeignTokens | None = None,
+    ) -> None:
+        """``foreign`` reads the token ids of a policy that is neither native nor reject."""
         self._spec = spec
         self._tokenizer = tokenizer
         self._batcher = batcher
         self._threads = threads
+        self._foreign = foreign
 
     @property
     def spec(self) -> ModelSpec:
@@ -34,8 +43,10 @@ class LocalModel:
         """See ``EmbeddingModel.tokenize``."""
         if isinstance(inputs[0], str):
             encodings = await self._encode(cast("Sequence[str]", inputs))
-        else:
+        elif self._spec.token_ids is TokenIdPolicy.NATIVE:
             encodings = self._adopt(cast("Sequence[Sequence[int]]", inputs))
+        else:
+            encodings = await self._encode(await self._read(cast("Sequence[Sequence[int]]", inputs)))
         limit = self._spec.max_tokens
         for index, encoding in enumerate(encodings):
             if encoding.token_count > limit:
@@ -53,14 +64,17 @@ class LocalModel:
             self._threads, lambda: self._tokenizer.encode(texts, max_tokens=max_tokens)
         )
 
+    async def _read(self, sequences: Sequence[Sequence[int]]) -> Sequence[str]:
+        """The text that another model's token ids stand for."""
+        foreign = self._foreign
+        if foreign is None:
+            raise TokenIdsRefused(self._spec.id)
+        if sum(map(len, sequences)) < INLINE_CHARACTERS:
+            return foreign.decode(sequences)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, foreign.decode, sequences)
+
     def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own token ids, used verbatim."""
-        if self._spec.token_ids is TokenIdPolicy.REJECT:
-            raise InvalidRequest.at(
-                ("input",),
-                f"input: the model '{self._spec.id}' does not take token ids; send text instead "
-                "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)).",
-            )
         vocab_size = self._tokenizer.vocab_size
         for index, ids in enumerate(sequences):
             if min(ids) < 0 or max(ids) >= vocab_size:
