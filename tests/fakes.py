@@ -89,7 +89,7 @@ class FakeEmbeddingModel:
         """The vector of one encoding: pseudo-random, unit length."""
         phase = sum(encoding.ids) % 1009 + encoding.token_count
         wave = np.sin(np.arange(1, dims + 1, dtype=np.float32) * phase)
-        return (wave / np.linalg.norm(wave)).astype("<f4").data.toreadonly()
+        return memoryview((wave / np.linalg.norm(wave)).astype("<f4")).toreadonly()
 
     async def close(self, drain_s: float = 0.0) -> None:
         pass

@@ -161,7 +161,9 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
     ]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     documented: dict[str, Any] = _decimals_as_numbers(components)
-    model = documented[schemas.CreateEmbeddingRequest.__name__]["properties"]["model"]
+    request = documented[schemas.CreateEmbeddingRequest.__name__]["properties"]
+    request["input"] = schemas.INPUT_SCHEMA
+    model = request["model"]
     model["anyOf"] = [
         {"type": model.pop("type"), "minLength": model.pop("minLength")},
         {"enum": list(models)},

@@ -25,7 +25,7 @@ def _array_of(items: dict[str, Any], title: str, **limits: int) -> dict[str, Any
 
 
 _TEXT_SCHEMA = {"type": "string", "minLength": 1}
-_INPUT_SCHEMA = {
+INPUT_SCHEMA = {
     "description": "What to embed: text or token ids, one input or up to 2048. An array of integers is one input.",
     "examples": ["The quick brown fox jumped over the lazy dog"],
     "anyOf": [
@@ -41,13 +41,14 @@ _INPUT_SCHEMA = {
         ),
     ],
 }
+"""The four forms of ``input``: more than a type can say."""
 
 
 class CreateEmbeddingRequest(Struct, forbid_unknown_fields=True):
     """The body of POST /embeddings. null stands for an optional field that is left out."""
 
     model: Annotated[str, Meta(min_length=1, description="ID of the model: see GET /models.")]
-    input: Annotated[_Text | _Items, Meta(extra_json_schema=_INPUT_SCHEMA)]
+    input: _Text | _Items  # an array's items are of one kind: see INPUT_SCHEMA
     dimensions: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_INT)] | None,
         Meta(description="Size of the vectors, where the model offers a choice."),

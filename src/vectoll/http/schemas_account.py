@@ -29,7 +29,7 @@ class CreateApiKeyRequest(Struct, forbid_unknown_fields=True):
     limitPeriod: LimitPeriod = LimitPeriod.EPOCH
     modelPrivacy: Annotated[
         Literal["ALL", "PRIVATE_TEXT", "PRIVATE_ONLY"],
-        Meta(extra_json_schema={"enum": ["ALL"]}),
+        Meta(description="Only ALL is possible here; anything else is refused."),
     ] = "ALL"
     expiresAt: Annotated[
         str | None,

@@ -1,7 +1,7 @@
 """/api_keys: what an ADMIN key may do to its own account, and nothing else."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -24,7 +24,7 @@ def server() -> FakeServer:
 
 
 @pytest.fixture
-async def admin(server: FakeServer, connect: Connect) -> AsyncIterator[Client]:
+async def admin(server: FakeServer, connect: Connect) -> Client:
     await server.open()
     return connect(server, await server.key(kind=KeyKind.ADMIN))
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -34,7 +34,7 @@ def server(clock: FixedClock) -> FakeServer:
 
 
 @pytest.fixture
-async def used(client: Client, clock: FixedClock) -> AsyncIterator[Client]:
+async def used(client: Client, clock: FixedClock) -> Client:
     """25 charges, a minute apart from 12:00, of 3 to 27 tokens."""
     for n in range(25):
         assert (await client.embed([1] * (n + 3))).status_code == 200

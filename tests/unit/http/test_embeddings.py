@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.types import Message
 from tests.fakes import SPEC, FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
 
@@ -21,7 +22,14 @@ Connect = Callable[..., Client]
 
 def expected(server: FakeServer, text: str, dims: int = 384) -> list[float]:
     encoding = server.model._encode(text)
-    return np.frombuffer(server.model.vector(encoding, dims), "<f4").tolist()
+    vector: list[float] = np.frombuffer(server.model.vector(encoding, dims), "<f4").tolist()
+    return vector
+
+
+def as_float32(numbers: list[float]) -> list[float]:
+    """What the numbers of an answer are once a client has stored them as float32."""
+    stored: list[float] = np.array(numbers, np.float32).tolist()
+    return stored
 
 
 @BOTH
@@ -37,7 +45,7 @@ async def test_answer_has_exactly_the_specs_shape(client: Client, server: FakeSe
     (item,) = body["data"]
     assert list(item) == ["object", "index", "embedding"]
     assert (item["object"], item["index"]) == ("embedding", 0)
-    assert np.float32(item["embedding"]).tolist() == expected(server, "hello world")
+    assert as_float32(item["embedding"]) == expected(server, "hello world")
 
 
 async def test_base64_is_little_endian_float32(client: Client, server: FakeServer) -> None:
@@ -57,7 +65,7 @@ async def test_inputs_keep_their_order(client: Client, server: FakeServer) -> No
     texts = [f"text {'x' * n}" for n in range(1, 20)]
     data = (await client.embed(texts)).json()["data"]
     assert [item["index"] for item in data] == list(range(19))
-    assert [np.float32(item["embedding"]).tolist() for item in data] == [expected(server, t) for t in texts]
+    assert [as_float32(item["embedding"]) for item in data] == [expected(server, t) for t in texts]
 
 
 @pytest.mark.parametrize(
@@ -279,9 +287,9 @@ class Connection:
     """A client on the ASGI level that can hang up."""
 
     def __init__(self, body: bytes, key: str) -> None:
-        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
-        self.sent: list[dict[str, Any]] = []
+        self.sent: list[Message] = []
         headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
         self.scope = {
             "type": "http",
@@ -296,7 +304,7 @@ class Connection:
     def hang_up(self) -> None:
         self.messages.put_nowait({"type": "http.disconnect"})
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         self.sent.append(message)
 
 

@@ -1,8 +1,9 @@
 """Who may come in: authentication, the limits, and what the headers say about both."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from tests.fakes import FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
@@ -66,7 +67,7 @@ async def test_expired_and_revoked_keys(server: FakeServer, connect: Connect) ->
 async def test_strangers_bodies_are_not_read(server: FakeServer, connect: Connect) -> None:
     sent = 0
 
-    async def body():  # type: ignore[no-untyped-def]
+    async def body() -> AsyncIterator[bytes]:
         nonlocal sent
         for _ in range(1000):
             sent += 1
@@ -185,7 +186,7 @@ async def test_which_failures_count(connect: Connect, status: int) -> None:
     headers = {"idempotency-key": "k"}
     if status == 409:
         await client.post(SPEC_URL, json={"model": "fake-model", "input": "first"}, headers=headers)
-    send = {
+    senders: dict[int, Callable[[], Awaitable[httpx.Response]]] = {
         400: lambda: client.embed(""),
         401: lambda: connect(server).embed(),
         403: lambda: client.get("/api/v1/api_keys"),
@@ -194,7 +195,8 @@ async def test_which_failures_count(connect: Connect, status: int) -> None:
         409: lambda: client.post(SPEC_URL, json={"model": "fake-model", "input": "x"}, headers=headers),
         413: lambda: client.embed("x" * 2000),
         415: lambda: client.send_raw(b"{}", content_type="text/plain"),
-    }[status]
+    }
+    send = senders[status]
     assert [(await send()).status_code for _ in range(2)] == [status, status]
     prober = connect(server) if status == 401 else client
     counts = (await prober.get("/api/v1/models")).status_code == 429

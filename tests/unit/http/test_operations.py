@@ -157,8 +157,9 @@ async def test_openapi_document(client: Client, server: FakeServer) -> None:
     assert set(document["paths"][OPENAI_URL]["post"]["responses"]) == {*embeddings["responses"], "404"}
     assert {"BearerAuth": []} in embeddings["security"]
     assert '"decimal"' not in response.text
-    forms = document["components"]["schemas"]["CreateEmbeddingRequest"]["properties"]["input"]["anyOf"]
-    assert [form["type"] for form in forms] == ["string", "array", "array", "array"]
+    fields = document["components"]["schemas"]["CreateEmbeddingRequest"]["properties"]
+    assert [form["type"] for form in fields["input"]["anyOf"]] == ["string", "array", "array", "array"]
+    assert fields["model"]["anyOf"][1] == {"enum": ["fake-model"]}
 
 
 def test_every_route_is_documented_and_the_other_way_round(server: FakeServer) -> None:
