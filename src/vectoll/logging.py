@@ -6,6 +6,7 @@ them may be a key or an input's text.
 """
 
 import logging
+import os
 import sys
 from typing import Any, TextIO
 
@@ -22,7 +23,7 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
     is_text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    finish = _text(colors=stream.isatty()) if is_text else _json()
+    finish = _text(colors=stream.isatty() and not os.environ.get("NO_COLOR")) if is_text else _json()
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),

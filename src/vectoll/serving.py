@@ -11,7 +11,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from vectoll.bootstrap import lock_data_dir, open_services, open_store
+from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
 from vectoll.domain.errors import ConfigurationError
 from vectoll.http.app import create_app
 from vectoll.http.services import Phase, Readiness, Services
@@ -29,7 +29,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.servi
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError before anything is served."""
     with lock_data_dir(settings), _listen(settings) as listener:
-        secret = prepare_development_key(Path(settings.data_dir))
+        secret = prepare_development_key(Path(settings.data_dir), is_first_start=not has_ledger(settings))
         uvloop.run(_serve(settings, listener, secret))
 
 
@@ -88,7 +88,12 @@ class _Server(uvicorn.Server):
         host, port = self._listener.getsockname()[:2]
         log.info("ready", host=host, port=port, process=os.getpid())
         models = [s.id for s in self._services.models.specs if not self._services.models.offline_reason(s)]
-        text = welcome(_base_url(host, port), self._secret, models, is_terminal=sys.stdout.isatty())
+        text = welcome(
+            _base_url(host, port),
+            self._secret,
+            models,
+            colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+        )
         print(text, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature

@@ -19,7 +19,7 @@ ACCOUNT = AccountId("acct_development")
 CREDIT = usd("5")
 
 
-def prepare_development_key(data_dir: Path) -> str | None:
+def prepare_development_key(data_dir: Path, *, is_first_start: bool) -> str | None:
     """The secret of the development key: made before there is a ledger, and kept in a file for later starts.
 
     None where an operator made keys of their own first, or removed the file. Raises ConfigurationError.
@@ -28,7 +28,7 @@ def prepare_development_key(data_dir: Path) -> str | None:
     try:
         if path.exists():
             return path.read_text().strip() or None
-        if any(data_dir.glob("*.sqlite3")):
+        if not is_first_start:
             return None
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         secret = new_secret()
@@ -62,12 +62,12 @@ async def open_development_account(secret: str, keys: KeyStore, ledger: Ledger, 
     return key.is_active(now)
 
 
-def welcome(base_url: str, secret: str | None, models: Iterable[ModelId], *, is_terminal: bool) -> str:
+def welcome(base_url: str, secret: str | None, models: Iterable[ModelId], *, colors: bool) -> str:
     """What is printed when the server is ready. ``models`` are those that answer now."""
     serving = list(models)
     name = serving[0] if serving else "MODEL"
     body = json.dumps({"model": name, "input": "Hello, world"}, separators=(",", ":"))
-    bold, plain = ("\033[1m", "\033[0m") if is_terminal else ("", "")
+    bold, plain = ("\033[1m", "\033[0m") if colors else ("", "")
     lines = [
         f"vectoll is ready, serving {', '.join(serving) or 'no model (see the log)'}.",
         "",

@@ -77,9 +77,15 @@ def _check(principal: Principal, request: EmbeddingRequest, spec: ModelSpec) -> 
     """What can be refused from the model's specification alone."""
     if spec.pro_only and not principal.is_pro:
         raise ModelNotPermitted
-    if request.dimensions is not None and not spec.accepts_dimensions(request.dimensions):
-        sizes = ", ".join(str(d) for d in sorted({*spec.matryoshka_dims, spec.dims}))
-        allowed = f"{spec.min_dims} to {spec.dims}" if spec.matryoshka_any else sizes
-        raise InvalidRequest.at(
-            ("dimensions",), f"dimensions: the model '{spec.id}' has vectors of {allowed} dimensions"
-        )
+    check_dimensions(spec, request.dimensions)
+
+
+def check_dimensions(spec: ModelSpec, dimensions: int | None) -> None:
+    """Raises InvalidRequest for a size that the model's vectors cannot have. None is the native one."""
+    if dimensions is None or spec.accepts_dimensions(dimensions):
+        return
+    sizes = ", ".join(str(d) for d in sorted({*spec.matryoshka_dims, spec.dims}))
+    allowed = f"{spec.min_dims} to {spec.dims}" if spec.matryoshka_any else sizes
+    raise InvalidRequest.at(
+        ("dimensions",), f"dimensions: the model '{spec.id}' has vectors of {allowed} dimensions"
+    )

@@ -1,0 +1,39 @@
+"""vectoll ledger verify"""
+
+import asyncio
+
+import click
+
+from vectoll.cli.options import as_json, with_settings
+from vectoll.cli.output import print_json
+from vectoll.domain.ledger import Verification
+from vectoll.settings import Settings
+
+
+@click.group()
+def ledger() -> None:
+    """Look after the ledger."""
+
+
+@ledger.command()
+@as_json
+@with_settings
+@click.pass_context
+def verify(ctx: click.Context, settings: Settings, as_json: bool) -> None:
+    """Recompute every balance from the transfers. Exit code 1 when anything disagrees."""
+    found = asyncio.run(_verify(settings))
+    if as_json:
+        print_json(found)
+    else:
+        for item in found.disagreements:
+            click.secho(f"{item.subject}: expected {item.expected}, found {item.found}", fg="red")
+        verdict = "clean" if found.is_clean else f"{len(found.disagreements)} disagreements"
+        click.echo(f"{found.accounts:,} accounts, {found.transfers:,} transfers: {verdict}.")
+    ctx.exit(0 if found.is_clean else 1)
+
+
+async def _verify(settings: Settings) -> Verification:
+    from vectoll.bootstrap import open_store
+
+    async with open_store(settings, must_exist=True) as store:
+        return await store.ledger.verify()

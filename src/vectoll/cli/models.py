@@ -1,0 +1,59 @@
+"""vectoll models list"""
+
+import click
+
+from vectoll.cli.options import as_json, with_settings
+from vectoll.cli.output import print_json, print_table
+from vectoll.settings import Settings
+
+
+@click.group()
+def models() -> None:
+    """Look at the models of the catalogue."""
+
+
+@models.command("list")
+@as_json
+@with_settings
+def list_models(settings: Settings, as_json: bool) -> None:
+    """List every model: what it is, what it costs, and whether this server would serve it."""
+    from vectoll.bootstrap import model_states
+
+    states = model_states(settings)
+    if as_json:
+        print_json(
+            [
+                {
+                    "id": s.spec.id,
+                    "name": s.spec.name,
+                    "kind": s.spec.kind,
+                    "dims": s.spec.dims,
+                    "max_tokens": s.spec.max_tokens,
+                    "pooling": s.spec.pooling,
+                    "supports_dimensions": s.spec.supports_dimensions,
+                    "token_ids": s.spec.token_ids,
+                    "price_usd_per_million": s.spec.price.usd_per_million,
+                    "pro_only": s.spec.pro_only,
+                    "privacy": s.spec.privacy,
+                    "licence": s.spec.licence,
+                    "aliases": s.spec.aliases,
+                    "offline": s.offline,
+                }
+                for s in states
+            ]
+        )
+        return
+    print_table(
+        ("ID", "DIMS", "MAX TOKENS", "$/MILLION", "LICENCE", "STATE"),
+        [
+            (
+                s.spec.id,
+                str(s.spec.dims),
+                str(s.spec.max_tokens),
+                f"{s.spec.price.usd_per_million:f}",
+                s.spec.licence,
+                f"off: {s.offline}" if s.offline else "on",
+            )
+            for s in states
+        ],
+    )

@@ -1,0 +1,80 @@
+"""Options and kinds of values that commands share."""
+
+import functools
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vectoll.domain.ids import AccountId, parse_account
+from vectoll.domain.money import Amount, usd
+from vectoll.settings import load_settings
+
+Command = Callable[..., Any]
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def with_settings(command: Command) -> Command:
+    """Adds --config and --data-dir, and calls the command with ``settings``."""
+
+    @click.option("--config", type=click.Path(path_type=Path), help="Settings file; else ./vectoll.toml.")
+    @click.option("--data-dir", type=click.Path(), help="Where the ledger and keys live.")
+    @functools.wraps(command)
+    def wrapped(config: Path | None, data_dir: str | None, **arguments: Any) -> Any:
+        return command(settings=load_settings(config, {"data_dir": data_dir}), **arguments)
+
+    return wrapped
+
+
+class _Dollars(click.ParamType[Amount]):
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Amount:
+        try:
+            amount = usd(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not an amount of dollars: {error}", param, ctx)
+        if amount < 0:
+            self.fail("an amount cannot be negative", param, ctx)
+        return amount
+
+
+class _Account(click.ParamType[AccountId]):
+    name = "account"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> AccountId:
+        try:
+            return parse_account(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_SPANS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+class _When(click.ParamType[datetime]):
+    """``2026-11-22``, ``2026-11-22T10:00Z``, or a span from now such as ``36h`` or ``7d``. UTC."""
+
+    name = "time"
+
+    def __init__(self, direction: int) -> None:
+        self._direction = direction
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            if span := re.fullmatch(r"(\d{1,6})([mhdw])", value):
+                return datetime.now(UTC) + self._direction * int(span[1]) * _SPANS[span[2]]
+            parsed = datetime.fromisoformat(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is neither a date, a time nor a span such as 36h or 7d", param, ctx)
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+DOLLARS = _Dollars()
+ACCOUNT = _Account()
+PAST = _When(-1)
+FUTURE = _When(+1)

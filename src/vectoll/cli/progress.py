@@ -1,0 +1,62 @@
+"""Reading a file of texts, and how far it got."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from vectoll.domain.errors import ConfigurationError
+
+QUIET_S = 2.0
+"""Nothing is shown for work that is done sooner."""
+EVERY_S = 0.2
+BAR = 30
+
+
+class Progress:
+    """The lines of a file as texts, and a bar on standard error where that is a terminal."""
+
+    def __init__(self, file: BinaryIO, total_bytes: int | None) -> None:
+        self._file = file
+        self._total_bytes = total_bytes
+        self._read_bytes = 0
+        self._started = self._shown = time.monotonic()
+        self._is_visible = False
+
+    @classmethod
+    def reading(cls, file: BinaryIO) -> "Progress":
+        """A pipe has no size, so no bar, only a count."""
+        try:
+            size = os.fstat(file.fileno()).st_size
+        except OSError:
+            size = 0
+        return cls(file, size or None)
+
+    def __iter__(self) -> Iterator[str]:
+        """Each line without its end. Raises ConfigurationError for a file that is not UTF-8."""
+        for number, line in enumerate(self._file, 1):
+            self._read_bytes += len(line)
+            try:
+                yield line.decode().rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise ConfigurationError(f"line {number} is not UTF-8") from None
+
+    def show(self, done: int) -> None:
+        """Draw, unless it is too early or nobody looks."""
+        now = time.monotonic()
+        if not sys.stderr.isatty() or now - self._started < QUIET_S or now - self._shown < EVERY_S:
+            return
+        self._shown = now
+        self._is_visible = True
+        bar = ""
+        if self._total_bytes:
+            share = min(1.0, self._read_bytes / self._total_bytes)
+            bar = f"[{'#' * int(share * BAR):<{BAR}}] {share:4.0%}  "
+        sys.stderr.write(f"\r{bar}{done:,} texts  {done / (now - self._started):,.0f}/s\033[K")
+        sys.stderr.flush()
+
+    def finish(self) -> None:
+        """Leave the line."""
+        if self._is_visible:
+            sys.stderr.write("\n")
