@@ -15,6 +15,7 @@ from tests.integration.payments import Service, base_rail, encode, header, servi
 
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.storage.memory import MemoryStore
+from vectoll.core.topup import Outcome
 from vectoll.domain.errors import RateLimited
 from vectoll.domain.money import usd
 from vectoll.domain.payments import (
@@ -86,7 +87,7 @@ async def open_intent(vectoll: Service) -> Intent:
 async def test_a_payment_moves_usdc_and_credits_what_arrived(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:
-    credited = await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 12_345_678)))
+    credited = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 12_345_678)))).intent
     assert chain.usdc(pay_to) == 12_345_678
     assert credited.balance_after == usd("12.345678")
     assert await vectoll.balance(payer.address.lower()) == usd("12.345678")
@@ -108,15 +109,15 @@ async def test_versions_one_and_two_and_their_mixture_are_read(
     vectoll: Service, payer: LocalAccount, pay_to: str, shape: dict[str, Any]
 ) -> None:
     payment = encode({**shape, "payload": authorize(payer, pay_to, TEN)})
-    assert (await vectoll.top_ups.top_up(payment)).state is IntentState.CREDITED
+    assert (await vectoll.top_ups.top_up(payment)).intent.state is IntentState.CREDITED
 
 
 async def test_a_replay_finds_the_first_result_and_no_second_credit(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:
     payload = authorize(payer, pay_to, TEN)
-    first = await vectoll.top_ups.top_up(header(payload))
-    again = await vectoll.top_ups.top_up(encode({"x402Version": 1, "network": "base", "payload": payload}))
+    first = (await vectoll.top_ups.top_up(header(payload))).intent
+    again = (await vectoll.top_ups.top_up(encode({"x402Version": 1, "network": "base", "payload": payload}))).intent
     assert again == first
     assert await vectoll.balance(payer.address.lower()) == usd("10")
     assert chain.usdc(pay_to) == TEN
@@ -132,7 +133,7 @@ async def test_of_eight_concurrent_submissions_one_settles_and_one_is_credited(
     outcomes = await asyncio.gather(
         *(vectoll.top_ups.top_up(payment) for _ in range(8)), return_exceptions=True
     )
-    assert sum(isinstance(o, Intent) for o in outcomes) == 1
+    assert sum(isinstance(o, Outcome) for o in outcomes) == 1
     assert sum(isinstance(o, PaymentInProgress) for o in outcomes) == 7
     assert chain.transactions_of(GAS) - before == 1
     assert await vectoll.balance(payer.address.lower()) == usd("10")
@@ -206,7 +207,7 @@ async def test_a_payer_without_funds_is_refused_and_may_send_the_same_payment_la
     payment = header(authorize(poor, pay_to, TEN))
     assert await refused(vectoll, payment) == "insufficient_funds"
     chain.fund(poor.address, TEN)
-    assert (await vectoll.top_ups.top_up(payment)).state is IntentState.CREDITED
+    assert (await vectoll.top_ups.top_up(payment)).intent.state is IntentState.CREDITED
 
 
 async def test_an_authorisation_that_somebody_used_before_is_no_payment_to_us(
@@ -244,7 +245,7 @@ async def test_an_unknown_outcome_is_credited_once_it_shows(
     changed = await vectoll.top_ups.reconcile()
     assert [intent.state for intent in changed] == [IntentState.CREDITED]
     assert await vectoll.balance(payer.address.lower()) == usd("10")
-    assert (await vectoll.top_ups.top_up(payment)).state is IntentState.CREDITED
+    assert (await vectoll.top_ups.top_up(payment)).intent.state is IntentState.CREDITED
 
 
 async def test_a_payment_that_never_reached_a_block_fails_only_after_it_lapsed_by_a_final_one(
@@ -372,7 +373,7 @@ async def test_a_credit_becomes_final_and_is_then_left_alone(
 async def test_a_reorganised_chain_takes_the_credit_back_when_the_payment_cannot_return(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:
-    credited = await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN, valid_for_s=60)))
+    credited = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN, valid_for_s=60)))).intent
     assert await vectoll.balance(payer.address.lower()) == usd("10")
     chain.rpc("anvil_reorg", 1, [])
     chain.rpc("anvil_dropAllTransactions")
@@ -414,7 +415,7 @@ async def test_a_failed_send_leaves_no_gap_in_the_gas_keys_nonces(
     quick = service([rail], vectoll.store, timeout_s=0.1)
     with pytest.raises(PaymentOutcomeUnknown):
         await quick.top_ups.top_up(first)
-    second = await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 2 * TEN)))
+    second = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 2 * TEN)))).intent
     assert second.state is IntentState.CREDITED
     assert await vectoll.balance(payer.address.lower()) == usd("20")
 
@@ -452,7 +453,7 @@ async def test_a_contract_wallet_pays(
     wallet = chain.deploy("Wallet", "address", payer.address)
     chain.fund(wallet, TEN)
     payload = authorize(payer, pay_to, TEN, holder=wallet)
-    assert (await vectoll.top_ups.top_up(header(payload))).payer == wallet.lower()
+    assert (await vectoll.top_ups.top_up(header(payload))).intent.payer == wallet.lower()
     assert await vectoll.balance(wallet.lower()) == usd("10")
 
 

@@ -21,16 +21,18 @@ class Admission:
         self._limits = limits
         self._in_flight: Counter[str] = Counter()
 
-    async def admit(self, caller: str) -> "Permit":
+    async def admit(self, caller: str, in_flight: int | None = None) -> "Permit":
         """A permit for one request, to be used as a context manager.
 
-        Raises RateLimited for a caller who is blocked or has too many requests in flight.
+        ``in_flight`` is this caller's own cap, where it is lower than everybody's. Raises RateLimited for a caller
+        who is blocked or has too many requests in flight.
         """
         blocked_s = await self._limiter.blocked_s("failures", caller)
         if blocked_s:
             raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
-        if self._in_flight[caller] >= self._limits.requests_in_flight:
-            raise RateLimited(f"Too many requests in flight: {self._limits.requests_in_flight} at most.", 1)
+        at_most = min(in_flight or self._limits.requests_in_flight, self._limits.requests_in_flight)
+        if self._in_flight[caller] >= at_most:
+            raise RateLimited(f"Too many requests in flight: {at_most} at most.", 1)
         return Permit(self, caller)
 
     async def record_failure(self, caller: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vectoll.domain.errors import Forbidden, Unauthenticated
+from vectoll.domain.errors import Forbidden, NoCredentials, Unauthenticated
 from vectoll.domain.identity import KEY_PREFIX, KeyKind, Principal, digest_of, digests_equal
 from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
@@ -24,7 +24,7 @@ class Authentication:
         """Who is calling. Raises Unauthenticated when nobody is, or the credentials do not hold."""
         principal = await self.identify_if_any(headers)
         if principal is None:
-            raise Unauthenticated("Authentication failed: send `Authorization: Bearer <API key>`.")
+            raise NoCredentials
         return principal
 
     async def identify_if_any(self, headers: Mapping[str, str]) -> Principal | None:

@@ -67,6 +67,14 @@ class Waiting:
     poll_s: float = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A credited payment, and whether this very call credited it."""
+
+    intent: Intent
+    is_new: bool
+
+
 class TopUps:
     """Settles payments and keeps watching those whose outcome is open."""
 
@@ -90,8 +98,8 @@ class TopUps:
         """The ways to pay, in the configured order."""
         return [rail.option for rail in self._rails.values()]
 
-    async def top_up(self, header: str) -> Intent:
-        """Settle a payment and credit its payer: the credited intent. A repeat finds the first result.
+    async def top_up(self, header: str) -> Outcome:
+        """Settle a payment and credit its payer. A repeat finds the first result.
 
         Raises PaymentRefused, PaymentInProgress, PaymentOutcomeUnknown, RailUnavailable, RateLimited. Once the
         payment is on its way the work runs to its end, even when this call is cancelled.
@@ -99,14 +107,14 @@ class TopUps:
         payment = parse_payment_header(header, self.options)
         earlier = await self._store.get(payment.id)
         if earlier is not None and earlier.state is IntentState.CREDITED:
-            return _original_result(earlier, payment)
+            return Outcome(_original_result(earlier, payment), is_new=False)
         await self._admit(payment)
         intent = await self._claim(payment, earlier)
         task = asyncio.create_task(self._settle(payment, intent))
         self._tasks[intent.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(intent.id, None))
         task.add_done_callback(_retrieve)
-        return await asyncio.shield(task)
+        return Outcome(await asyncio.shield(task), is_new=True)
 
     async def _admit(self, payment: Payment) -> None:
         """Everything that can be refused without asking a chain."""

@@ -220,6 +220,16 @@ class PaymentInProgress(VectollError):
         self.payment = payment
 
 
+class PaymentAlreadyCredited(VectollError):
+    """The payment was credited by an earlier request; its credit is spent by signing in."""
+
+    code = "PAYMENT_ALREADY_CREDITED"
+
+    def __init__(self, payment: PaymentId) -> None:
+        super().__init__("This payment was credited before. Sign in with SIGN-IN-WITH-X to spend the credit.")
+        self.payment = payment
+
+
 class PaymentOutcomeUnknown(VectollError):
     """The payment was sent to the chain, and no answer came in time. It is watched, and credited if it arrives."""
 

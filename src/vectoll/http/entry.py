@@ -4,10 +4,14 @@ from starlette.requests import Request
 
 from vectoll.core.admission import Permit
 from vectoll.core.auth import require_admin
-from vectoll.domain.errors import Draining, InvalidRequest, Unauthenticated
+from vectoll.core.payment_header import payment_header
+from vectoll.domain.errors import Draining, InvalidRequest, Unauthenticated, WalletBalanceTooLow
 from vectoll.domain.identity import Principal
+from vectoll.domain.payments import MIN_WALLET_BALANCE, PaymentAlreadyCredited, PaymentHeaderNotAccepted
+from vectoll.domain.wallets import parse_wallet
+from vectoll.http.payment_required import settlement_header
 from vectoll.http.record import record_of, stranger
-from vectoll.http.services import Phase, services_of
+from vectoll.http.services import Phase, WalletServices, services_of
 
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -18,16 +22,55 @@ async def admit(request: Request) -> tuple[Principal, Permit]:
     Runs before the body is read: it needs the headers only, and a stranger's 32 MB are not worth reading.
     Raises Unauthenticated (a stranger's attempts count against their address), RateLimited, Draining.
     """
-    services, record = services_of(request), record_of(request.scope)
+    services = services_of(request)
     _refuse_when_draining(request)
     try:
         principal = await services.auth.identify(request.headers)
     except Unauthenticated:
-        await (await _admit_stranger(request)).take_request()
+        await (await admit_stranger(request)).take_request()
         raise
+    return principal, await _admit_principal(request, principal)
+
+
+async def _admit_principal(request: Request, principal: Principal) -> Permit:
+    services, record = services_of(request), record_of(request.scope)
     record.principal, record.caller = principal, principal.caller
-    record.permit = permit = await services.admission.admit(principal.caller)
+    in_flight = services.settings.x402.requests_in_flight if principal.wallet else None
+    record.permit = permit = await services.admission.admit(principal.caller, in_flight)
+    return permit
+
+
+async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
+    """``admit`` for the routes that are paid for; a wallet needs some credit to be let in.
+
+    A payment header is refused, or settled and served as its payer's where ``x402.pay_on_inference`` is on. Raises
+    what ``admit`` raises, PaymentRequired, PaymentHeaderNotAccepted and what ``TopUps.top_up`` raises.
+    """
+    services = services_of(request)
+    header = payment_header(request.headers) if services.wallets else None
+    if services.wallets is None or header is None:
+        principal, permit = await admit(request)
+    elif not services.settings.x402.pay_on_inference:
+        raise PaymentHeaderNotAccepted(services.wallets.asking.top_up_url)
+    else:
+        principal, permit = await _admit_payer(request, services.wallets, header)
+    if principal.wallet is not None:
+        balance = (await services.ledger.balance(principal.account)).balance
+        if balance < MIN_WALLET_BALANCE:
+            raise WalletBalanceTooLow(MIN_WALLET_BALANCE, balance)
     return principal, permit
+
+
+async def _admit_payer(request: Request, wallets: WalletServices, header: str) -> tuple[Principal, Permit]:
+    """Top up and let the payer in: once, for on a public chain everybody can read a settled signature."""
+    await (await admit_stranger(request)).take_request()
+    outcome = await wallets.top_ups.top_up(header)
+    if not outcome.is_new:
+        raise PaymentAlreadyCredited(outcome.intent.id)
+    record_of(request.scope).settlement = settlement_header(outcome.intent)
+    wallet = parse_wallet(outcome.intent.payer)
+    principal = Principal(account=wallet.account, wallet=wallet)
+    return principal, await _admit_principal(request, principal)
 
 
 async def admit_to_account(request: Request, *, admin: bool = False) -> tuple[Principal, Permit]:
@@ -44,23 +87,24 @@ async def admit_to_account(request: Request, *, admin: bool = False) -> tuple[Pr
 
 async def admit_anyone(request: Request) -> Permit:
     """A permit for a caller who need not say who they are. Raises Unauthenticated for credentials that are bad."""
-    services, record = services_of(request), record_of(request.scope)
+    services = services_of(request)
     _refuse_when_draining(request)
     try:
         principal = await services.auth.identify_if_any(request.headers)
     except Unauthenticated:
-        await (await _admit_stranger(request)).take_request()
+        await (await admit_stranger(request)).take_request()
         raise
     if principal is None:
-        permit = await _admit_stranger(request)
+        permit = await admit_stranger(request)
     else:
-        record.principal, record.caller = principal, principal.caller
-        record.permit = permit = await services.admission.admit(principal.caller)
+        permit = await _admit_principal(request, principal)
     await permit.take_request()
     return permit
 
 
-async def _admit_stranger(request: Request) -> Permit:
+async def admit_stranger(request: Request) -> Permit:
+    """A permit for a caller who is only known by address. Raises RateLimited, Draining."""
+    _refuse_when_draining(request)
     record = record_of(request.scope)
     record.caller = stranger(request.scope)
     record.permit = permit = await services_of(request).admission.admit(record.caller)

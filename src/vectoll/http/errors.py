@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -26,7 +25,16 @@ from vectoll.domain.errors import (
     UnsupportedMediaType,
     VectollError,
 )
+from vectoll.domain.payments import (
+    PaymentAlreadyCredited,
+    PaymentHeaderNotAccepted,
+    PaymentInProgress,
+    PaymentOutcomeUnknown,
+    PaymentRefused,
+)
+from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
 from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
+from vectoll.http.responses import json_bytes
 
 STATUS: Mapping[type[VectollError], int] = {
     InvalidRequest: 400,
@@ -40,6 +48,11 @@ STATUS: Mapping[type[VectollError], int] = {
     RateLimited: 429,
     InferenceFailed: 500,
     Unavailable: 503,
+    PaymentRefused: 400,
+    PaymentHeaderNotAccepted: 400,
+    PaymentAlreadyCredited: 409,
+    PaymentInProgress: 409,
+    PaymentOutcomeUnknown: 504,
     VectollError: 500,
 }
 """A subclass has its nearest listed ancestor's status."""
@@ -78,10 +91,12 @@ def error_response(scope: Scope, error: VectollError, status: int | None = None)
     record_of(scope).error_code = error.code
     is_openai = is_under(OPENAI_BASE, scope)
     status = status or _nearest(OPENAI_STATUS if is_openai else STATUS, error)
-    body = _openai_body(error, status) if is_openai else _spec_body(error)
-    return Response(
-        msgspec.json.encode(body), status, headers=_headers(error, status), media_type="application/json"
-    )
+    asked = asks_payment(scope, error)
+    if asked is not None:
+        status = 402
+    body = _openai_body(error, status) if is_openai else asked.body if asked else _spec_body(scope, error)
+    headers = _headers(error, status) | (asked.headers if asked else {})
+    return Response(json_bytes(body), status, headers=headers, media_type="application/json")
 
 
 async def answer_vectoll_error(request: Request, error: Exception) -> Response:
@@ -136,8 +151,10 @@ def _headers(error: VectollError, status: int) -> dict[str, str]:
     return headers
 
 
-def _spec_body(error: VectollError) -> dict[str, Any]:
-    """``StandardError``, or ``DetailedError`` where the request itself is wrong."""
+def _spec_body(scope: Scope, error: VectollError) -> Any:
+    """``StandardError``, or ``DetailedError`` where the request itself is wrong; payments have a shape of theirs."""
+    if is_top_up(scope):
+        return payment_error_body(error)
     body: dict[str, Any] = {"error": str(error), "code": error.code}
     if isinstance(error, InvalidRequest):
         body["details"] = details_tree(error.issues)

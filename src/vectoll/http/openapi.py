@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from vectoll import __version__
-from vectoll.http import schemas, schemas_account
+from vectoll.http import schemas, schemas_account, schemas_x402
 from vectoll.http.openapi_operations import OPERATIONS, Operation
 from vectoll.http.record import BASES, OPENAI_BASE
 
@@ -29,6 +29,7 @@ _STATUS_TEXT = {
     429: "Too many requests, tokens or failures; Retry-After says when to come back",
     500: "Inference or the server failed; nothing was charged",
     503: "At capacity, offline or shutting down; Retry-After where it is known",
+    504: "The payment was submitted and its outcome is not known yet: do not pay again",
 }
 
 _LIMIT_HEADERS = {
@@ -47,6 +48,10 @@ _LIMIT_HEADERS = {
 _HEADERS = {
     "x-request-id": {"description": "The request's id, in every answer.", "schema": {"type": "string"}},
     "retry-after": {"description": "Whole seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
+    "payment-required": {
+        "description": "Base64 of an x402 payment-required object, where wallets can pay.",
+        "schema": {"type": "string"},
+    },
     "content-encoding": {
         "description": "How the body is compressed.",
         "schema": {"type": "string", "enum": ["gzip", "br"]},
@@ -61,9 +66,15 @@ _SECURITY_SCHEMES = {
         "bearerFormat": "JWT",
         "description": "An API key (`vtk_...`), or a JWT where the operator has configured keys for them.",
     },
+    "siwx": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "SIGN-IN-WITH-X",
+        "description": "Base64 of a signed sign-in message of an EVM or Solana wallet, where wallets can pay.",
+    },
     "ApiKeyHeader": {"type": "apiKey", "in": "header", "name": "api-key", "description": "The same API key."},
 }
-_REQUIRED: list[dict[str, list[str]]] = [{"BearerAuth": []}, {"ApiKeyHeader": []}]
+_REQUIRED: list[dict[str, list[str]]] = [{"BearerAuth": []}, {"ApiKeyHeader": []}, {"siwx": []}]
 
 
 def openapi_document(public_url: str | None, models: Sequence[str]) -> dict[str, Any]:
@@ -134,8 +145,13 @@ def _answer(operation: Operation) -> dict[str, Any]:
 
 def _error(status: int, base: str) -> dict[str, Any]:
     error_type: type = schemas.DetailedError if status == 400 else schemas.StandardError
-    answer = _json(_STATUS_TEXT[status], _ref(schemas.OpenAIError if base == OPENAI_BASE else error_type))
-    headers = ["x-request-id", *_LIMIT_HEADERS, *(["retry-after"] if status in (429, 503) else [])]
+    schema = _ref(schemas.OpenAIError if base == OPENAI_BASE else error_type)
+    if status == 402 and base != OPENAI_BASE:
+        wallets = (schemas_x402.Discovery, schemas_x402.WalletPaymentRequired)
+        schema = {"anyOf": [schema, *map(_ref, wallets)]}
+    answer = _json(_STATUS_TEXT[status], schema)
+    extra = {402: ["payment-required"], 429: ["retry-after"], 503: ["retry-after"]}.get(status, [])
+    headers = ["x-request-id", *_LIMIT_HEADERS, *extra]
     return {**answer, "headers": _header_refs(headers)}
 
 
@@ -155,7 +171,7 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
     """JSON Schemas of all the bodies. Amounts are numbers on the wire, where msgspec's default is a string."""
     types = [
         value
-        for module in (schemas, schemas_account)
+        for module in (schemas, schemas_account, schemas_x402)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, msgspec.Struct) and value is not msgspec.Struct
     ]

@@ -6,9 +6,13 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from vectoll.core.payment_header import MAX_HEADER_LENGTH as MAX_PAYMENT_HEADER
 from vectoll.http import schemas
 from vectoll.http import schemas_account as account
+from vectoll.http import schemas_x402 as x402
 from vectoll.http.routes.billing import CURRENCIES, MAX_PAGE, MIN_PAGE
+from vectoll.http.routes.x402 import MAX_OFFSET
+from vectoll.http.routes.x402 import MAX_PAGE as MAX_TRANSACTIONS
 
 _ACCOUNT_ERRORS = (401, 429, 500, 503)
 _ADMIN_ERRORS = (401, 403, 429, 500, 503)
@@ -74,6 +78,23 @@ _HISTORY_PARAMETERS = (
     _query("pageSize", _PAGE_SIZE, "Entries per page."),
 )
 
+_PAYMENT = {
+    "name": "PAYMENT-SIGNATURE",
+    "in": "header",
+    "required": False,
+    "description": "Base64 of an x402 payment payload. X-402-Payment and X-PAYMENT are accepted too.",
+    "schema": {"type": "string", "maxLength": MAX_PAYMENT_HEADER},
+}
+_WALLET = _path("wallet", "An EVM or Solana wallet address.")
+_PAGE_PARAMETERS = (
+    _query(
+        "limit", {"type": "integer", "minimum": 1, "maximum": MAX_TRANSACTIONS, "default": 50}, "Entries."
+    ),
+    _query(
+        "offset", {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, "default": 0}, "Entries to skip."
+    ),
+)
+
 OPERATIONS = (
     Operation(
         "post", "/embeddings", "createEmbedding", "Embeddings", "Create embeddings for the supplied input",
@@ -98,6 +119,21 @@ OPERATIONS = (
         "get", "/billing/usage-history", "getBillingUsageHistory", "Billing",
         "Charges, oldest first, in pages; CSV where Accept asks for text/csv", account.UsageHistory,
         parameters=_HISTORY_PARAMETERS, errors=(400, *_ACCOUNT_ERRORS), text_types=("text/csv",),
+    ),
+    Operation(
+        "post", "/x402/top-up", "topUpX402Balance", "x402",
+        "Top up with a USDC payment in the PAYMENT-SIGNATURE header; without one, learn how to pay",
+        x402.TopUpResponse, parameters=(_PAYMENT,), errors=(400, 404, 409, 429, 500, 503, 504),
+        other_answers={402: x402.TopUpDiscovery}, security="none",
+    ),
+    Operation(
+        "get", "/x402/balance/{wallet}", "getX402Balance", "x402", "The signed-in wallet's credit",
+        x402.WalletBalanceResponse, parameters=(_WALLET,), errors=(400, 403, 404, *_ACCOUNT_ERRORS),
+    ),
+    Operation(
+        "get", "/x402/transactions/{wallet}", "getX402Transactions", "x402",
+        "The signed-in wallet's history, newest first", x402.WalletTransactionsResponse,
+        parameters=(_WALLET, *_PAGE_PARAMETERS), errors=(400, 403, 404, *_ACCOUNT_ERRORS),
     ),
     Operation(
         "get", "/api_keys", "getApiKeys", "API Keys", "List the account's active keys (ADMIN)",

@@ -35,6 +35,8 @@ class RequestRecord:
     model: str = ANY_MODEL
     tokens: int | None = None
     error_code: str | None = None
+    settlement: str | None = None
+    """The PAYMENT-RESPONSE header, where this request paid."""
     has_left: bool = False
     """The client went away before its answer."""
 

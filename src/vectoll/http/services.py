@@ -10,7 +10,10 @@ from vectoll.core.admission import Admission
 from vectoll.core.auth import Authentication
 from vectoll.core.embed import EmbedService
 from vectoll.core.models import ModelRegistry
+from vectoll.core.topup import TopUps
+from vectoll.http.payment_required import Asking
 from vectoll.ports.clock import Clock
+from vectoll.ports.history import AccountHistory
 from vectoll.ports.keys import KeyStore
 from vectoll.ports.ledger import Ledger
 from vectoll.ports.metrics import ServerMetrics
@@ -33,6 +36,15 @@ class Readiness:
 
 
 @dataclass(frozen=True, slots=True)
+class WalletServices:
+    """What is there where wallets sign in and pay."""
+
+    asking: Asking
+    top_ups: TopUps
+    history: AccountHistory
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """Everything that a route may use."""
 
@@ -46,6 +58,8 @@ class Services:
     settings: Settings
     metrics: ServerMetrics
     readiness: Readiness = field(default_factory=Readiness)
+    wallets: WalletServices | None = None
+    """None where `x402.enabled` is off."""
 
 
 def services_of(request: Request) -> Services:

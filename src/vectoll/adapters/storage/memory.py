@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.audit import Audit, SpendPeriod
 from vectoll.adapters.storage.holds import Holds
-from vectoll.adapters.storage.memory_wallets import MemoryNonceStore, MemoryPayments
+from vectoll.adapters.storage.memory_wallets import MemoryHistory, MemoryNonceStore, MemoryPayments
 from vectoll.adapters.storage.times import period_starts, to_micros
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.identity import ApiKey, LimitPeriod, SpendLimit
@@ -27,6 +27,7 @@ class MemoryStore:
         self.keys = MemoryKeys(self.ledger)
         self.payments = MemoryPayments(self.ledger)
         self.nonces = MemoryNonceStore()
+        self.history = MemoryHistory(self.ledger)
 
     async def close(self) -> None:
         """Nothing to free."""

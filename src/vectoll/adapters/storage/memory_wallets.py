@@ -8,7 +8,8 @@ from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Amount
 from vectoll.domain.payments import UNSETTLED, Intent, IntentState, PaymentId
-from vectoll.ports.ledger import Ledger
+from vectoll.ports.history import HistoryPage, history_page
+from vectoll.ports.ledger import Ledger, UsageQuery
 from vectoll.ports.payments import EvidenceConsumed
 
 
@@ -82,6 +83,19 @@ class MemoryPayments:
     def _is_current(self, old: Intent) -> bool:
         stored = self._intents.get(old.id)
         return stored is not None and stored.version == old.version
+
+
+class MemoryHistory:
+    """See ``vectoll.ports.history.AccountHistory``."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def page(self, account: AccountId, limit: int, offset: int) -> HistoryPage:
+        """A page, newest first."""
+        transfers = await self._ledger.usage(UsageQuery(account, limit=1_000_000))
+        balance = (await self._ledger.balance(account)).balance
+        return history_page(transfers[::-1][: offset + limit + 1], account, balance, limit, offset)
 
 
 def _is_provisional(intent: Intent) -> bool:

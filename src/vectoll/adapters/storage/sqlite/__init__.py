@@ -15,6 +15,7 @@ import asyncio
 from pathlib import Path
 
 from vectoll.adapters.storage.sqlite.connection import prepare
+from vectoll.adapters.storage.sqlite.history import SqliteHistory
 from vectoll.adapters.storage.sqlite.keys import SqliteKeys
 from vectoll.adapters.storage.sqlite.ledger import SqliteLedger
 from vectoll.adapters.storage.sqlite.nonces import SqliteNonces
@@ -37,6 +38,7 @@ class SqliteStore:
         self.keys = SqliteKeys(self._writer, self._reader)
         self.payments = SqlitePayments(self._writer, self._reader)
         self.nonces = SqliteNonces(self._writer)
+        self.history = SqliteHistory(self._reader)
 
     async def close(self) -> None:
         """Commit and answer everything that was asked for, then free the file. Later calls raise Draining."""

@@ -1,0 +1,84 @@
+"""Where errors become requests to pay, and what a wallet's answers carry."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from vectoll.domain.errors import (
+    InsufficientBalance,
+    NoCredentials,
+    RateLimited,
+    Unavailable,
+    VectollError,
+    WalletBalanceTooLow,
+)
+from vectoll.domain.money import format_usd
+from vectoll.domain.payments import PaymentRefused
+from vectoll.http.record import record_of, route_template
+from vectoll.http.schemas_x402 import PaymentError
+from vectoll.http.services import Services, services_of
+
+_TOP_UP = "/x402/top-up"
+_PAID_FOR = "/embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A 402: the spec's body, and the headers that x402 clients read."""
+
+    body: Any
+    headers: dict[str, str]
+
+
+def asks_payment(scope: Scope, error: VectollError) -> Asked | None:
+    """The 402 that an error becomes where wallets can pay; None where it stays what it is."""
+    wallets = _services(scope).wallets
+    if wallets is None or not route_template(scope).endswith(_PAID_FOR):
+        return None
+    path, now = scope["path"], _services(scope).clock.now()
+    if isinstance(error, NoCredentials):
+        body: Any = wallets.asking.discovery(path, now)
+    elif _lacks_credit(scope, error):
+        balance = cast(InsufficientBalance | WalletBalanceTooLow, error).available
+        body = wallets.asking.wallet_payment_required(path, now, balance, str(error))
+    else:
+        return None
+    return Asked(body, {"payment-required": wallets.asking.header(path, now)})
+
+
+def _lacks_credit(scope: Scope, error: VectollError) -> bool:
+    """Whether a wallet, as opposed to an API key, has too little credit."""
+    principal = record_of(scope).principal
+    is_wallet = principal is not None and principal.wallet is not None
+    return is_wallet and isinstance(error, InsufficientBalance | WalletBalanceTooLow)
+
+
+def is_top_up(scope: Scope) -> bool:
+    """Whether the answer is to a payment."""
+    return route_template(scope).endswith(_TOP_UP)
+
+
+def payment_error_body(error: VectollError) -> PaymentError | dict[str, Any]:
+    """The neighbour's shape: ``error`` is the code, but for the statuses that it draws as StandardError."""
+    if isinstance(error, RateLimited | Unavailable):
+        return {"error": str(error), "code": error.code}
+    details = {"reason": error.reason} if isinstance(error, PaymentRefused) else None
+    return PaymentError(error.code, str(error), details)
+
+
+async def wallet_headers(request: Request) -> dict[str, str]:
+    """What is left of a wallet's credit, and how its payment went; nothing for an API key."""
+    record = record_of(request.scope)
+    headers = {}
+    if record.settlement is not None:
+        headers["payment-response"] = record.settlement
+    if record.principal is not None and record.principal.wallet is not None:
+        balance = (await services_of(request).ledger.balance(record.principal.account)).balance
+        headers["x-balance-remaining"] = format_usd(balance)
+    return headers
+
+
+def _services(scope: Scope) -> Services:
+    return cast(Services, scope["app"].state.services)

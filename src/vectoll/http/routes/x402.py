@@ -1,0 +1,129 @@
+"""/x402: wallets top up, and see their credit and its history."""
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vectoll.core.payment_header import payment_header
+from vectoll.domain.errors import Forbidden, InvalidRequest, NotFound
+from vectoll.domain.identity import Principal
+from vectoll.domain.money import to_decimal
+from vectoll.domain.payments import MIN_TOP_UP, MIN_WALLET_BALANCE, SUGGESTED_TOP_UP, usdc_amount
+from vectoll.domain.wallets import WalletAddress, parse_wallet
+from vectoll.http import schemas_x402 as schemas
+from vectoll.http.entry import admit_stranger, admit_to_account
+from vectoll.http.payment_required import settlement_header
+from vectoll.http.responses import json_response
+from vectoll.http.services import WalletServices, services_of
+from vectoll.http.times import format_instant
+from vectoll.ports.history import HistoryEntry
+
+DEFAULT_PAGE, MAX_PAGE, MAX_OFFSET = 50, 100, 100_000
+
+
+async def top_up(request: Request) -> Response:
+    """Settle the payment in the header; without one, say how to pay. Other credentials are not looked at."""
+    wallets = _wallets(request)
+    permit = await admit_stranger(request)
+    with permit:
+        await permit.take_request()
+        header = payment_header(request.headers)
+        if header is None:
+            asked = json_response(wallets.asking.top_up_discovery(), 402)
+            now = services_of(request).clock.now()
+            asked.headers["payment-required"] = wallets.asking.header(request.url.path, now)
+            return asked
+        intent = (await wallets.top_ups.top_up(header)).intent
+    result = schemas.TopUpResult(
+        walletAddress=intent.payer,
+        amountCredited=to_decimal(usdc_amount(intent.base_units)),
+        newBalance=to_decimal(intent.balance_after or usdc_amount(0)),
+        paymentId=intent.id,
+    )
+    response = json_response(schemas.TopUpResponse(result))
+    response.headers["payment-response"] = settlement_header(intent)
+    return response
+
+
+async def get_balance(request: Request) -> Response:
+    """The signed-in wallet's credit."""
+    _wallets(request)
+    principal, permit = await admit_to_account(request)
+    with permit:
+        wallet = _own_wallet(request, principal)
+        balance = (await services_of(request).ledger.balance(wallet.account)).balance
+    return json_response(
+        schemas.WalletBalanceResponse(
+            schemas.WalletBalance(
+                walletAddress=wallet.text,
+                balanceUsd=to_decimal(balance),
+                canConsume=balance >= MIN_WALLET_BALANCE,
+                minimumTopUpUsd=to_decimal(MIN_TOP_UP),
+                suggestedTopUpUsd=to_decimal(SUGGESTED_TOP_UP),
+            )
+        )
+    )
+
+
+async def get_transactions(request: Request) -> Response:
+    """A page of the signed-in wallet's history, newest first."""
+    history = _wallets(request).history
+    principal, permit = await admit_to_account(request)
+    with permit:
+        wallet = _own_wallet(request, principal)
+        limit = _integer(request.query_params, "limit", DEFAULT_PAGE, least=1, most=MAX_PAGE)
+        offset = _integer(request.query_params, "offset", 0, least=0, most=MAX_OFFSET)
+        page = await history.page(wallet.account, limit, offset)
+    return json_response(
+        schemas.WalletTransactionsResponse(
+            schemas.WalletTransactions(
+                walletAddress=wallet.text,
+                currentBalance=to_decimal(page.balance),
+                transactions=[_transaction(entry) for entry in page.entries],
+                pagination=schemas.Pagination(limit, offset, page.has_more),
+            )
+        )
+    )
+
+
+def _wallets(request: Request) -> WalletServices:
+    """Raises NotFound where wallets cannot pay."""
+    wallets = services_of(request).wallets
+    if wallets is None:
+        raise NotFound("Payments by wallet are not enabled on this server.")
+    return wallets
+
+
+def _own_wallet(request: Request, principal: Principal) -> WalletAddress:
+    """The wallet that the path names. Raises InvalidRequest, and Forbidden unless it is the caller's own."""
+    try:
+        wallet = parse_wallet(request.path_params["wallet"])
+    except ValueError:
+        raise InvalidRequest.at(
+            ("walletAddress",), "walletAddress must be an EVM or Solana address"
+        ) from None
+    if wallet.account != principal.account:
+        raise Forbidden("The signed-in wallet is not the one that the path names.")
+    return wallet
+
+
+def _integer(query: QueryParams, name: str, default: int, least: int, most: int) -> int:
+    text = query.get(name)
+    if text is None or (text == "" and least == 0):
+        return default
+    if text.isascii() and text.isdigit() and len(text) <= 6 and least <= int(text) <= most:
+        return int(text)
+    raise InvalidRequest.at((name,), f"{name} must be an integer from {least} to {most}")
+
+
+def _transaction(entry: HistoryEntry) -> schemas.WalletTransaction:
+    transfer = entry.transfer
+    return schemas.WalletTransaction(
+        id=transfer.id,
+        amount=to_decimal(entry.amount),
+        balanceAfter=to_decimal(entry.balance_after),
+        type=transfer.code.value,
+        createdAt=format_instant(transfer.created_at),
+        requestId=transfer.request_id,
+        modelId=transfer.model,
+    )
