@@ -18,9 +18,10 @@ class ModelRegistry:
         models: Mapping[ModelId, EmbeddingModel],
         offline: Mapping[ModelId, str] | None = None,
     ) -> None:
+        """``offline`` says why a model cannot be used now, and is read each time: it changes as models load."""
         self._catalog = catalog
         self._models = dict(models)
-        self._offline = dict(offline or {})
+        self._offline = {} if offline is None else offline
 
     @property
     def specs(self) -> Sequence[ModelSpec]:
@@ -33,9 +34,10 @@ class ModelRegistry:
 
     def offline_reason(self, spec: ModelSpec) -> str | None:
         """Why a model cannot be used now; None when it can."""
-        if spec.id in self._models:
-            return None
-        return self._offline.get(spec.id, "its weights are not loaded")
+        reason = self._offline.get(spec.id)
+        if reason is None and spec.id not in self._models:
+            return "its weights are not loaded"
+        return reason
 
     async def get(self, spec: ModelSpec) -> EmbeddingModel:
         """The running model. Raises ModelOffline."""

@@ -1,0 +1,164 @@
+"""Which models are in memory: loaded on first use, the least recently used unloaded when another needs the room."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+
+from vectoll.domain.catalog import ModelSpec
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs
+from vectoll.domain.errors import AtCapacity, Draining, ModelOffline
+from vectoll.domain.ids import ModelId
+from vectoll.ports.model import EmbeddingModel
+
+RETRY_LOADING_S = 30.0
+"""A model that could not be loaded is not tried again sooner."""
+
+Measure = Callable[[], Awaitable[int]]
+"""How many bytes the model takes when loaded; fetches its weights if that must be. Raises ModelOffline."""
+
+Load = Callable[[], Awaitable[EmbeddingModel]]
+"""Raises ModelOffline with the reason that callers are given."""
+
+_log = logging.getLogger("vectoll.models")
+
+
+class Residency:
+    """The memory that models share. One model is loaded at a time, so that none needs room that another is taking."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self._used_bytes = 0
+        self._residents: dict[ModelId, ResidentModel] = {}
+        """Least recently used first."""
+        self._turn = asyncio.Lock()
+
+    def touch(self, model: "ResidentModel") -> None:
+        """It was used just now."""
+        self._residents[model.spec.id] = self._residents.pop(model.spec.id)
+
+    async def admit(self, model: "ResidentModel", load: Load) -> EmbeddingModel:
+        """Load a model, unloading others as needed. Raises ModelOffline, or AtCapacity while all of them are busy."""
+        async with self._turn:
+            await self._make_room(model)
+            loaded = await load()
+            self._used_bytes += model.memory_bytes
+            self._residents[model.spec.id] = model
+            return loaded
+
+    async def _make_room(self, model: "ResidentModel") -> None:
+        if model.memory_bytes > self._budget_bytes:
+            raise ModelOffline(model.spec.id, "it needs more memory than this server may use")
+        while self._used_bytes + model.memory_bytes > self._budget_bytes:
+            idle = next((m for m in self._residents.values() if not m.is_busy), None)
+            if idle is None:
+                raise AtCapacity(5)
+            del self._residents[idle.spec.id]
+            _log.info("unloading %s to make room for %s", idle.spec.id, model.spec.id)
+            await idle.unload()
+            self._used_bytes -= idle.memory_bytes
+
+
+class ResidentModel:
+    """Implements ``ports.model.EmbeddingModel``: there when it is used, gone when its memory is needed."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        measure: Measure,
+        load: Load,
+        residency: Residency,
+        offline: MutableMapping[ModelId, str],
+    ) -> None:
+        """``offline`` gets the reason while the model cannot be loaded."""
+        self._spec = spec
+        self._measure = measure
+        self._load = load
+        self.memory_bytes = 0
+        self._residency = residency
+        self._offline = offline
+        self._model: EmbeddingModel | None = None
+        self._loading: asyncio.Task[EmbeddingModel] | None = None
+        self._retry_at = 0.0
+        self._users = 0
+        self._is_closed = False
+
+    @property
+    def spec(self) -> ModelSpec:
+        """How it is read, limited and priced."""
+        return self._spec
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody uses it now."""
+        return self._users > 0
+
+    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+        """See ``EmbeddingModel.tokenize``. Raises ModelOffline and AtCapacity, too."""
+        async with self._in_use() as model:
+            return await model.tokenize(inputs)
+
+    async def embed(
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+    ) -> Embeddings:
+        """See ``EmbeddingModel.embed``. Raises ModelOffline, too: it may have been unloaded since ``tokenize``."""
+        async with self._in_use() as model:
+            return await model.embed(encodings, dimensions=dimensions, caller=caller)
+
+    async def load(self) -> None:
+        """Be ready before the first request. Raises ModelOffline and AtCapacity."""
+        async with self._in_use():
+            pass
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[EmbeddingModel]:
+        self._users += 1
+        try:
+            yield self._model or await self._loaded()
+            if self._model is not None:
+                self._residency.touch(self)
+        finally:
+            self._users -= 1
+
+    async def _loaded(self) -> EmbeddingModel:
+        """Load once for all who wait; whoever gives up waiting does not stop it for the others."""
+        now = asyncio.get_running_loop().time()
+        if self._is_closed:
+            raise Draining
+        if self._loading is None:
+            if now < self._retry_at:
+                raise ModelOffline(self._spec.id, self._offline[self._spec.id])
+            self._loading = asyncio.create_task(self._enter_memory())
+            self._loading.add_done_callback(self._finish_loading)
+        return await asyncio.shield(self._loading)
+
+    async def _enter_memory(self) -> EmbeddingModel:
+        self.memory_bytes = await self._measure()
+        return await self._residency.admit(self, self._load)
+
+    def _finish_loading(self, task: "asyncio.Task[EmbeddingModel]") -> None:
+        self._loading = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._model = task.result()
+            self._offline.pop(self._spec.id, None)
+        elif isinstance(error, ModelOffline):
+            self._retry_at = asyncio.get_running_loop().time() + RETRY_LOADING_S
+            self._offline[self._spec.id] = error.reason
+
+    async def unload(self) -> None:
+        """Free the memory. Only while nobody uses it."""
+        model, self._model = self._model, None
+        if model is not None:
+            await model.close()
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """See ``EmbeddingModel.close``. A load that is under way is waited for: weights cannot be half freed."""
+        self._is_closed = True
+        if self._loading is not None:
+            await asyncio.wait([self._loading])
+        model, self._model = self._model, None
+        if model is not None:
+            await model.close(drain_s)

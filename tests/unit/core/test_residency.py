@@ -1,0 +1,196 @@
+"""Models in and out of memory."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from tests.fakes import SPEC, FakeEmbeddingModel
+
+from vectoll.core.models import ModelRegistry
+from vectoll.core.residency import Residency, ResidentModel
+from vectoll.domain.catalog import Catalog, ModelSpec
+from vectoll.domain.errors import AtCapacity, Draining, ModelOffline
+from vectoll.domain.ids import ModelId
+from vectoll.ports.model import EmbeddingModel
+
+
+class Machine:
+    """Models of one byte each, by name, with a diary of what is loaded and unloaded."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.residency = Residency(budget_bytes)
+        self.offline: dict[ModelId, str] = {}
+        self.diary: list[str] = []
+        self.failing: dict[str, Exception] = {}
+        self.gate: asyncio.Event | None = None
+
+    def model(self, name: str, memory_bytes: int = 1) -> ResidentModel:
+        spec = replace(SPEC, id=ModelId(name), aliases=())
+
+        async def measure() -> int:
+            return memory_bytes
+
+        async def load() -> EmbeddingModel:
+            if self.gate:
+                await self.gate.wait()
+            if name in self.failing:
+                raise self.failing[name]
+            self.diary.append(f"+{name}")
+            return Diarist(spec, self.diary)
+
+        return ResidentModel(spec, measure, load, self.residency, self.offline)
+
+
+class Diarist(FakeEmbeddingModel):
+    def __init__(self, spec: ModelSpec, diary: list[str]) -> None:
+        super().__init__(spec)
+        self.diary = diary
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        self.diary.append(f"-{self.spec.id}")
+
+
+async def use(*models: ResidentModel) -> None:
+    for model in models:
+        encodings = await model.tokenize(["text"])
+        await model.embed(encodings, dimensions=None, caller="c")
+
+
+async def test_a_model_is_loaded_on_first_use_and_once() -> None:
+    machine = Machine(10)
+    model = machine.model("a")
+    assert machine.diary == []
+    await asyncio.gather(use(model), use(model), use(model))
+    assert machine.diary == ["+a"]
+
+
+async def test_the_least_recently_used_makes_room() -> None:
+    machine = Machine(2)
+    a, b, c = machine.model("a"), machine.model("b"), machine.model("c")
+    await use(a, b, a, c, a, b)
+    assert machine.diary == ["+a", "+b", "-b", "+c", "-c", "+b"]
+
+
+async def test_as_many_leave_as_are_needed() -> None:
+    machine = Machine(3)
+    small = [machine.model(name) for name in "abc"]
+    await use(*small, machine.model("big", 2))
+    assert machine.diary == ["+a", "+b", "+c", "-a", "-b", "+big"]
+
+
+async def test_a_busy_model_is_never_unloaded() -> None:
+    machine = Machine(1)
+    a, b = machine.model("a"), machine.model("b")
+    await a.load()
+    inner = a._model
+    assert isinstance(inner, FakeEmbeddingModel)
+    inner.gate = asyncio.Event()
+    request = asyncio.create_task(use(a))
+    await inner.started.wait()
+    with pytest.raises(AtCapacity):
+        await use(b)
+    inner.gate.set()
+    await request
+    await use(b)
+    assert machine.diary == ["+a", "-a", "+b"]
+
+
+async def test_one_that_can_never_fit_is_offline_and_unloads_nobody() -> None:
+    machine = Machine(2)
+    a, giant = machine.model("a"), machine.model("giant", 3)
+    await use(a)
+    with pytest.raises(ModelOffline, match="more memory"):
+        await use(giant)
+    assert machine.diary == ["+a"]
+    assert "memory" in machine.offline[ModelId("giant")]
+
+
+async def test_a_failed_load_is_offline_takes_no_room_and_leaves_the_others_serving() -> None:
+    machine = Machine(1)
+    a, broken = machine.model("a"), machine.model("broken")
+    machine.failing["broken"] = ModelOffline("broken", "its weights are damaged")
+    registry = ModelRegistry(
+        Catalog([a.spec, broken.spec]), {a.spec.id: a, broken.spec.id: broken}, machine.offline
+    )
+    assert registry.offline_reason(broken.spec) is None
+    for _ in range(2):
+        with pytest.raises(ModelOffline, match="damaged"):
+            await use(broken)
+    assert registry.offline_reason(broken.spec) == "its weights are damaged"
+    await use(a)
+    assert registry.offline_reason(a.spec) is None
+    assert machine.diary == ["+a"]
+
+
+async def test_a_failed_load_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vectoll.core.residency.RETRY_LOADING_S", 0.0)
+    machine = Machine(1)
+    a = machine.model("a")
+    machine.failing["a"] = ModelOffline("a", "not yet")
+    with pytest.raises(ModelOffline):
+        await use(a)
+    machine.failing.clear()
+    await use(a)
+    assert machine.offline == {}
+
+
+async def test_a_bug_while_loading_reaches_every_waiter_and_is_not_remembered() -> None:
+    machine = Machine(1)
+    a = machine.model("a")
+    machine.failing["a"] = ZeroDivisionError()
+    results = await asyncio.gather(use(a), use(a), return_exceptions=True)
+    assert [type(r) for r in results] == [ZeroDivisionError] * 2
+    machine.failing.clear()
+    await use(a)
+
+
+async def test_a_waiter_that_gives_up_does_not_stop_the_load() -> None:
+    machine = Machine(1)
+    machine.gate = asyncio.Event()
+    a = machine.model("a")
+    first, second = asyncio.create_task(use(a)), asyncio.create_task(use(a))
+    await asyncio.sleep(0)
+    first.cancel()
+    machine.gate.set()
+    await second
+    assert first.cancelled()
+    assert machine.diary == ["+a"]
+
+
+async def test_closing_frees_the_model_also_one_that_is_being_loaded() -> None:
+    machine = Machine(2)
+    machine.gate = asyncio.Event()
+    a = machine.model("a")
+    request = asyncio.create_task(use(a))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(a.close())
+    await asyncio.sleep(0)
+    machine.gate.set()
+    await closing
+    assert machine.diary == ["+a", "-a"]
+    await asyncio.gather(request, return_exceptions=True)
+    with pytest.raises(Draining):
+        await use(a)
+
+
+async def test_under_contention_the_budget_holds_and_everyone_is_answered() -> None:
+    machine = Machine(2)
+    models = [machine.model(name) for name in "abcde"]
+
+    async def work(order: Sequence[int]) -> int:
+        served = 0
+        for index in order:
+            try:
+                await use(models[index])
+                served += 1
+            except AtCapacity:
+                await asyncio.sleep(0)
+        return served
+
+    served = await asyncio.gather(*(work([(i * k) % 5 for i in range(20)]) for k in (1, 2, 3, 4)))
+    assert sum(served) > 0
+    inside = 0
+    for entry in machine.diary:
+        inside += 1 if entry[0] == "+" else -1
+        assert 0 <= inside <= 2
