@@ -74,9 +74,8 @@ def welcome(base_url: str, secret: str | None, models: Iterable[ModelId], *, col
         f"  {bold}base URL{plain}   {base_url}/api/v1   (OpenAI clients: {base_url}/v1)",
         f"  {bold}API key{plain}    {secret or 'make one: vectoll keys create --name NAME --credit-usd 5'}",
         "",
-        f"curl {base_url}/api/v1/embeddings \\",
-        f"  -H 'Authorization: Bearer {secret or '$VECTOLL_KEY'}' -H 'Content-Type: application/json' \\",
-        f"  -d {_quoted(body)}",
+        f"curl {base_url}/api/v1/embeddings -H 'Authorization: Bearer {secret or 'YOUR_KEY'}' "
+        f"-H 'Content-Type: application/json' -d {_quoted(body)}",
         "",
     ]
     return "\n".join(lines)
