@@ -6,20 +6,21 @@ What not every command needs is imported where it is used, so that `vectoll keys
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vectoll.adapters.checkpoints import locate, read_checkpoint
+from vectoll.adapters.checkpoints import locate, read_checkpoint, weights_bytes
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
 from vectoll.catalog_file import ServedModels, read_models
 from vectoll.core.models import ModelRegistry
+from vectoll.core.residency import Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
-from vectoll.domain.errors import ConfigurationError, ModelOffline, VectollError
+from vectoll.domain.errors import AtCapacity, ConfigurationError, ModelOffline, VectollError
 from vectoll.domain.ids import ModelId
 from vectoll.http.services import Services
 from vectoll.ports.authenticator import Authenticator
@@ -109,22 +110,67 @@ def _authenticators(settings: Settings, keys: KeyStore, clock: Clock) -> Sequenc
 
 @asynccontextmanager
 async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[ModelRegistry]:
-    """The catalogue with every model that is switched on, loaded side by side. One that fails is offline."""
+    """The catalogue with every model that is switched on; those to load on start are loaded. One that fails is
+    offline, and the others serve.
+    """
     served = read_served_models(settings)
-    wanted = [state.spec for state in _states(settings, served) if state.offline is None]
-    offline = {state.spec.id: state.offline for state in _states(settings, served) if state.offline}
-    async with AsyncExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize"))
-        loading = [_load_or_explain(spec, settings, metrics, threads) for spec in wanted]
-        loaded: dict[ModelId, EmbeddingModel] = {}
-        for spec, model in zip(wanted, await asyncio.gather(*loading), strict=True):
-            if isinstance(model, str):
-                offline[spec.id] = model
-            else:
-                loaded[spec.id] = model
-        registry = ModelRegistry(served.catalog, loaded, offline)
-        stack.push_async_callback(registry.close)
-        yield registry
+    states = _states(settings, served)
+    offline = {state.spec.id: state.offline for state in states if state.offline}
+    residency = Residency(settings.engine.memory_mib * 2**20 or _machine_bytes() * 3 // 4)
+    with ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize") as threads:
+        models = {
+            state.spec.id: _resident(state.spec, settings, metrics, threads, residency, offline)
+            for state in states
+            if state.offline is None
+        }
+        registry = ModelRegistry(served.catalog, models, offline)
+        try:
+            for model in models.values():
+                if model.spec.load_on_start:
+                    with suppress(ModelOffline, AtCapacity):  # logged, and shown as offline
+                        await model.load()
+            yield registry
+        finally:
+            await registry.close()
+
+
+def _resident(
+    spec: ModelSpec,
+    settings: Settings,
+    metrics: Metrics,
+    threads: Executor,
+    residency: Residency,
+    offline: MutableMapping[ModelId, str],
+) -> ResidentModel:
+    """A model that is loaded when it is used; what goes wrong then is told in full in the log, in short to callers."""
+
+    async def measure() -> int:
+        if spec.upstream is not None:
+            return 0
+        with _explaining(spec):
+            return await asyncio.to_thread(lambda: weights_bytes(locate(spec.id, spec.source)))
+
+    async def load() -> EmbeddingModel:
+        with _explaining(spec):
+            return await _load(spec, settings, metrics, threads)
+
+    return ResidentModel(spec, measure, load, residency, offline)
+
+
+@contextmanager
+def _explaining(spec: ModelSpec) -> Iterator[None]:
+    """Whatever keeps a model from loading becomes ModelOffline."""
+    try:
+        yield
+    except ModelOffline as error:
+        log.warning("model_offline", extra={"model": spec.id, "reason": error.reason})
+        raise
+    except VectollError as error:
+        log.warning("model_offline", extra={"model": spec.id, "reason": str(error)})
+        raise ModelOffline(spec.id, "it could not be loaded") from None
+    except (OSError, RuntimeError, ValueError, MemoryError):
+        log.exception("model_offline", extra={"model": spec.id})
+        raise ModelOffline(spec.id, "it could not be loaded") from None
 
 
 @asynccontextmanager
@@ -171,22 +217,6 @@ def _read_facts(source: ModelSource) -> CheckpointFacts | None:
         return None
     family = checkpoint.architecture.family.value
     return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
-
-
-async def _load_or_explain(
-    spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor
-) -> EmbeddingModel | str:
-    """The model, or the reason that its callers are given. The operator reads the whole story in the log."""
-    try:
-        return await _load(spec, settings, metrics, threads)
-    except ModelOffline as error:
-        log.warning("model_offline", extra={"model": spec.id, "reason": error.reason})
-        return error.reason
-    except VectollError as error:
-        log.warning("model_offline", extra={"model": spec.id, "reason": str(error)})
-    except (OSError, RuntimeError, ValueError, MemoryError):
-        log.exception("model_offline", extra={"model": spec.id})
-    return "it could not be loaded"
 
 
 async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
@@ -249,3 +279,11 @@ def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _machine_bytes() -> int:
+    """The memory of this machine, or of the container that this process may not leave."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(machine, int(text)) if text.isdigit() else machine

@@ -161,6 +161,7 @@ def _to_spec(entry: ModelSettings, settings: Settings, read_facts: ReadFacts | N
         aliases=entry.aliases or (),
         family=entry.family or (facts.family if facts else ""),
         precision=entry.precision or "auto",
+        load_on_start=entry.load != "first_use",
         upstream=upstream,
     )
 

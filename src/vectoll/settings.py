@@ -47,6 +47,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     batch_tokens: Natural = (
         0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
     )
+    memory_mib: Natural = 0  # Memory that loaded weights may take; 0 is three quarters of the machine's.
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,6 +155,9 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     matryoshka_any: bool | None = None  # Whether `dimensions` may ask for any size from min_dims to dims.
     min_dims: Positive | None = None  # Smallest size that `dimensions` may ask for with matryoshka_any.
     precision: Literal["auto", "bf16", "f32", "int8"] | None = None  # Arithmetic of this model.
+    load: Literal["start", "first_use"] | None = (
+        None  # When weights are loaded: start (the default) or first_use.
+    )
     base_url: str | tuple[str, ...] | None = None  # Where an upstream is; several fail over to each other.
     api_key_env: str | None = None  # Environment variable that holds our key for the upstream; "" sends none.
     upstream_model: str | None = None  # The upstream's own name of the model.

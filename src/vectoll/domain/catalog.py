@@ -130,6 +130,8 @@ class ModelSpec:
     """The architecture of the checkpoint: bert, xlm-roberta, mistral, qwen3 or llama; "" for an upstream."""
     precision: str = "auto"
     """Arithmetic and weights: auto, bf16, f32 or int8. auto is the engine's own setting."""
+    load_on_start: bool = True
+    """Whether weights are loaded before the server is ready, or by the first request that needs them."""
     upstream: Upstream | None = None
     """Set when somebody else computes the vectors."""
 

@@ -38,7 +38,7 @@ from vectoll.domain.ids import AccountId, ModelId, RequestId, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount
 from vectoll.ports.metrics import NoMetrics
-from vectoll.settings import LimitsSettings, ModelSettings, Settings
+from vectoll.settings import EngineSettings, LimitsSettings, ModelSettings, Settings
 
 ACCOUNT = AccountId("acct_1")
 UNITS = 1_000_000
@@ -198,3 +198,31 @@ async def test_langchains_token_ids_give_a_local_model_the_vectors_of_the_plain_
         embedded = await model.embed(from_ids, dimensions=None, caller="c")
         plain = await model.embed(await model.tokenize(texts), dimensions=None, caller="c")
     assert [bytes(v) for v in embedded.vectors] == [bytes(v) for v in plain.vectors]
+
+
+async def test_local_models_take_turns_within_the_memory_that_they_may_have() -> None:
+    entries = tuple(
+        ModelSettings(id=name, package=PACKAGE, load="first_use", dims=384) for name in ("a", "b")
+    )
+    settings = Settings(
+        models=(*entries, ModelSettings(id="all-MiniLM-L6-v2", enabled=False)),
+        engine=EngineSettings(memory_mib=100, streams=1),
+    )
+    store = MemoryStore()
+    async with open_models(settings, NoMetrics()) as registry:
+        caller = Caller(EmbedService(registry, Billing(store.ledger, NoMetrics()), NoMetrics()), store)
+        await caller.credit(100)
+        vectors = [(await caller.embed(name, ["text"])).embeddings.vectors[0] for name in ("a", "b", "a")]
+    assert bytes(vectors[0]) == bytes(vectors[1]) == bytes(vectors[2])
+
+
+async def test_weights_beyond_the_memory_are_offline_and_upstreams_serve_all_the_same() -> None:
+    async with provider_server() as provider:
+        settings = Settings(models=(bought(provider.url),), engine=EngineSettings(memory_mib=10))
+        store = MemoryStore()
+        async with open_models(settings, NoMetrics()) as registry:
+            caller = Caller(EmbedService(registry, Billing(store.ledger, NoMetrics()), NoMetrics()), store)
+            await caller.credit(100)
+            with pytest.raises(ModelOffline, match="more memory"):
+                await caller.embed("all-MiniLM-L6-v2", ["text"])
+            assert (await caller.embed("bought", ["text"])).charge.tokens == 1

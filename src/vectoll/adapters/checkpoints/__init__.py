@@ -12,7 +12,7 @@ from vectoll.adapters.checkpoints.architecture import (
     Rope,
 )
 from vectoll.adapters.checkpoints.config import Checkpoint, read_checkpoint
-from vectoll.adapters.checkpoints.location import locate
+from vectoll.adapters.checkpoints.location import locate, weights_bytes
 from vectoll.adapters.checkpoints.safetensors import DType, TensorView, Weights, open_weights
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "locate",
     "open_weights",
     "read_checkpoint",
+    "weights_bytes",
 ]

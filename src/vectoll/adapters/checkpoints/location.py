@@ -48,6 +48,15 @@ def is_complete(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (SINGLE_NAME, *(graph for graph, _ in GRAPH_FILES)))
 
 
+def weights_bytes(folder: Path) -> int:
+    """What the weights take on disk, of the one form that is served: safetensors, else a ready-made graph."""
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        graph = next((names for names in GRAPH_FILES if (folder / names[0]).is_file()), ())
+        files = [folder / name for name in graph if (folder / name).is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def wanted_files(files: list[str]) -> list[str]:
     """Of a repository's files: the descriptions, and one form of the weights, safetensors first."""
     top = [name for name in files if "/" not in name]
