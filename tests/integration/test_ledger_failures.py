@@ -11,6 +11,7 @@ import pytest
 from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
 
 from vectoll.adapters.storage.sqlite import SqliteStore, connection, open_sqlite
+from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import ConfigurationError, Draining, Unavailable
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Balance
@@ -75,6 +76,29 @@ async def test_a_database_that_stays_locked_is_unavailable(
         assert await store.ledger.balance(ALICE) == Balance(ZERO, ZERO)
     await store.ledger.post(make_credit("1"))
     await store.close()
+
+
+async def test_a_process_that_never_finishes_writing_is_unavailable_not_a_hang(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.05)
+    hold = make_hold(1)
+    await store.ledger.hold(hold)
+    with write_lock(store.path, 0):
+        with pytest.raises(Unavailable):
+            await store.ledger.charge(hold, 1, 0)
+        with pytest.raises(ConfigurationError, match="does not finish"):
+            await open_sqlite(tmp_path)
+    assert await store.ledger.balance(ALICE) == Balance(Amount(100 * TOKEN), ZERO)
+    await store.ledger.charge(hold, 1, 0)
+
+
+async def test_writers_of_two_stores_take_turns(store: SqliteStore, tmp_path: Path) -> None:
+    other = await open_sqlite(tmp_path)
+    posts = [s.ledger.post(make_credit(1, BOB)) for s in (store, other) for _ in range(20)]
+    await asyncio.gather(*posts)
+    assert (await store.ledger.balance(BOB)).balance == 40
+    await other.close()
 
 
 async def test_a_broken_operation_fails_alone(store: SqliteStore) -> None:

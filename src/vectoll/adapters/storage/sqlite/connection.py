@@ -4,10 +4,12 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import ConfigurationError
 
 DATABASE_NAME = "vectoll.sqlite3"
@@ -20,6 +22,7 @@ _SETTINGS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cache_size = -65536",  # 64 MiB at most
+    "PRAGMA journal_size_limit = 67108864",  # what a long read made the log grow by is given back
 )
 
 
@@ -56,43 +59,34 @@ def prepare(data_dir: Path) -> Path:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection = connect(path)
+        with write_lock(path, BUSY_TIMEOUT_S), closing(connect(path)) as connection:
+            _migrate(connection)
     except OSError as error:
-        raise ConfigurationError(f"cannot write to the data directory {data_dir}: {error.strerror}") from None
+        reason = error.strerror or str(error)
+        raise ConfigurationError(f"cannot write to the data directory {data_dir}: {reason}") from None
     except sqlite3.Error as error:
         raise ConfigurationError(f"cannot open {path}: {error}") from None
-    try:
-        _migrate(connection)
-    except sqlite3.Error as error:
-        raise ConfigurationError(f"cannot open {path}: {error}") from None
-    finally:
-        connection.close()
     return path
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema to this program's version, in one transaction that another process may race for."""
+    """Bring the schema to this program's version in one transaction. The caller holds the write lock."""
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     migrations = _migrations()
-    newest = max(migrations)
-    if _schema_version(connection) == newest:
+    version, newest = _schema_version(connection), max(migrations)
+    if version > newest:
+        raise ConfigurationError(
+            f"the data directory was written by a newer vectoll (schema {version}, this one knows {newest})"
+        )
+    if version == newest:
         return
     connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = _schema_version(connection)
-        if version > newest:
-            raise ConfigurationError(
-                f"the data directory was written by a newer vectoll (schema {version}, this one knows {newest})"
-            )
-        for number in range(version + 1, newest + 1):
-            for statement in _statements(migrations[number]):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {newest}")
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    for number in range(version + 1, newest + 1):
+        for statement in _statements(migrations[number]):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {newest}")
+    connection.execute("COMMIT")
 
 
 def _schema_version(connection: sqlite3.Connection) -> int:

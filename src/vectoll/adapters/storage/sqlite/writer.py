@@ -10,8 +10,9 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from vectoll.adapters.storage.sqlite.connection import connect
+from vectoll.adapters.storage.sqlite import connection
 from vectoll.adapters.storage.sqlite.work import Work
+from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import Draining, Unavailable, VectollError
 from vectoll.ports.clock import Clock
 
@@ -167,16 +168,17 @@ class GroupWriter:
         """What kept the whole transaction from being committed, or None."""
         try:
             if self._connection is None:
-                self._connection = connect(self._path)
-            self._transact(self._connection, group)
+                self._connection = connection.connect(self._path)
+            with write_lock(self._path, connection.BUSY_TIMEOUT_S):
+                self._transact(self._connection, group)
         except Exception as error:  # noqa: BLE001  every waiter must get an answer
             self._disconnect()  # rolls back; a fresh connection knows nothing of the failure
             return error
         return None
 
-    def _transact(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        work = Work(connection, self._clock.now())
+    def _transact(self, db: sqlite3.Connection, group: list[_Job]) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        work = Work(db, self._clock.now())
         for job in group:
             job.result = job.error = None
             try:
@@ -184,7 +186,7 @@ class GroupWriter:
             except VectollError as refusal:
                 job.error = refusal
         work.flush()
-        connection.execute("COMMIT")
+        db.execute("COMMIT")
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -194,7 +196,7 @@ class GroupWriter:
 
 def _is_of_the_file(error: Exception) -> bool:
     """Whether the file or its disk is at fault (full, locked, unreadable), not one operation."""
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+    return isinstance(error, sqlite3.OperationalError | OSError) or type(error) is sqlite3.DatabaseError
 
 
 def _unavailable(cause: Exception) -> Unavailable:
