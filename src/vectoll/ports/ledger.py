@@ -81,7 +81,10 @@ class Ledger(Protocol):
         ...
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
-        """What a key has spent in the last seven days and in the period of ``limit`` that holds ``now``."""
+        """What a key was charged in the seven UTC days that end with today, and in the period that holds ``now``.
+
+        The period is ``limit``'s, or all time where there is none. Refunds do not count.
+        """
         ...
 
     async def verify(self) -> Verification:

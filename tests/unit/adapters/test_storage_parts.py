@@ -1,0 +1,121 @@
+"""The parts of the stores that have bounds and rules of their own."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.ledger import ALICE, NOON, make_hold
+
+from vectoll.adapters.storage import audit, holds
+from vectoll.adapters.storage.audit import Audit
+from vectoll.adapters.storage.holds import Holds
+from vectoll.adapters.storage.sqlite import connection, open_sqlite, writer
+from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
+from vectoll.domain.errors import Unavailable
+from vectoll.domain.identity import LimitPeriod, SpendLimit
+from vectoll.domain.ids import AccountId
+from vectoll.domain.money import MAX_AMOUNT, Amount, Price
+
+
+def test_holds_leave_no_trace() -> None:
+    limit = SpendLimit(Amount(100), LimitPeriod.EPOCH)
+    book = Holds()
+    taken = [make_hold(n, key="key_1", limit=limit, price=Price(1)) for n in range(10)]
+    for hold in taken:
+        book.take(hold, balance=100, spent=0)
+    assert book.held(ALICE) == 45
+    for hold in taken[::2]:
+        assert book.claim(hold)
+        assert not book.claim(hold)
+        book.release(hold)
+        assert book.held(ALICE)
+        book.settle(hold)
+    for hold in taken[1::2]:
+        book.release(hold)
+        book.release(hold)
+    assert not any(vars(book).values())
+
+
+def test_holds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "MAX_HOLDS", 2)
+    book = Holds()
+    for _ in range(2):
+        book.take(make_hold(price=Price(0)), balance=0, spent=0)
+    with pytest.raises(Unavailable):
+        book.take(make_hold(price=Price(0)), balance=0, spent=0)
+
+
+async def test_what_waits_for_a_commit_is_bounded_and_a_refused_charge_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_WAITING", 0)
+    store = await open_sqlite(tmp_path)
+    hold = make_hold(price=Price(0))
+    await store.ledger.hold(hold)
+    with pytest.raises(Unavailable):
+        await store.ledger.charge(hold, 1, 0)
+    assert store.ledger._holds._active == {}
+    await store.close()
+
+
+async def test_a_group_is_bounded_and_the_rest_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_GROUP", 2)
+    store = await open_sqlite(tmp_path)
+    futures = [store._writer.submit(lambda work, n=n: (n, id(work))) for n in range(5)]  # type: ignore[misc]
+    outcomes = [await future for future in futures]
+    assert [n for n, _ in outcomes] == [0, 1, 2, 3, 4]
+    await store.close()
+
+
+@given(st.datetimes(timezones=st.timezones()))
+def test_times_are_exact_both_ways(instant: datetime) -> None:
+    assert from_micros(to_micros(instant)) == instant
+    assert from_micros(to_micros(instant)).tzinfo is UTC
+
+
+def test_a_naive_time_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        to_micros(datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_periods_start_in_utc_whatever_the_zone() -> None:
+    for zone in (NOON, NOON.astimezone(None)):
+        assert dict(period_starts(zone))[LimitPeriod.EPOCH] == to_micros(NOON - timedelta(hours=12))
+
+
+def test_an_audit_adds_beyond_64_bits() -> None:
+    auditing = Audit()
+    house, customer = AccountId("$credit:2026-11"), AccountId("a")
+    auditing.read((n, house, customer, MAX_AMOUNT, "CREDIT", None, 0) for n in range(1, 101))
+    auditing.compare([(house, -100 * MAX_AMOUNT), (customer, 100 * MAX_AMOUNT)], [])
+    assert auditing.verdict().is_clean
+
+
+def test_an_audit_lists_only_so_many_disagreements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "MAX_DISAGREEMENTS", 3)
+    auditing = Audit()
+    auditing.compare([(AccountId(f"account_{n}"), 1) for n in range(10)], [])
+    verdict = auditing.verdict()
+    assert len(verdict.disagreements) == 4
+    assert (
+        replace(verdict.disagreements[-1], expected="").found == "8"
+    )  # ten balances and their sum, less three
+
+
+def test_every_statement_has_a_name_of_its_own_and_is_used() -> None:
+    folder = Path(connection.__file__).parent
+    source = "".join(path.read_text() for path in folder.glob("*.py"))
+    for name in connection._blocks():
+        assert f'"{name}"' in source, name
+    text = "".join(path.read_text() for path in folder.joinpath("sql").iterdir())
+    assert text.count("-- name: ") - text.count("`-- name: ") == len(connection._blocks())
+
+
+def test_a_script_that_ends_in_mid_statement_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="middle of a statement"):
+        list(connection._statements("SELECT 1;\nSELECT"))
