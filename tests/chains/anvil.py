@@ -46,12 +46,16 @@ class Anvil:
     def send(self, to: str | None, data: str, sender: str = RICH.address) -> dict[str, Any]:
         """A transaction from an unlocked account, mined at once; its receipt."""
         call = {"from": sender, "data": data, "gas": hex(3_000_000)} | ({"to": to} if to else {})
-        tx = self.rpc("eth_sendTransaction", call)
-        receipt: dict[str, Any] | None = None
-        while receipt is None:  # a block is made at once, a moment after the answer
-            receipt = self.rpc("eth_getTransactionReceipt", tx)
+        receipt = self.receipt(self.rpc("eth_sendTransaction", call))
         assert receipt["status"] == "0x1"
         return receipt
+
+    def receipt(self, tx: str) -> dict[str, Any]:
+        """A block is made at once, but a moment after the answer to who sent the transaction."""
+        found: dict[str, Any] | None = None
+        while found is None:
+            found = self.rpc("eth_getTransactionReceipt", tx)
+        return found
 
     def deploy(self, name: str, *types_and_values: Any) -> str:
         """Put a contract on the chain; ``types_and_values`` are its constructor's types, then the values."""
@@ -134,7 +138,7 @@ def authorize(
     valid_after: int | None = None,
     holder: str | None = None,
 ) -> dict[str, Any]:
-    """An x402 ``exact`` payload: an EIP-3009 authorisation signed by eth-account, for a contract it owns if ``holder``."""
+    """An x402 ``exact`` payload signed by eth-account; ``holder`` is a contract that the signer owns."""
     now = int(time.time()) if now is None else now
     message: dict[str, Any] = {
         "from": holder or payer.address,

@@ -8,16 +8,20 @@ from typing import Any
 
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.chains.secp256k1 import SigningKey
+from vectoll.adapters.chains.solana import SolanaKey, token_account
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.eip3009 import Eip3009
+from vectoll.adapters.payments.solana import SolanaRail
+from vectoll.adapters.payments.spl import Spl
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.storage.sqlite import SqliteStore
 from vectoll.core.topup import TopUps, Waiting
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import Amount
 from vectoll.domain.payments import PaymentOption
-from vectoll.domain.siwx import BASE
+from vectoll.domain.siwx import BASE, SOLANA
+from vectoll.domain.wallets import base58_decode, base58_encode
 from vectoll.ports.clock import SystemClock
 from vectoll.ports.payments import Rail
 
@@ -42,6 +46,15 @@ def base_option(asset: str, pay_to: str) -> PaymentOption:
 def base_rail(url: str, asset: str, pay_to: str, key: bytes, confirmations: int = 1) -> BaseRail:
     rpc = JsonRpc(url)
     return BaseRail(rpc, Eip3009(rpc, base_option(asset, pay_to), confirmations), SigningKey(key))
+
+
+def solana_rail(url: str, mint: str, pay_to: str, pair: bytes) -> SolanaRail:
+    key = SolanaKey(pair)
+    account = token_account(base58_decode(pay_to), base58_decode(mint))
+    extra = {"feePayer": base58_encode(key.public_key)}
+    option = PaymentOption(SOLANA, mint, pay_to, extra, base58_encode(account))
+    rpc = JsonRpc(url)
+    return SolanaRail(rpc, Spl(rpc, option), key)
 
 
 def service(rails: Sequence[Rail], store: Store, timeout_s: float = 5) -> Service:

@@ -92,7 +92,7 @@ async def test_a_payment_moves_usdc_and_credits_what_arrived(
     assert credited.balance_after == usd("12.345678")
     assert await vectoll.balance(payer.address.lower()) == usd("12.345678")
     assert credited.tx is not None
-    assert chain.rpc("eth_getTransactionReceipt", credited.tx)["status"] == "0x1"
+    assert chain.receipt(credited.tx)["status"] == "0x1"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ async def test_a_replay_finds_the_first_result_and_no_second_credit(
 ) -> None:
     payload = authorize(payer, pay_to, TEN)
     first = (await vectoll.top_ups.top_up(header(payload))).intent
-    again = (await vectoll.top_ups.top_up(encode({"x402Version": 1, "network": "base", "payload": payload}))).intent
+    again = (
+        await vectoll.top_ups.top_up(encode({"x402Version": 1, "network": "base", "payload": payload}))
+    ).intent
     assert again == first
     assert await vectoll.balance(payer.address.lower()) == usd("10")
     assert chain.usdc(pay_to) == TEN
@@ -284,7 +286,8 @@ async def front_run(chain: Anvil, intent: Intent, data: str, to: str = USDC) -> 
     chain.send(to, data)
     assert intent.raw_tx is not None
     chain.rpc("eth_sendRawTransaction", f"0x{intent.raw_tx.hex()}")
-    assert chain.rpc("eth_getTransactionReceipt", intent.tx)["status"] == "0x0"
+    assert intent.tx is not None
+    assert chain.receipt(intent.tx)["status"] == "0x0"
 
 
 async def test_a_payment_that_a_stranger_carried_out_is_credited_by_its_log(

@@ -2,9 +2,7 @@
 
 import binascii
 
-from nacl.bindings import crypto_sign_open
-from nacl.exceptions import BadSignatureError
-
+from vectoll.adapters.chains.solana import is_signature
 from vectoll.domain.wallets import WalletAddress, base58_decode
 
 
@@ -15,15 +13,6 @@ class SolanaSignatureVerifier:
         """Whether the wallet's key signed ``text``. ``signature`` is 64 bytes in base58 or base64."""
         raw = signature_bytes(signature)
         return raw is not None and is_signature(wallet.raw, text.encode(), raw)
-
-
-def is_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether 64 bytes are the Ed25519 signature of a message under a 32-byte key."""
-    try:
-        crypto_sign_open(signature + message, public_key)
-    except BadSignatureError:
-        return False
-    return True
 
 
 def signature_bytes(text: str) -> bytes | None:

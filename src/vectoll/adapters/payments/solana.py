@@ -1,0 +1,64 @@
+"""Settlement on Solana in this process: our fee payer completes the payer's transaction and sends it."""
+
+import base64
+
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError
+from vectoll.adapters.chains.solana import SolanaKey
+from vectoll.adapters.payments.spl import Spl, transfer_of
+from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
+from vectoll.domain.wallets import base58_encode
+from vectoll.ports.payments import Record
+
+_SEND = {"encoding": "base64", "skipPreflight": True, "maxRetries": 5}
+
+
+class SolanaRail:
+    """USDC on Solana, settled with an own fee payer."""
+
+    def __init__(self, rpc: JsonRpc, token: Spl, key: SolanaKey) -> None:
+        self._rpc = rpc
+        self._token = token
+        self._key = key
+
+    @property
+    def option(self) -> PaymentOption:
+        """What this rail asks for."""
+        return self._token.option
+
+    @property
+    def confirmations(self) -> int:
+        """How sure a payment must be before it is credited."""
+        return self._token.confirmations
+
+    def check_signature(self, payment: Payment) -> bool:
+        """Whether the payer's key signed."""
+        return self._token.check_signature(payment)
+
+    async def verify(self, payment: Payment) -> int:
+        """Simulate the transaction."""
+        return await self._token.verify(payment)
+
+    async def settle(self, payment: Payment, record: Record) -> None:
+        """Sign, record, send. Ed25519 is deterministic: the signature, which is the id, is known beforehand."""
+        transfer = transfer_of(payment)
+        signature = self._key.sign(transfer.message)
+        raw = transfer.signed_by_fee_payer(signature)
+        await record(Submission(base58_encode(signature), raw))
+        await self._rpc.call("sendTransaction", base64.b64encode(raw).decode(), _SEND)
+
+    async def resend(self, intent: Intent) -> None:
+        """Send the same bytes again; the chain takes a transaction once."""
+        if intent.raw_tx is None:
+            return
+        try:
+            await self._rpc.call("sendTransaction", base64.b64encode(intent.raw_tx).decode(), _SEND)
+        except RpcError:
+            return
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        """What the chain shows."""
+        return await self._token.look(payment, intent)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._rpc.close()

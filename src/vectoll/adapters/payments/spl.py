@@ -1,0 +1,152 @@
+"""USDC on Solana: checking transactions before they are sent, and finding them afterwards."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.chains.solana import is_signature
+from vectoll.domain.payments import (
+    Arrived,
+    Intent,
+    Missing,
+    Never,
+    Payment,
+    PaymentOption,
+    PaymentRefused,
+    Sighting,
+)
+from vectoll.domain.payments_solana import SolanaTransfer, parse_transfer
+from vectoll.ports.wallets import RpcUnavailable
+
+_BLOCKHASH_LIFE = 151
+"""Blocks after which a blockhash, and every transaction that carries it, has lapsed."""
+_SEARCHED = 100
+"""How many of a payer's latest transactions are searched for one whose signature is not known."""
+
+
+class Spl:
+    """One mint on one cluster, read through one RPC endpoint. Blocks are counted by height."""
+
+    confirmations = 1
+    """Confirmed, which is two thirds of the stake; credited ones are looked at again until they are final."""
+
+    def __init__(self, rpc: JsonRpc, option: PaymentOption) -> None:
+        self._rpc = rpc
+        self.option = option
+
+    def check_signature(self, payment: Payment) -> bool:
+        """Whether the payer's key signed the transaction."""
+        transfer = transfer_of(payment)
+        return is_signature(transfer.payer.raw, transfer.message, transfer.signatures[1])
+
+    async def verify(self, payment: Payment) -> int:
+        """Simulate the transaction. Raises PaymentRefused."""
+        transfer = transfer_of(payment)
+        height = await self._height("confirmed")
+        unsigned = transfer.signed_by_fee_payer(bytes(64))
+        options = {"encoding": "base64", "sigVerify": False, "commitment": "confirmed"}
+        result = await self._rpc.call("simulateTransaction", base64.b64encode(unsigned).decode(), options)
+        error = _value(result).get("err")
+        if error is not None:
+            raise _refusal(error)
+        return height
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        """By the signature, which is known before the transaction is sent, or by searching the payer's latest."""
+        transfer = transfer_of(payment)
+        final_height = await self._height("finalized")  # asked first: what is absent after it stays absent
+        signature = intent.tx or await self._find(transfer)
+        status = await self._status(signature) if signature is not None else None
+        if signature is None or status is None:
+            lapsed = final_height > intent.since_block + _BLOCKHASH_LIFE
+            return Never("expired") if lapsed else Missing()
+        is_final = status.get("confirmationStatus") == "finalized"
+        if status.get("err") is not None:
+            return Never("failed_on_chain") if is_final else Missing("failed_on_chain")
+        if status.get("confirmationStatus") not in ("confirmed", "finalized"):
+            return Missing()
+        return await self._arrived(transfer, signature, is_final)
+
+    async def _arrived(self, transfer: SolanaTransfer, signature: str, is_final: bool) -> Sighting:
+        """Never by the status alone: by what the receiving token account gained."""
+        options = {"encoding": "json", "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
+        found = await self._rpc.call("getTransaction", signature, options)
+        if found is None:
+            return Missing()
+        gained = _gained(found, self.option)
+        if found["meta"]["err"] is not None or gained != transfer.value:
+            return Never("amount_mismatch") if is_final else Missing("amount_mismatch")
+        return Arrived(signature, gained, log_index=0, confirmations=1, is_final=is_final)
+
+    async def _find(self, transfer: SolanaTransfer) -> str | None:
+        """The signature of the very message, when somebody else was to pay its fee."""
+        options = {"limit": _SEARCHED, "commitment": "confirmed"}
+        for entry in await self._rpc.call("getSignaturesForAddress", transfer.payer.text, options):
+            wanted = {"encoding": "base64", "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
+            found = await self._rpc.call("getTransaction", entry["signature"], wanted)
+            if found is not None and _is_message(found["transaction"][0], transfer.message):
+                return str(entry["signature"])
+        return None
+
+    async def _status(self, signature: str) -> Mapping[str, Any] | None:
+        options = {"searchTransactionHistory": True}
+        result = await self._rpc.call("getSignatureStatuses", [signature], options)
+        status = _list_value(result)[0]
+        return None if status is None else dict(status)
+
+    async def _height(self, commitment: str) -> int:
+        return int(await self._rpc.call("getBlockHeight", {"commitment": commitment}))
+
+
+def transfer_of(payment: Payment) -> SolanaTransfer:
+    """The Solana half of a payment."""
+    assert isinstance(payment.authorization, SolanaTransfer)
+    return payment.authorization
+
+
+def _gained(found: Mapping[str, Any], option: PaymentOption) -> int:
+    """By how much the receiving token account's balance grew."""
+    index = found["transaction"]["message"]["accountKeys"].index(option.token_account)
+
+    def balance(when: str) -> int:
+        entries = found["meta"][when] or ()
+        amounts = [e["uiTokenAmount"]["amount"] for e in entries if e["accountIndex"] == index]
+        return int(amounts[0]) if amounts else 0
+
+    return balance("postTokenBalances") - balance("preTokenBalances")
+
+
+def _is_message(transaction: str, message: bytes) -> bool:
+    try:
+        return parse_transfer(binascii.a2b_base64(transaction)).message == message
+    except ValueError:
+        return False
+
+
+def _value(result: Any) -> Mapping[str, Any]:
+    if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
+        raise RpcUnavailable("the answer has no value")
+    return dict(result["value"])
+
+
+def _list_value(result: Any) -> list[Any]:
+    if not isinstance(result, dict) or not isinstance(result.get("value"), list) or not result["value"]:
+        raise RpcUnavailable("the answer has no value")
+    return list(result["value"])
+
+
+_OURS = ("AccountNotFound", "InsufficientFundsForFee", "InsufficientFundsForRent")
+"""Simulation errors about the fee payer's own lamports."""
+
+
+def _refusal(error: object) -> PaymentRefused | RpcUnavailable:
+    text = str(error)
+    if any(name in text for name in _OURS):
+        return RpcUnavailable("the fee payer cannot pay")
+    if "BlockhashNotFound" in text:
+        return PaymentRefused("expired", "The transaction's blockhash has expired: build a fresh one.")
+    if "'Custom': 1}" in text:
+        return PaymentRefused("insufficient_funds", "The payer has too little USDC for this payment.")
+    return PaymentRefused("simulation_failed", "The chain refuses this transaction.")
