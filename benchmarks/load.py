@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -45,8 +46,7 @@ class Connection(asyncio.Protocol):
         self._expected = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
         self._send()
 
     def _send(self) -> None:
