@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,19 +81,27 @@ async def open_services(settings: Settings, store: SqliteStore, clock: Clock) ->
     from vectoll.core.billing import Billing
     from vectoll.core.embed import EmbedService
 
-    metrics = PrometheusMetrics()
-    authentication = Authentication(_authenticators(settings, store.keys, clock))
-    async with open_models(settings, metrics) as models:
+    metrics, limiter = PrometheusMetrics(), MemoryRateLimiter()
+    authenticators = _authenticators(settings, store.keys, clock)
+    async with AsyncExitStack() as stack:
+        wallets = None
+        if settings.x402.enabled:
+            from vectoll.rails import open_wallets
+
+            wallets = await stack.enter_async_context(open_wallets(settings, store, limiter, clock))
+            authenticators = [wallets.authenticator, *authenticators]  # a sign-in wins over a key
+        models = await stack.enter_async_context(open_models(settings, metrics))
         yield Services(
             embed=EmbedService(models, Billing(store.ledger, metrics), metrics),
             models=models,
-            auth=authentication,
-            admission=Admission(MemoryRateLimiter(), settings.limits),
+            auth=Authentication(authenticators),
+            admission=Admission(limiter, settings.limits),
             ledger=store.ledger,
             keys=store.keys,
             clock=clock,
             settings=settings,
             metrics=metrics,
+            wallets=wallets.services if wallets else None,
         )
 
 

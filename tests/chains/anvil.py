@@ -52,9 +52,9 @@ class Anvil:
 
     def receipt(self, tx: str) -> dict[str, Any]:
         """A block is made at once, but a moment after the answer to who sent the transaction."""
-        found: dict[str, Any] | None = None
-        while found is None:
-            found = self.rpc("eth_getTransactionReceipt", tx)
+        found: dict[str, Any] = {}
+        while not found:
+            found = self.rpc("eth_getTransactionReceipt", tx) or {}
         return found
 
     def deploy(self, name: str, *types_and_values: Any) -> str:
@@ -93,7 +93,7 @@ class Anvil:
 
 def call_data(contract: str, signature: str, *values: Any) -> str:
     types = [t for t in re.findall(r"\((.*)\)", signature)[0].split(",") if t]
-    return "0x" + CONTRACTS[contract]["selectors"][signature] + encode(types, values).hex()
+    return f"0x{CONTRACTS[contract]['selectors'][signature]}{encode(types, values).hex()}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ with a few methods of their own (``test_…``).
 
 import base64
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -199,8 +200,8 @@ def _decode(wire: str) -> VersionedTransaction:
 def _error(outcome: Any) -> Any:
     """As a node spells it: ``{"InstructionError": [2, {"Custom": 1}]}`` or a bare name."""
     text = str(outcome.err() if callable(getattr(outcome, "err", None)) else outcome)
-    if "Custom(" in text:
-        return {"InstructionError": [2, {"Custom": int(text.split("Custom(")[1].split(")")[0])}]}
+    if custom := re.search(r"Custom\((\d+)\)", text):
+        return {"InstructionError": [2, {"Custom": int(custom[1])}]}
     for name in ("BlockhashNotFound", "AlreadyProcessed", "SignatureFailure"):
         if name in text:
             return name
@@ -273,7 +274,7 @@ def run_svm() -> Iterator[Svm]:
 
 def _handler(chain: Chain) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             call = json.loads(self.rfile.read(int(self.headers["content-length"])))
             method: Callable[..., Any] | None = getattr(chain, call["method"], None)
             answer: dict[str, Any] = {"jsonrpc": "2.0", "id": call["id"]}

@@ -129,7 +129,7 @@ async def test_a_transaction_that_is_not_one_plain_transfer_to_us_is_refused(
     chain.fund(stranger.pubkey())
 
     def paid(**changes: Any) -> str:
-        arguments = {"payer": payer, "pay_to": pay_to, "fee_payer": fee, "value": TEN, "blockhash": blockhash}
+        arguments: dict[str, Any] = {"payer": payer, "pay_to": pay_to, "fee_payer": fee, "value": TEN, "blockhash": blockhash}
         return pay(**(arguments | changes))
 
     drain = Instruction(Pubkey.default(), bytes([2, 0, 0, 0]) + bytes(8), [AccountMeta(fee, True, True)])
@@ -176,9 +176,10 @@ async def test_a_payer_without_funds_or_with_a_lapsed_blockhash_is_refused(
     transaction = pay(poor, pay_to, FEE.pubkey(), TEN, chain.blockhash())
     assert await refused(vectoll, transaction) == "insufficient_funds"
     assert await refused(vectoll, pay(payer, pay_to, FEE.pubkey(), TEN, Hash.default())) == "expired"
+    for _ in range(9):
+        await refused(vectoll, transaction)
     with pytest.raises(RateLimited):
-        for _ in range(11):
-            await refused(vectoll, transaction)
+        await vectoll.top_ups.top_up(header(transaction))
 
 
 async def submitted_unseen(vectoll: Service, chain: Svm, payment: str) -> Intent:

@@ -1,0 +1,100 @@
+"""Signatures of wallets that are contracts: EIP-1271, and ERC-6492 for those that are not deployed yet."""
+
+from collections.abc import Mapping
+
+from vectoll.adapters.chains.evm import call_data
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError
+from vectoll.adapters.chains.secp256k1 import eip191_digest
+from vectoll.adapters.wallets.evm import hex_bytes
+from vectoll.domain.wallets import WalletAddress
+from vectoll.ports.wallets import RpcUnavailable
+
+_MAGIC = bytes.fromhex("1626ba7e")
+_WRAPPED = bytes.fromhex("6492" * 16)
+_GAS = 5_000_000
+
+
+class ContractWallets:
+    """Asks the chain that the message names. One call each, never a transaction."""
+
+    def __init__(self, rpcs: Mapping[str, JsonRpc]) -> None:
+        """``rpcs`` by CAIP-2 id."""
+        self._rpcs = rpcs
+
+    async def is_accepted_by(self, wallet: WalletAddress, text: str, signature: str, chain: str) -> bool:
+        """Whether the contract answers EIP-1271's magic value. Raises RpcUnavailable."""
+        raw, rpc = hex_bytes(signature), self._rpcs.get(chain)
+        if not raw or rpc is None:
+            return False
+        digest = eip191_digest(text.encode())
+        if not raw.endswith(_WRAPPED):
+            data = call_data("isValidSignature(bytes32,bytes)", digest, tail=raw)
+            return await _says_yes(rpc, {"to": wallet.text, "data": f"0x{data.hex()}"})
+        try:
+            factory, deployment, inner = _unwrap(raw)
+        except ValueError:
+            return False
+        check = call_data("isValidSignature(bytes32,bytes)", digest, tail=inner)
+        program = deploy_then_ask(factory, deployment, wallet.raw, check)
+        return await _says_yes(rpc, {"data": f"0x{program.hex()}"})
+
+
+async def _says_yes(rpc: JsonRpc, call: Mapping[str, str]) -> bool:
+    try:
+        answer = await rpc.call("eth_call", {**call, "gas": hex(_GAS)}, "latest")
+    except RpcError as error:
+        if error.is_revert:
+            return False
+        raise
+    raw = hex_bytes(answer) if isinstance(answer, str) else None
+    if raw is None:
+        raise RpcUnavailable("the answer is not hex")
+    return len(raw) >= 32 and raw[:32] == _MAGIC + bytes(28)
+
+
+def _unwrap(signature: bytes) -> tuple[bytes, bytes, bytes]:
+    """``abi.encode(address factory, bytes factoryCalldata, bytes signature)`` without its mark. Raises ValueError."""
+    data = signature[:-32]
+    return data[12:32], _tail(data, 1), _tail(data, 2)
+
+
+def _tail(data: bytes, argument: int) -> bytes:
+    start = int.from_bytes(data[32 * argument : 32 * argument + 32], "big")
+    size = int.from_bytes(data[start : start + 32], "big")
+    if start + 32 + size > len(data):
+        raise ValueError("truncated")
+    return data[start + 32 : start + 32 + size]
+
+
+def deploy_then_ask(factory: bytes, deployment: bytes, wallet: bytes, check: bytes) -> bytes:
+    """A program for an ``eth_call`` without recipient: calls the factory, then asks the wallet, and returns its word.
+
+    Deployment and question happen in one simulated call, and nothing is left behind. Written in opcodes: it is
+    shorter than the contract that others send for this, and nothing of it has to be taken on trust.
+    """
+    head = 110  # the bytes of the code itself, in front of the data
+    answer = max(len(deployment), len(check))  # memory behind both, which is zero until the wallet answers
+    code = b"".join(
+        (
+            _copy(len(deployment), head),  # memory[0:] = deployment
+            _push(0) * 2 + _push(len(deployment)) + _push(0) * 2,  # no output, all of it as input, no value
+            b"\x73" + factory + b"\x5a\xf1\x50",  # CALL(gas, factory, …); whether it worked shows next
+            _copy(len(check), head + len(deployment)),  # memory[0:] = check
+            _push(32) + _push(answer) + _push(len(check)) + _push(0),
+            b"\x73" + wallet + b"\x5a\xfa",  # STATICCALL(gas, wallet, …): 1, or 0 if it reverted
+            _push(answer) + b"\x51\x02",  # times its answer
+            _push(0) + b"\x52" + _push(32) + _push(0) + b"\xf3",  # is what is returned
+        )
+    )
+    assert len(code) == head
+    return code + deployment + check
+
+
+def _push(value: int) -> bytes:
+    """PUSH2: all sizes here are below 64 KB."""
+    return b"\x61" + value.to_bytes(2, "big")
+
+
+def _copy(size: int, offset: int) -> bytes:
+    """CODECOPY(0, offset, size)."""
+    return _push(size) + _push(offset) + _push(0) + b"\x39"

@@ -1,0 +1,223 @@
+"""The part of the composition root that is about wallets: rails, sign-in and what watches over payments.
+
+Nothing here is imported unless ``x402.enabled`` is on.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.chains.secp256k1 import SigningKey
+from vectoll.adapters.chains.solana import SolanaKey, token_account
+from vectoll.adapters.payments.base import BaseRail
+from vectoll.adapters.payments.eip3009 import Eip3009
+from vectoll.adapters.payments.facilitator import AnySender, FacilitatorRail
+from vectoll.adapters.payments.solana import SolanaRail
+from vectoll.adapters.payments.spl import Spl
+from vectoll.adapters.storage.sqlite import SqliteStore
+from vectoll.adapters.wallets.contracts import ContractWallets as ContractWalletVerifier
+from vectoll.adapters.wallets.evm import EvmSignatureVerifier
+from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
+from vectoll.core.signin import ContractWallets, SiwxAuthenticator
+from vectoll.core.topup import TopUps, Waiting
+from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.payments import PaymentOption
+from vectoll.domain.siwx import BASE, SOLANA, SignInRules, host_of
+from vectoll.domain.wallets import Family, base58_decode, base58_encode, parse_wallet
+from vectoll.http.payment_required import Asking
+from vectoll.http.services import WalletServices
+from vectoll.ports.clock import Clock
+from vectoll.ports.limiter import RateLimiter
+from vectoll.ports.payments import Rail
+from vectoll.settings import BaseSettings, Settings, SolanaSettings
+
+_BASE_USDC = {
+    BASE: ("0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "USD Coin"),
+    "eip155:84532": ("0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
+}
+_SOLANA_USDC = {
+    SOLANA: "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
+    "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1": "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wallets:
+    """What HTTP needs so that wallets can sign in and pay."""
+
+    authenticator: SiwxAuthenticator
+    services: WalletServices
+
+
+@asynccontextmanager
+async def open_wallets(
+    settings: Settings, store: SqliteStore, limiter: RateLimiter, clock: Clock
+) -> AsyncIterator[Wallets]:
+    """Sign-in and payments, with open payments watched in the background. Raises ConfigurationError."""
+    public_url = _public_url(settings)
+    async with AsyncExitStack() as stack:
+        top_ups = await stack.enter_async_context(open_top_ups(settings, store, limiter, clock))
+        evm = {
+            o.network: JsonRpc(_required(settings.x402.base.rpc_url)) for o in top_ups.options if _is_evm(o)
+        }
+        for rpc in evm.values():
+            stack.push_async_callback(rpc.close)
+        authenticator = SiwxAuthenticator(
+            SignInRules(_domains(settings, public_url), frozenset(o.network for o in top_ups.options)),
+            {Family.EVM: EvmSignatureVerifier(), Family.SOLANA: SolanaSignatureVerifier()},
+            store.nonces,
+            clock,
+            ContractWallets(ContractWalletVerifier(evm), limiter),
+        )
+        watch = asyncio.create_task(top_ups.watch(settings.x402.reconcile_interval_s))
+        stack.push_async_callback(_stop, watch)
+        asking = Asking(public_url, top_ups.options)
+        yield Wallets(authenticator, WalletServices(asking, top_ups, store.history))
+
+
+@asynccontextmanager
+async def open_top_ups(
+    settings: Settings, store: SqliteStore, limiter: RateLimiter, clock: Clock
+) -> AsyncIterator[TopUps]:
+    """The configured rails and the state machine over them, watching nothing yet."""
+    rails = make_rails(settings)
+    top_ups = TopUps(rails, store.payments, limiter, clock, Waiting(settings.x402.settle_timeout_s))
+    try:
+        yield top_ups
+    finally:
+        await top_ups.close()
+        for rail in rails:
+            await rail.close()
+
+
+def make_rails(settings: Settings) -> Sequence[Rail]:
+    """Every network that is configured, Base first. Raises ConfigurationError for one that is so by half."""
+    rails: list[Rail] = []
+    if _is_configured("x402.base", _settings_of(settings.x402.base)):
+        rails.append(_base(settings.x402.base))
+    if _is_configured("x402.solana", _settings_of(settings.x402.solana)):
+        rails.append(_solana(settings.x402.solana))
+    if not rails:
+        raise ConfigurationError(
+            "x402.enabled needs x402.base or x402.solana: rpc_url, pay_to, and settlement_key or facilitator_url"
+        )
+    return rails
+
+
+def _settings_of(rail: BaseSettings | SolanaSettings) -> Mapping[str, str | None]:
+    return {name: getattr(rail, name) for name in ("rpc_url", "pay_to", "settlement_key", "facilitator_url")}
+
+
+def _is_configured(table: str, given: Mapping[str, str | None]) -> bool:
+    """Whether a rail is there; one clear line when it is half there."""
+    if not any(given.values()):
+        return False
+    for name in ("rpc_url", "pay_to"):
+        if not given[name]:
+            raise ConfigurationError(f"{table} is half configured: set {table}.{name}")
+    if bool(given["settlement_key"]) == bool(given["facilitator_url"]):
+        raise ConfigurationError(
+            f"{table}: set exactly one of {table}.settlement_key and {table}.facilitator_url"
+        )
+    for name in ("rpc_url", "facilitator_url"):
+        if (url := given[name]) and not _is_http(url):
+            raise ConfigurationError(f"{table}.{name} must be an http(s) URL")
+    return True
+
+
+def _base(settings: BaseSettings) -> Rail:
+    asset, name = _BASE_USDC[settings.network]
+    extra = {"name": settings.asset_name or name, "version": settings.asset_version}
+    option = PaymentOption(
+        settings.network,
+        _address("x402.base.asset", settings.asset or asset, Family.EVM),
+        _address("x402.base.pay_to", _required(settings.pay_to), Family.EVM),
+        extra,
+    )
+    rpc = JsonRpc(_required(settings.rpc_url))
+    token = Eip3009(rpc, option, settings.confirmations)
+    if settings.facilitator_url:
+        return FacilitatorRail(settings.facilitator_url, settings.facilitator_headers, AnySender(token), rpc)
+    return BaseRail(rpc, token, _evm_key(_required(settings.settlement_key)))
+
+
+def _solana(settings: SolanaSettings) -> Rail:
+    mint = _address("x402.solana.asset", settings.asset or _SOLANA_USDC[settings.network], Family.SOLANA)
+    pay_to = _address("x402.solana.pay_to", _required(settings.pay_to), Family.SOLANA)
+    key = _solana_key(settings.settlement_key) if settings.settlement_key else None
+    if key is None and settings.fee_payer is None:
+        raise ConfigurationError("x402.solana.facilitator_url needs x402.solana.fee_payer")
+    fee_payer = base58_encode(key.public_key) if key else _required(settings.fee_payer)
+    account = base58_encode(token_account(base58_decode(pay_to), base58_decode(mint)))
+    extra = {"feePayer": _address("x402.solana.fee_payer", fee_payer, Family.SOLANA)}
+    rpc = JsonRpc(_required(settings.rpc_url))
+    token = Spl(rpc, PaymentOption(settings.network, mint, pay_to, extra, account))
+    if key is None:
+        url = _required(settings.facilitator_url)
+        return FacilitatorRail(url, settings.facilitator_headers, token, rpc)
+    return SolanaRail(rpc, token, key)
+
+
+def _evm_key(text: str) -> SigningKey:
+    try:
+        return SigningKey(bytes.fromhex(text.strip().removeprefix("0x")))
+    except ValueError:
+        raise ConfigurationError("x402.base.settlement_key must be a private key: 64 hex digits") from None
+
+
+def _solana_key(text: str) -> SolanaKey:
+    try:
+        return SolanaKey(base58_decode(text.strip()))
+    except ValueError:
+        raise ConfigurationError(
+            "x402.solana.settlement_key must be a key pair: base58 of 64 bytes"
+        ) from None
+
+
+def _address(name: str, text: str, family: Family) -> str:
+    """The address as the operator wrote it, which for EVM may carry a checksum in its case."""
+    try:
+        if parse_wallet(text).family is family:
+            return text
+    except ValueError:
+        pass
+    raise ConfigurationError(f"{name} must be {'an EVM' if family is Family.EVM else 'a Solana'} address")
+
+
+def _public_url(settings: Settings) -> str:
+    url = (settings.public_url or "").rstrip("/")
+    if not _is_http(url):
+        raise ConfigurationError(
+            "x402.enabled needs public_url: how clients reach this server, e.g. https://api.example.com"
+        )
+    return url
+
+
+def _domains(settings: Settings, public_url: str) -> frozenset[str]:
+    domains = [host_of(domain) for domain in settings.siwx.domains or (public_url,)]
+    if None in domains:
+        raise ConfigurationError("siwx.domains must be host names, e.g. api.example.com")
+    return frozenset(domain for domain in domains if domain)
+
+
+def _is_http(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+
+def _is_evm(option: PaymentOption) -> bool:
+    return option.family is Family.EVM
+
+
+def _required(value: str | None) -> str:
+    assert value, "checked by _is_configured"
+    return value
+
+
+async def _stop(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
