@@ -1,6 +1,7 @@
 """The request's body, from bytes on the wire to well-formed JSON."""
 
 import re
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -14,19 +15,14 @@ T = TypeVar("T")
 _MSGSPEC_PATH_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 
 
-class _MemberName:
+MAX_MEMBERS = 64
+"""Members of a JSON object, repetitions included: more than any request here has, and cheap to look at."""
+
+
+class _Occurrence:
     """A member's name, hashed by identity, so that a dict keeps a name that occurs twice."""
 
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-_MEMBERS = msgspec.json.Decoder(
-    dict[_MemberName, msgspec.Raw],
-    dec_hook=lambda _, name: _MemberName(name),
-)
+    __slots__ = ()
 
 
 async def read_json_body(request: Request, limit_bytes: int) -> bytes:
@@ -79,33 +75,41 @@ def member_names(body: bytes) -> list[str]:
 
     Member values are skipped over, not checked.
     """
+    names: list[str] = []
+
+    def note(_: type, name: str) -> _Occurrence:
+        if len(names) == MAX_MEMBERS:
+            raise InvalidRequest.at((), f"The request body has more than {MAX_MEMBERS} fields")
+        names.append(name)
+        return _Occurrence()
+
     try:
-        return [name.text for name in _MEMBERS.decode(body)]
+        msgspec.json.decode(body, type=dict[_Occurrence, msgspec.Raw], dec_hook=note)
     except msgspec.ValidationError:
         raise InvalidRequest.at((), "The request body must be a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(error) from None
+    return names
 
 
-def duplicate_names(names: list[str]) -> list[FieldIssue]:
-    """One issue for each name that a JSON object holds more than once: no reading of it is the right one."""
-    return [
-        FieldIssue((), f"The field '{shorten(name)}' is given more than once")
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
+def refuse_duplicates(body: bytes) -> None:
+    """Raises InvalidRequest for a JSON object that gives a name twice: no reading of it is the right one."""
+    names = member_names(body)
+    if len(set(names)) == len(names):
+        return
+    repeated = (name for name in dict.fromkeys(names) if names.count(name) > 1)
+    raise as_error(
+        [FieldIssue((), f"The field '{shorten(name)}' is given more than once") for name in repeated]
+    )
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """A small JSON object as its type. Raises InvalidRequest that names the first problem."""
-    names = member_names(body)
-    if len(set(names)) < len(names):
-        issues = duplicate_names(names)
-        raise InvalidRequest(issues[0].message, issues)
+    refuse_duplicates(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _from_validation(error) from None
+        raise first_problem(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(error) from None
 
@@ -120,13 +124,28 @@ def malformed(error: Exception) -> InvalidRequest:
     return InvalidRequest.at((), f"The request body is not valid JSON: {shorten(reason)}")
 
 
-def _from_validation(error: msgspec.ValidationError) -> InvalidRequest:
+def first_problem(error: msgspec.ValidationError) -> InvalidRequest:
     """``Expected `int`, got `str` - at `$.a[0]``` → an issue at ``("a", 0)``."""
     what, _, where = str(error).partition(" - at `$")
     path = tuple(
         name or (int(index) if index.isdigit() else index)
         for name, index in _MSGSPEC_PATH_STEP.findall(where)
     )
-    prefix = f"{'.'.join(map(str, path))}: " if path else ""
     message = shorten(what.replace("`", "'"), 200)
-    return InvalidRequest(prefix + message, [FieldIssue(path, message)])
+    return as_error([FieldIssue(path, message)])
+
+
+def as_error(issues: Sequence[FieldIssue]) -> InvalidRequest:
+    """One error for all the issues; its message is the first of them."""
+    first = issues[0]
+    message = f"{format_path(first.path)}: {first.message}" if first.path else first.message
+    if len(issues) > 1:
+        more = "problem" if len(issues) == 2 else "problems"
+        message += f" (and {len(issues) - 1} more {more}, see details)"
+    return InvalidRequest(message, issues)
+
+
+def format_path(path: Sequence[str | int]) -> str:
+    """``("input", 3, 0)`` → ``input[3][0]``."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")

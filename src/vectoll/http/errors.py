@@ -33,6 +33,7 @@ from vectoll.domain.payments import (
     PaymentRefused,
 )
 from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
+from vectoll.http.body import format_path
 from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
 from vectoll.http.responses import json_bytes
 
@@ -189,9 +190,3 @@ def details_tree(issues: Sequence[FieldIssue]) -> dict[str, Any]:
             node = node.setdefault(str(step), {"_errors": []})
         node["_errors"].append(issue.message)
     return root
-
-
-def format_path(path: Sequence[str | int]) -> str:
-    """``("input", 3, 0)`` → ``input[3][0]``."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return text.removeprefix(".")
