@@ -201,6 +201,20 @@ def measure(rows: Sequence[Row], rounds: int, seconds: float) -> list[dict[str, 
     return results
 
 
+def soak(requests: int) -> dict[str, object]:
+    """Serve ``requests`` short texts over 64 connections and watch the server's memory; MB at each tenth."""
+    row = ROWS[0]
+    rss: list[int] = []
+    sent = 0
+    with tempfile.TemporaryDirectory() as work_dir, serving(work_dir + "/data") as (url, key, pid):
+        while sent < requests:
+            sent += int(load(url, key, row, 5.0, work_dir)["requests"])
+            if sent >= requests * (len(rss) + 1) / 10:
+                rss.append(_rss_mb(pid))
+                print(f"  {sent} requests: {rss[-1]} MB", file=sys.stderr)
+    return {"requests": sent, "rss_mb": rss, "growth_after_first_tenth": round(rss[-1] / rss[0] - 1, 3)}
+
+
 def _rss_mb(pid: int) -> int:
     fields = Path(f"/proc/{pid}/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
@@ -214,10 +228,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--row", type=int, action="append", help="only this row, from 0")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--soak", type=int, metavar="REQUESTS", help="only watch memory over this many requests"
+    )
     parser.add_argument("--engine-only", metavar="ROW", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.engine_only:
         print(run_engine_only(next(row for row in ROWS if row.name == args.engine_only), args.seconds))
+        return
+    if args.soak:
+        print(json.dumps(soak(args.soak)))
         return
     rows = [ROWS[number] for number in args.row] if args.row else ROWS
     results = measure(rows, args.rounds, args.seconds)
