@@ -44,14 +44,15 @@ def test_embeddings_answer_only_what_is_documented(live: Live, tmp_path: Path, p
 
 def test_the_rest_answers_only_what_is_documented(live: Live, tmp_path: Path) -> None:
     spared = "createEmbedding|deleteApiKey"  # deleting keys found in other answers ends in deleting one's own
-    done = run(live, tmp_path, "--exclude-operation-id-regex", spared, "--max-examples", "15")
+    done = run(live, tmp_path, "--exclude-operation-id-regex", spared, "--max-examples", "8")
     assert done.returncode == 0, done.stdout
     for operation in OPERATIONS:
-        if not re.search(spared, operation.id) and not operation.path.endswith("}"):
+        # a path with an id, and payments (off on this server), are answered with documented errors only
+        if not re.search(f"{spared}|X402", operation.id) and not operation.path.endswith("}"):
             path = f"/api/v1{operation.path}" if operation.is_api else operation.path
             assert 200 in live.answers.statuses[operation.method.upper(), path], operation.id
 
 
 def test_deleting_answers_only_what_is_documented(live: Live, tmp_path: Path) -> None:
-    done = run(live, tmp_path, "--include-operation-id-regex", "deleteApiKey", "--max-examples", "15")
+    done = run(live, tmp_path, "--include-operation-id-regex", "deleteApiKey", "--max-examples", "8")
     assert done.returncode == 0, done.stdout
