@@ -35,7 +35,7 @@ def brotli_body(body: bytes) -> bytes:
 
 
 _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip_body, "br": brotli_body}
-"""In order of preference where the client has none: gzip is 1.5 to 2 times as fast for at most 3 % more bytes."""
+"""In order of preference where the client has none: gzip is up to 1.8 times as fast for at most 6 % more bytes."""
 
 
 @lru_cache(maxsize=64)
