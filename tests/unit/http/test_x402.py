@@ -1,0 +1,326 @@
+"""Wallets over HTTP: who gets which answer, and that no header breaks anything."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.fakes import FakeServer
+from tests.wallets import OPTION, URL, FakeRail, Wallet, encode
+
+from vectoll.adapters.limiter import MemoryRateLimiter
+from vectoll.adapters.wallets.evm import EvmSignatureVerifier
+from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
+from vectoll.core.auth import Authentication, KeyAuthenticator
+from vectoll.core.signin import SiwxAuthenticator
+from vectoll.core.topup import TopUps
+from vectoll.domain.ids import AccountId, TransferId, new_id
+from vectoll.domain.ledger import Transfer, TransferCode, system_account
+from vectoll.domain.money import usd
+from vectoll.domain.siwx import SignInRules
+from vectoll.domain.wallets import Family
+from vectoll.http.payment_required import Asking
+from vectoll.http.services import WalletServices
+from vectoll.settings import LimitsSettings, Settings, X402Settings
+
+EMBED = "/api/v1/embeddings"
+BODY = {"model": "fake-model", "input": "hello world"}
+SCHEMAS = yaml.safe_load((Path(__file__).parents[2] / "chains/payment_required.schema.yaml").read_text())
+DISCOVERY, WALLET = SCHEMAS["X402InferencePaymentRequired"]["anyOf"]
+
+
+class Shop:
+    """The application with wallets switched on, over the in-memory stores."""
+
+    def __init__(self, **x402: Any) -> None:
+        limits = LimitsSettings(failures_before_block=0, requests_per_minute=0)
+        self.fake = FakeServer(settings=Settings(limits=limits, x402=X402Settings(enabled=True, **x402)))
+        self.rail, store, clock = FakeRail(), self.fake.store, self.fake.clock
+        self.top_ups = TopUps([self.rail], store.payments, MemoryRateLimiter(), clock)
+        siwx = SiwxAuthenticator(
+            SignInRules(frozenset({"testserver"}), frozenset({OPTION.network})),
+            {Family.EVM: EvmSignatureVerifier(), Family.SOLANA: SolanaSignatureVerifier()},
+            store.nonces,
+            clock,
+        )
+        self.fake.app.state.services = replace(
+            self.fake.services,
+            auth=Authentication([siwx, KeyAuthenticator(store.keys, clock)]),
+            wallets=WalletServices(Asking(URL, [OPTION]), self.top_ups, store.history),
+        )
+        transport = httpx.ASGITransport(self.fake.app)
+        self.client = httpx.AsyncClient(transport=transport, base_url=URL)
+
+    async def credit(self, wallet: Wallet, dollars: str) -> None:
+        now = datetime.now(UTC)
+        account = AccountId(wallet.id)
+        await self.fake.store.ledger.post(
+            Transfer(
+                TransferId(new_id("c")),
+                system_account("credit", now),
+                account,
+                usd(dollars),
+                TransferCode.CREDIT,
+                now,
+            )
+        )
+
+    async def embed(self, *headers: dict[str, str], path: str = EMBED) -> httpx.Response:
+        merged = {name: value for each in headers for name, value in each.items()}
+        return await self.client.post(path, json=BODY, headers=merged)
+
+    async def top_up(self, headers: dict[str, str]) -> httpx.Response:
+        return await self.client.post("/api/v1/x402/top-up", headers=headers)
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    shop = Shop()
+    yield shop
+    await shop.client.aclose()
+
+
+@pytest.fixture
+async def paying() -> AsyncIterator[Shop]:
+    shop = Shop(pay_on_inference=True)
+    yield shop
+    await shop.client.aclose()
+
+
+@pytest.fixture
+def wallet() -> Wallet:
+    return Wallet()
+
+
+async def test_a_stranger_discovers_how_to_pay(shop: Shop) -> None:
+    answer = await shop.embed()
+    assert answer.status_code == 402
+    jsonschema.validate(answer.json(), DISCOVERY)
+    header = json.loads(base64.b64decode(answer.headers["payment-required"]))
+    assert header["accepts"] == answer.json()["accepts"]
+    assert header["resource"]["url"] == f"{URL}{EMBED}"
+
+
+async def test_a_stranger_on_the_openai_path_gets_openais_error_and_the_header(shop: Shop) -> None:
+    answer = await shop.embed(path="/v1/embeddings")
+    assert answer.status_code == 402
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert "payment-required" in answer.headers
+
+
+async def test_a_stranger_elsewhere_is_401(shop: Shop) -> None:
+    assert (await shop.client.get("/api/v1/billing/balance")).status_code == 401
+
+
+async def test_bad_credentials_are_401_and_never_a_request_to_pay(shop: Shop, wallet: Wallet) -> None:
+    bad_key = await shop.embed({"authorization": "Bearer vtk_wrong"})
+    bad_domain = await shop.embed(wallet.sign_in(domain="evil.com"))
+    junk = await shop.embed({"x-sign-in-with-x": "junk"})
+    assert [a.status_code for a in (bad_key, bad_domain, junk)] == [401, 401, 401]
+    assert [a.json()["code"] for a in (bad_domain, junk)] == ["X402_SIGN_IN_DOMAIN", "X402_SIGN_IN_MALFORMED"]
+    header = wallet.sign_in()
+    await shop.embed(header)
+    replayed = await shop.embed(header)
+    assert (replayed.status_code, replayed.json()["code"]) == (401, "X402_SIGN_IN_REPLAYED")
+
+
+@pytest.mark.parametrize("dollars", ["0", "0.09"])
+async def test_a_wallet_with_too_little_credit_is_asked_for_more(
+    shop: Shop, wallet: Wallet, dollars: str
+) -> None:
+    await shop.credit(wallet, dollars)
+    answer = await shop.embed(wallet.sign_in())
+    assert answer.status_code == 402
+    jsonschema.validate(answer.json(), WALLET)
+    assert answer.json()["currentBalanceUsd"] == float(dollars)
+    assert "payment-required" in answer.headers
+
+
+async def test_a_wallet_with_credit_is_served_and_told_what_is_left(shop: Shop, wallet: Wallet) -> None:
+    await shop.credit(wallet, "1")
+    answer = await shop.embed(wallet.sign_in())
+    assert answer.status_code == 200
+    tokens = answer.json()["usage"]["prompt_tokens"]
+    assert (
+        answer.headers["x-balance-remaining"] == f"{(10**6 * 10**6 - tokens * 12_500) // 10**6 / 10**6:.6f}"
+    )
+
+
+async def test_a_key_account_with_too_little_credit_gets_the_standard_error(shop: Shop) -> None:
+    key = await shop.fake.open(dollars="0")
+    answer = await shop.embed({"authorization": f"Bearer {key}"})
+    assert (answer.status_code, answer.json()["code"]) == (402, "INSUFFICIENT_BALANCE")
+    assert "x-balance-remaining" not in answer.headers
+
+
+async def test_a_sign_in_wins_over_a_key(shop: Shop, wallet: Wallet) -> None:
+    key = {"authorization": f"Bearer {await shop.fake.open()}"}
+    assert (await shop.embed(key, wallet.sign_in())).status_code == 402, "the wallet's credit, not the key's"
+    assert (await shop.embed(key, {"sign-in-with-x": "junk"})).status_code == 401
+
+
+async def test_a_top_up_credits_and_its_replay_answers_the_same(shop: Shop, wallet: Wallet) -> None:
+    payment = wallet.payment(12_345_678)
+    first, again = await shop.top_up(payment), await shop.top_up(payment)
+    assert first.status_code == again.status_code == 200
+    assert first.json() == again.json()
+    data = first.json()["data"]
+    assert data["walletAddress"] == wallet.id
+    assert data["amountCredited"] == data["newBalance"] == 12.345678
+    settled = json.loads(base64.b64decode(first.headers["payment-response"]))
+    assert settled["success"] is True
+    assert settled["payer"] == wallet.id
+    assert len(shop.rail.settled) == 1
+
+
+async def test_top_up_without_a_payment_says_how(shop: Shop) -> None:
+    answer = await shop.top_up({"authorization": "Bearer x"})
+    assert answer.status_code == 402
+    jsonschema.validate(answer.json(), SCHEMAS["TopUpPaymentRequired"])
+    assert "payment-required" in answer.headers
+
+
+async def test_a_refused_payment_has_the_neighbours_shape(shop: Shop, wallet: Wallet) -> None:
+    answer = await shop.top_up(wallet.payment(1))
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "X402_INVALID_PAYMENT"
+    assert answer.json()["details"] == {"reason": "amount_out_of_range"}
+
+
+async def test_a_payment_on_embeddings_is_refused_by_default(shop: Shop, wallet: Wallet) -> None:
+    answer = await shop.embed(wallet.payment())
+    assert (answer.status_code, answer.json()["code"]) == (400, "PAYMENT_HEADER_NOT_ACCEPTED")
+    assert f"{URL}/api/v1/x402/top-up" in answer.json()["error"]
+    assert shop.rail.settled == []
+
+
+async def test_a_payment_on_embeddings_tops_up_and_is_served_once(paying: Shop, wallet: Wallet) -> None:
+    payment = wallet.payment()
+    first, again = await paying.embed(payment), await paying.embed(payment)
+    assert first.status_code == 200
+    assert first.headers["x-balance-remaining"].startswith("4.99")
+    assert "payment-response" in first.headers
+    assert (again.status_code, again.json()["code"]) == (409, "PAYMENT_ALREADY_CREDITED")
+    assert len(paying.rail.settled) == 1
+
+
+async def test_a_payment_that_was_topped_up_before_buys_nobody_in(paying: Shop, wallet: Wallet) -> None:
+    """Its signature is on the chain for everybody to copy."""
+    payment = wallet.payment()
+    await paying.top_up(payment)
+    assert (await paying.embed(payment)).status_code == 409
+
+
+async def test_balance_and_history_are_the_wallets_own(shop: Shop, wallet: Wallet) -> None:
+    await shop.top_up(wallet.payment(5_000_000))
+    await shop.embed(wallet.sign_in())
+    base = "/api/v1/x402"
+    balance = await shop.client.get(f"{base}/balance/{wallet.address}", headers=wallet.sign_in())
+    assert balance.status_code == 200
+    assert balance.json()["data"]["canConsume"] is True
+    url = f"{base}/transactions/{wallet.id}"
+    page = (await shop.client.get(url, headers=wallet.sign_in())).json()["data"]
+    charge, top_up = page["transactions"]
+    assert (charge["type"], top_up["type"]) == ("CHARGE", "TOP_UP")
+    assert charge["amount"] < 0
+    assert charge["balanceAfter"] == page["currentBalance"] == balance.json()["data"]["balanceUsd"]
+    assert (top_up["balanceAfter"], top_up["requestId"]) == (5, None)
+    assert charge["modelId"] == "fake-model"
+    second = await shop.client.get(url, params={"limit": 1, "offset": 1}, headers=wallet.sign_in())
+    assert [t["type"] for t in second.json()["data"]["transactions"]] == ["TOP_UP"]
+    first = await shop.client.get(url, params={"limit": 1}, headers=wallet.sign_in())
+    assert first.json()["data"]["pagination"] == {"limit": 1, "offset": 0, "hasMore": True}
+    for wrong in ("limit=0", "limit=101", "limit=x", "offset=-1", "offset=1e3"):
+        assert (await shop.client.get(f"{url}?{wrong}", headers=wallet.sign_in())).status_code == 400
+
+
+async def test_a_foreign_wallets_account_is_403_and_no_sign_in_401(shop: Shop, wallet: Wallet) -> None:
+    for what in ("balance", "transactions"):
+        url = f"/api/v1/x402/{what}/{Wallet().address}"
+        assert (await shop.client.get(url, headers=wallet.sign_in())).status_code == 403
+        assert (await shop.client.get(url)).status_code == 401
+        bad = await shop.client.get(f"/api/v1/x402/{what}/nobody", headers=wallet.sign_in())
+        assert bad.status_code == 400
+        assert "details" in bad.json()
+
+
+async def test_a_wallet_has_at_most_five_requests_in_flight(shop: Shop, wallet: Wallet) -> None:
+    await shop.credit(wallet, "1")
+    shop.fake.model.gate = asyncio.Event()
+    running = [asyncio.create_task(shop.embed(wallet.sign_in())) for _ in range(5)]
+    await shop.fake.model.started.wait()
+    async with asyncio.timeout(5):
+        while shop.fake.services.admission._in_flight[wallet.id] < 5:  # noqa: ASYNC110 - counts, and tells nobody
+            await asyncio.sleep(0)
+    assert (await shop.embed(wallet.sign_in())).status_code == 429
+    shop.fake.model.gate.set()
+    assert [answer.status_code for answer in await asyncio.gather(*running)] == [200] * 5
+
+
+async def test_without_payments_a_stranger_is_401_and_the_routes_are_404() -> None:
+    fake = FakeServer()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(fake.app), base_url=URL) as client:
+        assert (await client.post(EMBED, json=BODY)).status_code == 401
+        assert (await client.post("/api/v1/x402/top-up")).status_code == 404
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=90),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(["x402Version", "scheme", "network", "accepted", "payload"])
+AUTHORIZATION = st.sampled_from(["from", "to", "value", "validAfter", "validBefore", "nonce"])
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+HEADER = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF), min_size=1, max_size=200)
+
+
+async def rejects(shop: Shop, value: str) -> None:
+    """Neither header, on neither route, ever causes a 500 or moves money."""
+    raw = value.encode("latin-1")
+    for name in (b"sign-in-with-x", b"payment-signature", b"x-payment"):
+        for path in (EMBED, "/api/v1/x402/top-up"):
+            request = shop.client.build_request("POST", path, json=BODY, headers=[(name, raw)])
+            answer = await shop.client.send(request)
+            expected = {400, 401} if name != b"sign-in-with-x" or path == EMBED else {402}
+            assert answer.status_code in expected, (name, path, answer.text)
+            assert (
+                path == EMBED
+                or answer.status_code == 402
+                or set(answer.json()) <= {"error", "message", "details"}
+            )
+    assert shop.rail.settled == []
+
+
+@FUZZ
+@given(HEADER | st.binary(min_size=1, max_size=200).map(lambda data: base64.b64encode(data).decode()))
+async def test_any_header_is_400_or_401(paying: Shop, value: str) -> None:
+    await rejects(paying, value)
+
+
+@FUZZ
+@given(st.dictionaries(FIELDS, VALUES, min_size=1))
+async def test_any_json_in_a_payment_is_400(paying: Shop, document: dict[str, Any]) -> None:
+    await rejects(paying, encode(document))
+
+
+@FUZZ
+@given(
+    AUTHORIZATION,
+    st.text(max_size=90) | st.integers().map(str) | st.sampled_from(["1e7", "0x5", "05", "9" * 90]),
+)
+async def test_any_member_of_an_authorisation_may_be_anything(paying: Shop, member: str, value: str) -> None:
+    answer = await paying.top_up(Wallet().payment(**{member: value}))
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 200:
+        assert 5 <= answer.json()["data"]["amountCredited"] <= 10_000
