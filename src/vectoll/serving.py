@@ -112,6 +112,11 @@ class _Server(uvicorn.Server):
             return False
         return not self.server_state.tasks or time.monotonic() >= self._drained_by
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer those who still wait for vectors: 503, uncharged. Then close what is left."""
+        await self._services.models.close()
+        await super().shutdown(sockets)
+
 
 def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
     return uvicorn.Config(
