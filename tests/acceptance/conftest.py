@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from tests.acceptance.expected import CL100K, REJECTING, TEXTS, Floats
@@ -22,8 +23,6 @@ CONFIG = "\n".join(
     """
     for model_id, policy in ((REJECTING, "reject"), (CL100K, "cl100k_base"))
 )
-
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else litellm fetches a price list when it is imported
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +60,11 @@ def tiktoken_ranks() -> Iterator[None]:
     os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(package.origin).parent / "_static" / "tiktoken_cache")
     yield
     del os.environ["TIKTOKEN_CACHE_DIR"]
+
+
+@pytest.fixture
+async def connections() -> AsyncIterator[dict[str, httpx.Client | httpx.AsyncClient]]:
+    """Options for libraries that never close their own."""
+    with httpx.Client() as client:
+        async with httpx.AsyncClient() as async_client:
+            yield {"http_client": client, "http_async_client": async_client}

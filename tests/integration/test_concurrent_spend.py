@@ -71,7 +71,7 @@ async def test_credit_added_by_command_while_the_account_spends(server: Server, 
         *answers, _, _, _, _ = await asyncio.gather(*posts, *adding)
         balance = await client.get("/api/v1/billing/balance")
     assert all(isinstance(answer, httpx.Response) and answer.status_code == 200 for answer in answers)
-    spent = -sum(charge.amount for charge in server.charges(key))
+    spent = sum(charge.amount for charge in server.charges(key))
     left = json.loads(balance.text, parse_float=Decimal)["balances"]["usd"]
     assert 0 <= 5 - spent - left < Decimal("0.000001")  # shown rounded down
     vectoll.verify()

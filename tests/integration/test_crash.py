@@ -103,7 +103,7 @@ async def test_sigterm_answers_what_is_in_flight(tmp_path: Path) -> None:
 
 
 async def test_sigterm_refuses_cleanly_what_does_not_fit_the_limit(tmp_path: Path) -> None:
-    vectoll = Vectoll(tmp_path, drain_timeout_s=1, **NO_LIMITS)
+    vectoll = Vectoll(tmp_path, drain_timeout_s=1, queue__max_wait_s=600, **NO_LIMITS)
     answers, server, key = await _terminate_under_load(vectoll, requests=64, inputs=512)
     started = time.monotonic()
     assert server.process.wait(30) == 0

@@ -65,7 +65,7 @@ def bulk_ingest(server: Server, key: Key, body: Path) -> Iterator[None]:
     """Requests of 2048 documents of mixed length, three at a time, by a process of its own."""
     documents = ["a document is made of words " * (1 + n % 30) for n in range(2048)]
     body.write_text(json.dumps({"model": MODEL, "input": documents, "encoding_format": "base64"}))
-    command = ["curl", "--silent", "--parallel", "--parallel-max", "3", "--output", "/dev/null"]
+    command = ["curl", "--no-progress-meter", "--parallel", "--parallel-max", "3", "--output", "/dev/null"]
     headers = ["-H", f"authorization: Bearer {key.secret}", "-H", "content-type: application/json"]
     url = f"{server.url}{EMBEDDINGS}?n=[1-1000]"
     process = subprocess.Popen([*command, *headers, "--data-binary", f"@{body}", url])
