@@ -1,0 +1,56 @@
+"""A client that leaves, and a cancellation from elsewhere, told apart."""
+
+import asyncio
+
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from vectoll.http.disconnect import CancelledOnDisconnect
+
+
+async def test_disconnect_cancels_the_body_and_says_so() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ClientDisconnect):
+        async with CancelledOnDisconnect(receive):
+            await asyncio.Event().wait()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_body_that_ends_first_is_left_alone() -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with CancelledOnDisconnect(receive):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_errors_of_the_body_pass() -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with CancelledOnDisconnect(receive):
+            raise ZeroDivisionError
+
+
+async def test_cancellation_from_elsewhere_wins_over_a_disconnect() -> None:
+    async def receive() -> Message:
+        asyncio.get_running_loop().call_soon(task.cancel)  # runs before the cancelled body does
+        return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        async with CancelledOnDisconnect(receive):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    with pytest.raises(asyncio.CancelledError):
+        await task
