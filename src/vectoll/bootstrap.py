@@ -22,6 +22,7 @@ from vectoll.core.residency import Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
 from vectoll.domain.errors import AtCapacity, ConfigurationError, ModelOffline, VectollError
 from vectoll.domain.ids import ModelId
+from vectoll.domain.money import Price
 from vectoll.http.services import Services
 from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
@@ -195,6 +196,10 @@ async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingMo
 
 def read_served_models(settings: Settings) -> ServedModels:
     """The catalogue with the operator's changes. Raises ConfigurationError."""
+    try:
+        Price.per_million(settings.default_price_usd_per_million)  # also when every model has a price of its own
+    except ValueError as error:
+        raise ConfigurationError(f"setting default_price_usd_per_million: {error}") from None
     return read_models(settings, _read_facts)
 
 

@@ -23,6 +23,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
+Text = Annotated[str, Meta(min_length=1)]
 
 
 class LimitsSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,7 +188,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"  # Address to listen on.
     port: Port = 8787  # Port to listen on; 0 takes a free one.
-    data_dir: str = field(default_factory=default_data_dir)  # Where the ledger and keys live.
+    data_dir: Text = field(default_factory=default_data_dir)  # Where the ledger and keys live.
     public_url: str | None = None  # How clients reach this server, e.g. https://api.example.com.
     default_price_usd_per_million: str = (
         "0.0125"  # Price of a model that sets none, dollars per million tokens.
