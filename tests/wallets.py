@@ -48,7 +48,7 @@ class Wallet:
         payload = {"address": self.address, "message": text, "signature": f"0x{signature}", "chainId": 8453}
         return {"sign-in-with-x": encode(payload)}
 
-    def payment(self, value: int = 5_000_000, **changes: Any) -> dict[str, str]:
+    def payment(self, value: int = 5_000_000, **changes: str) -> dict[str, str]:
         """A payment header; ``FakeRail`` takes any signature."""
         authorization = {
             "from": self.address,

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,50 @@ def test_the_sign_in_extension_of_x402_spends_credit_on_both_chains(shop: Shop) 
     for name in ("evm", "solana"):
         assert out[name]["statuses"] == [402, 200], out
         assert out[name]["dims"] == 384
+
+
+VENICE_PY_WARNS = pytest.mark.filterwarnings("ignore:pydantic-settings is not installed")
+
+
+def venice_py() -> tuple[Any, Any, Any]:
+    """Its dependencies warn of themselves when they are imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from venice_ai import VeniceClient
+        from venice_ai.auth.x402 import X402Auth
+        from venice_ai.auth.x402_solana import SolanaX402Auth
+    return VeniceClient, X402Auth, SolanaX402Auth
+
+
+async def account_of(client: Any, auth: Any) -> tuple[float, list[str]]:
+    balance = await client.x402.balance(auth=auth)
+    transactions = await client.x402.transactions(auth=auth, limit=5)
+    return float(balance.data.balanceUsd), [str(entry.type) for entry in transactions.data.transactions]
+
+
+@VENICE_PY_WARNS
+async def test_venice_py_tops_up_from_an_evm_wallet(shop: Shop) -> None:
+    client_type, evm_auth, _ = venice_py()
+    account = buyer(shop, TEN // 2)
+    async with client_type(api_key="x", base_url=f"{shop.url}/api/v1") as client:
+        auth = evm_auth(private_key=key_of(account))
+        result = await client.x402.top_up_with(auth=auth, amount_usdc=5.0)
+        assert float(result.data.amountCredited) == 5
+        assert await account_of(client, auth) == (5, ["TOP_UP"])
+    assert shop.evm.usdc(account.address) == 0
+
+
+@VENICE_PY_WARNS
+async def test_venice_py_tops_up_from_a_solana_wallet(shop: Shop) -> None:
+    client_type, _, solana_auth = venice_py()
+    keypair = Keypair()
+    shop.svm.fund(keypair.pubkey(), usdc=TEN // 2)
+    async with client_type(api_key="x", base_url=f"{shop.url}/api/v1") as client:
+        auth = solana_auth(private_key=str(keypair))
+        result = await client.x402.top_up_with_solana(auth=auth, amount_usdc=5.0, rpc_url=shop.svm.url)
+        assert result.data.walletAddress == str(keypair.pubkey())
+        assert await account_of(client, auth) == (5, ["TOP_UP"])
+    assert shop.svm.usdc(keypair.pubkey()) == 0
 
 
 def test_the_ledger_equals_the_chain(shop: Shop) -> None:
