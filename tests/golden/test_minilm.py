@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 against vectors that transformers made (make_minilm.py)."""
+"""all-MiniLM-L6-v2 against vectors that transformers made (make.py)."""
 
 import base64
 import json

@@ -13,6 +13,7 @@ from vectoll.adapters.checkpoints.architecture import (
 )
 from vectoll.adapters.checkpoints.config import Checkpoint, read_checkpoint
 from vectoll.adapters.checkpoints.location import locate, weights_bytes
+from vectoll.adapters.checkpoints.rotary import inverse_frequencies
 from vectoll.adapters.checkpoints.safetensors import DType, TensorView, Weights, open_weights
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Rope",
     "TensorView",
     "Weights",
+    "inverse_frequencies",
     "locate",
     "open_weights",
     "read_checkpoint",

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, assert_never, cast
 
 import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Family, Weights
+from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
 from vectoll.adapters.engines.openvino.runtime import ov
 from vectoll.domain.catalog import Pooling
@@ -110,8 +111,10 @@ def _build(checkpoint: Checkpoint, weights: Weights, pooling: Pooling) -> Any:
     match checkpoint.architecture.family:
         case Family.BERT | Family.XLM_ROBERTA:
             return build_encoder(checkpoint.architecture, weights, pooling)
-        case family:
-            raise ConfigurationError(f"the CPU engine has no graph for {family.value} models")
+        case Family.QWEN3 | Family.MISTRAL | Family.LLAMA:
+            return build_decoder(checkpoint.architecture, weights, pooling)
+        case other:
+            assert_never(other)
 
 
 def resolve_precision(precision: Precision, capabilities: Sequence[str]) -> Precision:

@@ -12,6 +12,7 @@ import numpy as np
 from vectoll.adapters.checkpoints import Activation, DType, TensorView, Weights
 from vectoll.adapters.engines.openvino.runtime import ops, ov
 from vectoll.domain.catalog import Pooling
+from vectoll.domain.errors import ConfigurationError
 
 Node = Any
 """An OpenVINO node or output: the library ships no types."""
@@ -90,6 +91,13 @@ def layer_norm(x: Node, weights: Weights, name: str, eps: float) -> Node:
     return ops.add(ops.multiply(normalised, ops.constant(scale)), ops.constant(shift))
 
 
+def rms_norm(x: Node, weights: Weights, name: str, eps: float) -> Node:
+    """Scale the last axis to a root mean square of 1, then by the weight. Written as OpenVINO fuses it."""
+    mean = ops.reduce_mean(ops.power(x, scalar(2.0)), axes(-1), True)
+    inverse = ops.divide(scalar(1.0), ops.sqrt(ops.add(mean, scalar(eps))))
+    return ops.multiply(ops.multiply(x, inverse), ops.constant(array(weights[f"{name}.weight"])))
+
+
 def activate(x: Node, activation: Activation) -> Node:
     """The feed-forward block's non-linearity."""
     match activation:
@@ -109,6 +117,18 @@ def padding_mask(inputs: Inputs) -> Node:
     return ops.unsqueeze(mask, axes(1, 2))
 
 
+def causal_mask(inputs: Inputs, window: int | None) -> Node:
+    """What to add to attention scores so that only the past is seen, at most ``window`` tokens with oneself.
+
+    float32 [1, 1, S, S]. Padding comes behind every token, so it is never in a token's past.
+    """
+    query, key = ops.unsqueeze(inputs.positions, axes(1)), ops.unsqueeze(inputs.positions, axes(0))
+    is_seen = ops.less_equal(key, query)
+    if window is not None:
+        is_seen = ops.logical_and(is_seen, ops.less(ops.subtract(query, key), ops.constant(np.int32(window))))
+    return ops.unsqueeze(ops.select(is_seen, scalar(0.0), ops.constant(MASKED)), axes(0, 1))
+
+
 def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
     """Softmax attention: [B, N, S, D] three times and a mask that broadcasts to [B, N, S, S] → [B, S, N * D]."""
     seen = ops.scaled_dot_product_attention(query, key, value, mask, causal=False)
@@ -120,6 +140,18 @@ def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
 def split_heads(x: Node, heads: int, head_dim: int) -> Node:
     """[B, S, heads * D] → [B, heads, S, D]."""
     return ops.transpose(ops.reshape(x, axes(0, 0, heads, head_dim), True), axes(0, 2, 1, 3))
+
+
+def repeat_heads(x: Node, times: int) -> Node:
+    """[B, K, S, D] → [B, K * times, S, D]: each key-value head serves ``times`` query heads in a row."""
+    if times == 1:
+        return x
+    shape = x.get_output_partial_shape(0)
+    heads, head_dim = shape[1].get_length(), shape[3].get_length()
+    repeated = ops.broadcast(
+        ops.unsqueeze(x, axes(2)), axes(1, 1, times, 1, 1), broadcast_spec="BIDIRECTIONAL"
+    )
+    return ops.reshape(repeated, axes(0, heads * times, -1, head_dim), True)
 
 
 def pool(states: Node, inputs: Inputs, pooling: Pooling) -> Node:
@@ -136,6 +168,8 @@ def pool(states: Node, inputs: Inputs, pooling: Pooling) -> Node:
             kept = ops.multiply(states, ops.unsqueeze(ops.convert(inputs.is_token, "f32"), axes(2)))
             total = ops.reduce_sum(kept, axes(1), False)
             vector = ops.divide(total, ops.convert(ops.unsqueeze(inputs.lengths, axes(1)), "f32"))
+        case Pooling.UPSTREAM:
+            raise ConfigurationError("pooling: an upstream's own is not one that can be computed here")
     return ops.normalize_l2(vector, axes(1), 1e-12, "max")
 
 

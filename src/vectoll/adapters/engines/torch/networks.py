@@ -11,12 +11,11 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from vectoll.adapters.checkpoints import Activation, Architecture
+from vectoll.adapters.checkpoints import Activation, Architecture, inverse_frequencies
 from vectoll.adapters.checkpoints import Attention as Sight
 from vectoll.adapters.engines.torch.attention import Attention
 from vectoll.adapters.engines.torch.kernels import Kernels
 from vectoll.adapters.engines.torch.packing import PackedBatch
-from vectoll.adapters.engines.torch.rope import inverse_frequencies
 from vectoll.adapters.engines.torch.weights import (
     CheckpointTensors,
     DecoderLayer,

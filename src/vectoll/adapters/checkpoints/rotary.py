@@ -2,7 +2,7 @@
 
 import math
 
-from vectoll.adapters.checkpoints import Llama3Scaling, Rope
+from vectoll.adapters.checkpoints.architecture import Llama3Scaling, Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> list[float]:
