@@ -18,6 +18,8 @@ from vectoll.domain.catalog import ModelKind, Pooling, Privacy, TokenIdPolicy, U
 from vectoll.domain.errors import ConfigurationError
 
 ENV_PREFIX = "VECTOLL_"
+NOT_SETTINGS = frozenset({"VECTOLL_CONFIG", "VECTOLL_API_KEY"})
+"""Variables with the prefix that are for the command line: the settings file, and `vectoll embed --api-key`."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -247,7 +249,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, value in environ.items():
-        if not name.startswith(ENV_PREFIX) or name == "VECTOLL_CONFIG":
+        if not name.startswith(ENV_PREFIX) or name in NOT_SETTINGS:
             continue
         *tables, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
         node = tree

@@ -10,8 +10,10 @@ from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json
 from vectoll.settings import Settings
 
-_SECRET = re.compile(r"(?:^|_)(?:secret|password|private_key|settlement_key|api_key|token)$|headers$")
+_SECRET = re.compile(r"(?:^|_)(?:secret|password|key|token)$|headers$")
+_SECRET_PATH = re.compile(r"^(?:rpc|facilitator)_url$")
 _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_URL_PATH = re.compile(r"(?<=://)([^/?#]+)[/?#].+")
 REDACTED = "(set, not shown)"
 
 
@@ -36,7 +38,7 @@ def show(settings: Settings, as_json: bool) -> None:
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """The same tree, with secrets replaced by a word and passwords cut out of URLs."""
+    """The same tree without its secrets, nor those inside URLs: passwords, and the paths that name an RPC's key."""
     if value and _SECRET.search(name):
         return REDACTED
     match value:
@@ -45,7 +47,8 @@ def redact(value: Any, name: str = "") -> Any:
         case list() | tuple():
             return [redact(item, name) for item in value]
         case str():
-            return _URL_PASSWORD.sub("…", value)
+            shown = _URL_PASSWORD.sub("…", value)
+            return _URL_PATH.sub(r"\1/…", shown) if _SECRET_PATH.search(name) else shown
         case _:
             return value
 

@@ -41,7 +41,7 @@ class Embedder(Protocol):
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True)
 @click.option("--dimensions", type=click.IntRange(1), help="A smaller size, where the model has one.")
 @click.option("--url", help="Ask this server instead of computing here, e.g. http://127.0.0.1:8787.")
-@click.option("--api-key", envvar="VECTOLL_KEY", show_envvar=True, help="The server's key.")
+@click.option("--api-key", envvar="VECTOLL_API_KEY", show_envvar=True, help="The server's key.")
 @with_settings
 def embed(
     settings: Settings,

@@ -14,6 +14,7 @@ from vectoll.cli.keys import keys
 from vectoll.cli.ledger import ledger
 from vectoll.cli.models import models
 from vectoll.cli.payments import payments
+from vectoll.cli.reference import reference
 from vectoll.cli.serve import serve
 from vectoll.cli.usage import usage
 from vectoll.domain.errors import ConfigurationError, VectollError
@@ -46,7 +47,7 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-for _command in (serve, embed, keys, credit, usage, ledger, payments, models, config, completion):
+for _command in (serve, embed, keys, credit, usage, ledger, payments, models, config, completion, reference):
     cli.add_command(_command)
 
 

@@ -44,15 +44,15 @@ def list_models(settings: Settings, as_json: bool) -> None:
         )
         return
     print_table(
-        ("ID", "DIMS", "MAX TOKENS", "$/MILLION", "LICENCE", "STATE"),
+        ("ID", "DIMS", "MAX TOKENS", "$/MILLION", "STATE", "LICENCE"),
         [
             (
                 s.spec.id,
                 str(s.spec.dims),
                 str(s.spec.max_tokens),
                 f"{s.spec.price.usd_per_million:f}",
+                "off" if s.offline else "on",
                 s.spec.licence,
-                f"off: {s.offline}" if s.offline else "on",
             )
             for s in states
         ],
