@@ -48,12 +48,12 @@ class Wallet:
         payload = {"address": self.address, "message": text, "signature": f"0x{signature}", "chainId": 8453}
         return {"sign-in-with-x": encode(payload)}
 
-    def payment(self, value: int = 5_000_000, **changes: str) -> dict[str, str]:
+    def payment(self, units: int = 5_000_000, **changes: str) -> dict[str, str]:
         """A payment header; ``FakeRail`` takes any signature."""
         authorization = {
             "from": self.address,
             "to": PAY_TO,
-            "value": str(value),
+            "value": str(units),
             "validAfter": "0",
             "validBefore": str(int(datetime.now(UTC).timestamp()) + 300),
             "nonce": f"0x{secrets.token_hex(32)}",

@@ -23,6 +23,7 @@ from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.signin import ContractWallets, SiwxAuthenticator
 from vectoll.core.topup import TopUps, Waiting
+from vectoll.core.wallet_keys import WalletKeys
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.payments import PaymentOption
 from vectoll.domain.siwx import BASE, SOLANA, SignInRules, host_of
@@ -32,6 +33,7 @@ from vectoll.http.services import WalletServices
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.payments import Rail
+from vectoll.ports.wallets import SignatureVerifier
 from vectoll.settings import BaseSettings, Settings, SolanaSettings
 
 _BASE_USDC = {
@@ -65,17 +67,22 @@ async def open_wallets(
         }
         for rpc in evm.values():
             stack.push_async_callback(rpc.close)
+        verifiers: dict[Family, SignatureVerifier] = {
+            Family.EVM: EvmSignatureVerifier(),
+            Family.SOLANA: SolanaSignatureVerifier(),
+        }
         authenticator = SiwxAuthenticator(
             SignInRules(_domains(settings, public_url), frozenset(o.network for o in top_ups.options)),
-            {Family.EVM: EvmSignatureVerifier(), Family.SOLANA: SolanaSignatureVerifier()},
+            verifiers,
             store.nonces,
             clock,
             ContractWallets(ContractWalletVerifier(evm), limiter),
         )
         watch = asyncio.create_task(top_ups.watch(settings.x402.reconcile_interval_s))
         stack.push_async_callback(_stop, watch)
+        keys = WalletKeys(urlsplit(public_url).netloc, verifiers, store.nonces, clock)
         asking = Asking(public_url, top_ups.options)
-        yield Wallets(authenticator, WalletServices(asking, top_ups, store.history))
+        yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from vectoll.http.middleware import (
 from vectoll.http.openapi import openapi_document
 from vectoll.http.record import BASES
 from vectoll.http.responses import json_bytes
-from vectoll.http.routes import api_keys, billing, embeddings, models, operations, x402
+from vectoll.http.routes import api_keys, billing, embeddings, models, operations, web3_key, x402
 from vectoll.http.services import Services
 
 API = (
@@ -34,6 +34,8 @@ API = (
     ("POST", "/api_keys", api_keys.create_key),
     ("DELETE", "/api_keys", api_keys.delete_key),
     ("GET", "/api_keys/rate_limits", api_keys.get_rate_limits),
+    ("GET", "/api_keys/generate_web3_key", web3_key.get_challenge),
+    ("POST", "/api_keys/generate_web3_key", web3_key.generate_key),
     ("GET", "/api_keys/{key_id}", api_keys.get_key),
 )
 """Served under both base paths."""

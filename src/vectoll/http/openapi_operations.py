@@ -154,6 +154,15 @@ OPERATIONS = (
         account.RateLimitsResponse, errors=_ACCOUNT_ERRORS,
     ),
     Operation(
+        "get", "/api_keys/generate_web3_key", "getApiKeyGenerateWeb3Key", "API Keys",
+        "A challenge for a wallet to sign", x402.Web3ChallengeResponse, errors=(404, 429, 500, 503), security="none",
+    ),
+    Operation(
+        "post", "/api_keys/generate_web3_key", "postApiKeyGenerateWeb3Key", "API Keys",
+        "Create a key that spends the credit of the wallet that signed", account.CreateApiKeyResponse,
+        x402.GenerateWeb3KeyRequest, errors=(400, 401, 404, 413, 415, 429, 500, 503), security="none",
+    ),
+    Operation(
         "get", "/api_keys/{key_id}", "getApiKeyById", "API Keys", "Describe one key (ADMIN)",
         account.ApiKeyResponse, parameters=(_path("key_id", "The key's id."),), errors=(404, *_ADMIN_ERRORS),
     ),

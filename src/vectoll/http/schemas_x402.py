@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from vectoll.http.schemas_account import CreateApiKeyRequest
+
 
 class Resource(Struct):
     """What a payment would give access to."""
@@ -219,3 +221,25 @@ class WalletTransactionsResponse(Struct):
 
     data: WalletTransactions
     success: Literal[True] = True
+
+
+class GenerateWeb3KeyRequest(CreateApiKeyRequest, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api_keys/generate_web3_key."""
+
+    address: Annotated[str, Meta(min_length=32, max_length=44)]
+    signature: Annotated[str, Meta(min_length=1, max_length=200)]
+    token: Annotated[str, Meta(min_length=1, max_length=512)]
+    description: Annotated[str, Meta(max_length=64)] = "Web3 API Key"
+
+
+class Web3Challenge(Struct):
+    """What the wallet is to sign."""
+
+    token: str
+
+
+class Web3ChallengeResponse(Struct):
+    """The answer of GET /api_keys/generate_web3_key."""
+
+    data: Web3Challenge
+    success: bool = True

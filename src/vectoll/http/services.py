@@ -11,6 +11,7 @@ from vectoll.core.auth import Authentication
 from vectoll.core.embed import EmbedService
 from vectoll.core.models import ModelRegistry
 from vectoll.core.topup import TopUps
+from vectoll.core.wallet_keys import WalletKeys
 from vectoll.http.payment_required import Asking
 from vectoll.ports.clock import Clock
 from vectoll.ports.history import AccountHistory
@@ -41,6 +42,7 @@ class WalletServices:
 
     asking: Asking
     top_ups: TopUps
+    keys: WalletKeys
     history: AccountHistory
 
 

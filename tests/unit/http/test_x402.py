@@ -13,6 +13,7 @@ import httpx
 import jsonschema
 import pytest
 import yaml
+from eth_account.messages import encode_defunct
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.fakes import FakeServer
@@ -24,6 +25,7 @@ from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.auth import Authentication, KeyAuthenticator
 from vectoll.core.signin import SiwxAuthenticator
 from vectoll.core.topup import TopUps
+from vectoll.core.wallet_keys import WalletKeys
 from vectoll.domain.ids import AccountId, TransferId, new_id
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import usd
@@ -31,6 +33,7 @@ from vectoll.domain.siwx import SignInRules
 from vectoll.domain.wallets import Family
 from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
+from vectoll.ports.wallets import SignatureVerifier
 from vectoll.settings import LimitsSettings, Settings, X402Settings
 
 EMBED = "/api/v1/embeddings"
@@ -47,16 +50,17 @@ class Shop:
         self.fake = FakeServer(settings=Settings(limits=limits, x402=X402Settings(enabled=True, **x402)))
         self.rail, store, clock = FakeRail(), self.fake.store, self.fake.clock
         self.top_ups = TopUps([self.rail], store.payments, MemoryRateLimiter(), clock)
-        siwx = SiwxAuthenticator(
-            SignInRules(frozenset({"testserver"}), frozenset({OPTION.network})),
-            {Family.EVM: EvmSignatureVerifier(), Family.SOLANA: SolanaSignatureVerifier()},
-            store.nonces,
-            clock,
-        )
+        verifiers: dict[Family, SignatureVerifier] = {
+            Family.EVM: EvmSignatureVerifier(),
+            Family.SOLANA: SolanaSignatureVerifier(),
+        }
+        rules = SignInRules(frozenset({"testserver"}), frozenset({OPTION.network}))
+        siwx = SiwxAuthenticator(rules, verifiers, store.nonces, clock)
+        keys = WalletKeys("testserver", verifiers, store.nonces, clock)
         self.fake.app.state.services = replace(
             self.fake.services,
             auth=Authentication([siwx, KeyAuthenticator(store.keys, clock)]),
-            wallets=WalletServices(Asking(URL, [OPTION]), self.top_ups, store.history),
+            wallets=WalletServices(Asking(URL, [OPTION]), self.top_ups, keys, store.history),
         )
         transport = httpx.ASGITransport(self.fake.app)
         self.client = httpx.AsyncClient(transport=transport, base_url=URL)
@@ -272,6 +276,56 @@ async def test_without_payments_a_stranger_is_401_and_the_routes_are_404() -> No
     async with httpx.AsyncClient(transport=httpx.ASGITransport(fake.app), base_url=URL) as client:
         assert (await client.post(EMBED, json=BODY)).status_code == 401
         assert (await client.post("/api/v1/x402/top-up")).status_code == 404
+
+
+WEB3 = "/api/v1/api_keys/generate_web3_key"
+
+
+async def web3_request(shop: Shop, wallet: Wallet, **changes: Any) -> dict[str, Any]:
+    token = (await shop.client.get(WEB3)).json()["data"]["token"]
+    signature = bytes(wallet.account.sign_message(encode_defunct(text=token)).signature).hex()
+    body = {
+        "apiKeyType": "INFERENCE",
+        "address": wallet.address,
+        "token": token,
+        "signature": f"0x{signature}",
+    }
+    return body | changes
+
+
+async def test_a_wallet_makes_a_key_that_spends_its_credit(shop: Shop, wallet: Wallet) -> None:
+    await shop.credit(wallet, "1")
+    body = await web3_request(shop, wallet, consumptionLimit={"usd": 0.5}, limitPeriod="LIFETIME")
+    made = await shop.client.post(WEB3, json=body)
+    assert made.status_code == 200
+    data = made.json()["data"]
+    assert (data["description"], data["consumptionLimit"]["usd"]) == ("Web3 API Key", 0.5)
+    served = await shop.embed({"authorization": f"Bearer {data['apiKey']}"})
+    assert served.status_code == 200
+    balance = await shop.client.get(f"/api/v1/x402/balance/{wallet.id}", headers=wallet.sign_in())
+    assert 0.99 < balance.json()["data"]["balanceUsd"] < 1
+    again = await shop.client.post(WEB3, json=body)
+    assert (again.status_code, again.json()["code"]) == (401, "X402_SIGN_IN_REPLAYED")
+
+
+async def test_a_challenge_that_was_not_signed_by_this_wallet_for_this_server_makes_no_key(
+    shop: Shop, wallet: Wallet
+) -> None:
+    good = await web3_request(shop, wallet)
+    old = good["token"].replace("Issued At: 2", "Issued At: 1")
+    elsewhere = good["token"].replace("testserver", "evil.example")
+    cases = {
+        "SIGNATURE": {"address": Wallet().address},
+        "MALFORMED": {"address": "0x" + "zz" * 20},
+        "TOO_OLD": {"token": old},
+        "DOMAIN": {"token": elsewhere},
+        "MESSAGE": {"token": "anything"},
+    }
+    for rule, change in cases.items():
+        answer = await shop.client.post(WEB3, json=good | change)
+        assert (answer.status_code, answer.json()["code"]) == (401, f"X402_SIGN_IN_{rule}")
+    assert (await shop.client.post(WEB3, json=good | {"extra": 1})).status_code == 400
+    assert (await shop.client.post(WEB3, json=good)).status_code == 200
 
 
 VALUES = st.recursive(

@@ -49,9 +49,9 @@ async def create_key(request: Request) -> Response:
         now = services.clock.now()
         secret = new_secret()
         key = new_key(wanted, principal, secret, now)
-        await _require_room(services, principal)
+        await require_room(services, principal)
         await services.keys.add(key)
-        return json_response(schemas.CreateApiKeyResponse(_created(key, secret)))
+        return json_response(schemas.CreateApiKeyResponse(created(key, secret)))
 
 
 async def delete_key(request: Request) -> Response:
@@ -118,7 +118,7 @@ async def _own_key(services: Services, principal: Principal, key_id: str) -> Api
     return key
 
 
-async def _require_room(services: Services, principal: Principal) -> None:
+async def require_room(services: Services, principal: Principal) -> None:
     """Raises RateLimited after too many new keys in a minute, InvalidRequest when there are too many in all."""
     decision = await services.admission.hit(CREATIONS, "key-creations", principal.account, cost=1)
     if not decision.allowed:
@@ -146,7 +146,8 @@ async def _describe(services: Services, key: ApiKey) -> schemas.ApiKeyDetails:
     )
 
 
-def _created(key: ApiKey, secret: str) -> schemas.CreatedKey:
+def created(key: ApiKey, secret: str) -> schemas.CreatedKey:
+    """A new key, with its secret for the only time."""
     return schemas.CreatedKey(
         apiKey=secret,
         apiKeyType=key.kind,

@@ -1,0 +1,72 @@
+"""A wallet makes itself an API key: it signs a challenge, once, and the key spends the wallet's credit."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from vectoll.domain.identity import Principal
+from vectoll.domain.siwx import MAX_AGE, MAX_SKEW, SignInRefused, SignInRule
+from vectoll.domain.siwx_text import parse_time
+from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
+from vectoll.ports.clock import Clock
+from vectoll.ports.nonces import NonceStore
+from vectoll.ports.wallets import SignatureVerifier
+
+_TOKEN = re.compile(r"Create an API key for (\S{1,255})\. Nonce: ([0-9a-f]{32})\. Issued At: (\S{20,32})")
+
+
+class WalletKeys:
+    """Challenges in plain words, so that a wallet shows its owner what is signed, and for whom.
+
+    Nothing is stored for a challenge: what counts is that the wallet signed this server's name and a recent time, and
+    that the nonce was not used before.
+    """
+
+    def __init__(
+        self, domain: str, verifiers: Mapping[Family, SignatureVerifier], nonces: NonceStore, clock: Clock
+    ) -> None:
+        self._domain = domain
+        self._verifiers = verifiers
+        self._nonces = nonces
+        self._clock = clock
+
+    def challenge(self) -> str:
+        """A fresh text to sign, good for five minutes."""
+        issued_at = self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return f"Create an API key for {self._domain}. Nonce: {secrets.token_hex(16)}. Issued At: {issued_at}"
+
+    async def redeem(self, address: str, token: str, signature: str) -> Principal:
+        """The wallet that signed a challenge. Raises SignInRefused; consumes the nonce only once all holds."""
+        wallet = _wallet(address)
+        found = _TOKEN.fullmatch(token)
+        if found is None:
+            raise SignInRefused(SignInRule.MESSAGE)
+        domain, nonce, issued = found.groups()
+        if domain != self._domain:
+            raise SignInRefused(SignInRule.DOMAIN)
+        now, issued_at = self._clock.now(), _time(issued)
+        if issued_at > now + MAX_SKEW:
+            raise SignInRefused(SignInRule.IN_FUTURE)
+        if issued_at + MAX_AGE <= now:
+            raise SignInRefused(SignInRule.TOO_OLD)
+        if not self._verifiers[wallet.family].is_signed_by(wallet, token, signature):
+            raise SignInRefused(SignInRule.SIGNATURE)
+        good_until = issued_at + MAX_AGE + timedelta(seconds=1)
+        if not await self._nonces.consume(wallet.account, f"key:{nonce}", now, good_until):
+            raise SignInRefused(SignInRule.REPLAYED)
+        return Principal(account=wallet.account, wallet=wallet)
+
+
+def _wallet(address: str) -> WalletAddress:
+    try:
+        return parse_wallet(address)
+    except ValueError:
+        raise SignInRefused(SignInRule.MALFORMED) from None
+
+
+def _time(text: str) -> datetime:
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise SignInRefused(SignInRule.MESSAGE) from None

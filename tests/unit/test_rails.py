@@ -1,0 +1,79 @@
+"""A rail that is configured by half is one clear line, and no secret is ever in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vectoll.adapters.payments.base import BaseRail
+from vectoll.adapters.payments.facilitator import FacilitatorRail
+from vectoll.domain.errors import ConfigurationError
+from vectoll.rails import make_rails
+from vectoll.settings import Settings, load_settings
+
+BASE = {"rpc_url": "http://rpc.example/secret", "pay_to": "0x" + "5e" * 20, "settlement_key": "11" * 32}
+SOLANA = {
+    "rpc_url": "http://rpc.example/secret",
+    "pay_to": "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
+    "facilitator_url": "https://f.example",
+    "fee_payer": "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
+}
+
+
+def settings(base: dict[str, Any] | None = None, solana: dict[str, Any] | None = None) -> Settings:
+    tables = {"enabled": True, "base": base or {}, "solana": solana or {}}
+    return load_settings(Path("/dev/null"), {"x402": tables}, {})
+
+
+async def test_rails_come_in_order_base_first() -> None:
+    rails = make_rails(settings(BASE, SOLANA))
+    assert [type(rail) for rail in rails] == [BaseRail, FacilitatorRail]
+    option = rails[0].option
+    assert (option.network, option.extra) == ("eip155:8453", {"name": "USD Coin", "version": "2"})
+    assert option.asset == "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+    assert rails[1].option.asset == "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
+
+
+async def test_the_rehearsal_network_has_its_own_usdc() -> None:
+    option = make_rails(settings(BASE | {"network": "eip155:84532"}))[0].option
+    assert option.asset == "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+    assert option.extra["name"] == "USDC"
+
+
+@pytest.mark.parametrize(
+    ("base", "solana", "names"),
+    [
+        ({}, {}, "x402.base or x402.solana"),
+        (BASE | {"rpc_url": None}, {}, "x402.base.rpc_url"),
+        (BASE | {"pay_to": None}, {}, "x402.base.pay_to"),
+        (BASE | {"pay_to": "0x1234"}, {}, "x402.base.pay_to"),
+        (BASE | {"pay_to": SOLANA["pay_to"]}, {}, "x402.base.pay_to"),
+        (BASE | {"settlement_key": None}, {}, "x402.base.settlement_key"),
+        (BASE | {"facilitator_url": "https://f"}, {}, "exactly one"),
+        (BASE | {"settlement_key": "secretsecret"}, {}, "x402.base.settlement_key"),
+        (BASE | {"settlement_key": "00" * 32}, {}, "x402.base.settlement_key"),
+        (BASE | {"rpc_url": "rpc.example"}, {}, "x402.base.rpc_url"),
+        ({}, SOLANA | {"fee_payer": None}, "x402.solana.fee_payer"),
+        ({}, SOLANA | {"pay_to": BASE["pay_to"]}, "x402.solana.pay_to"),
+        (
+            {},
+            SOLANA | {"facilitator_url": None, "settlement_key": "secretsecret"},
+            "x402.solana.settlement_key",
+        ),
+    ],
+)
+def test_half_a_rail_is_one_line_that_names_the_setting(
+    base: dict[str, Any], solana: dict[str, Any], names: str
+) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        make_rails(settings(base, solana))
+    assert names in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_no_secret_is_in_the_repr_of_the_settings() -> None:
+    text = repr(settings(BASE, SOLANA | {"facilitator_headers": {"Authorization": "hush"}}))
+    assert "secret" not in text
+    assert "11" * 32 not in text
+    assert "hush" not in text
