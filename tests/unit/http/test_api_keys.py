@@ -184,7 +184,15 @@ async def test_limits_are_exact(admin: Client, server: FakeServer, dollars: str)
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b'{"apiKeyType":"ADMIN","apiKeyType":"ADMIN","description":""}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"\xff":1}',
+        b'{"description":' + b"[" * 10_000,
+        b'{"apiKeyType":"ADMIN","apiKeyType":"ADMIN","description":""}',
+    ],
 )
 async def test_malformed_bodies(admin: Client, body: bytes) -> None:
     response = await admin.post(URL, content=body, headers={"content-type": "application/json"})

@@ -26,9 +26,8 @@ async def create_embedding(request: Request) -> Response:
             idempotency_key = idempotency_key_of(request)
             wanted = await _read(request)
         except VectollError:
-            await (
-                permit.take_request()
-            )  # what names no model that is served counts against a bucket of its own
+            # what names no model that is served counts against a bucket of its own
+            await permit.take_request()
             raise
         async with CancelledOnDisconnect(request.receive):
             result = await services.embed.embed(principal, permit, wanted, record.request_id, idempotency_key)
