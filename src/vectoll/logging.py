@@ -8,6 +8,7 @@ them may be a key or an input's text.
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import orjson
@@ -65,5 +66,5 @@ def _without_noise(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return {name: value for name, value in event.items() if value is not None and name != "color_message"}
 
 
-def _dumps(event: Any, default: Any = None, **_: Any) -> str:
-    return orjson.dumps(event, default=default or str).decode()
+def _dumps(event: EventDict, default: Callable[[Any], Any], **_: Any) -> str:
+    return orjson.dumps(event, default=default).decode()

@@ -1,0 +1,100 @@
+"""configure_logging: one line per event, in the form that whoever reads it wants."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from vectoll.logging import configure_logging
+from vectoll.settings import LogSettings
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def logged(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_own_events_and_the_standard_librarys_are_json_lines_of_one_shape() -> None:
+    stream = io.StringIO()
+    configure_logging(LogSettings(), stream)
+    structlog.get_logger("vectoll.access").info("request", status=200, model=None, request_id="req_1")
+    logging.getLogger("vectoll.storage").warning("slow %s", "commit", extra={"seconds": 2})
+    own, foreign = logged(stream)
+    assert own.pop("timestamp") <= foreign.pop("timestamp")
+    assert own == {"event": "request", "level": "info", "status": 200, "request_id": "req_1"}
+    assert foreign == {"event": "slow commit", "level": "warning", "logger": "vectoll.storage", "seconds": 2}
+
+
+def test_traceback_is_in_the_line_and_shows_no_values() -> None:
+    stream = io.StringIO()
+    configure_logging(LogSettings(), stream)
+    secret = "vtk_" + "SECRET"
+    try:
+        _ = 1 / (len(secret) - 10)
+    except ZeroDivisionError:
+        logging.getLogger("x").exception("failed")
+        structlog.get_logger().exception("failed too")
+    for line in logged(stream):
+        assert "ZeroDivisionError" in line["exception"]
+    assert "vtk_SECRET" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_level_holds_for_both(form: Any) -> None:
+    stream = io.StringIO()
+    configure_logging(LogSettings(level="error", format=form), stream)
+    structlog.get_logger().warning("quiet")
+    logging.getLogger("x").warning("quiet")
+    structlog.get_logger().error("loud")
+    logging.getLogger("x").error("loud")
+    assert stream.getvalue().count("loud") == 2
+    assert "quiet" not in stream.getvalue()
+
+
+def test_auto_is_coloured_text_on_a_terminal_unless_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured, plain = Terminal(), Terminal()
+    configure_logging(LogSettings(), coloured)
+    structlog.get_logger().info("event", status=200)
+    monkeypatch.setenv("NO_COLOR", "1")
+    configure_logging(LogSettings(), plain)
+    structlog.get_logger().info("event", status=200)
+    assert "\033[" in coloured.getvalue()
+    assert "\033[" not in plain.getvalue()
+    assert "status=200" in plain.getvalue()
+
+
+def test_value_that_json_does_not_know_is_its_repr() -> None:
+    stream = io.StringIO()
+    configure_logging(LogSettings(), stream)
+    structlog.get_logger().info("event", error=ValueError("bad"))
+    assert logged(stream)[0]["error"] == "ValueError('bad')"
+
+
+def test_warnings_are_logged() -> None:
+    stream = io.StringIO()
+    configure_logging(LogSettings(), stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("odd", stacklevel=1)
+    assert "odd" in logged(stream)[0]["event"]

@@ -1,0 +1,115 @@
+"""load_settings: where settings come from, which wins, and what is said when one is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from vectoll.domain.catalog import TokenIdPolicy
+from vectoll.domain.errors import ConfigurationError
+from vectoll.settings import Settings, default_data_dir, load_settings
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    settings = load_settings(environ={})
+    assert settings == Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8787)
+    assert settings.limits.requests_per_minute == 500
+
+
+def test_each_source_wins_over_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "vectoll.toml").write_text('port = 1\nhost = "a"\npublic_url = "http://a"\n')
+    environ = {"VECTOLL_PORT": "2", "VECTOLL_HOST": "b"}
+    settings = load_settings(flags={"port": 3, "host": None}, environ=environ)
+    assert (settings.port, settings.host, settings.public_url) == (3, "b", "http://a")
+
+
+def test_tables_are_merged_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "vectoll.toml").write_text("[limits]\nblock_s = 5\nfailure_window_s = 6\n")
+    settings = load_settings(
+        flags={"limits": {"requests_in_flight": 8}}, environ={"VECTOLL_LIMITS__BLOCK_S": "7"}
+    )
+    limits = settings.limits
+    assert (limits.block_s, limits.failure_window_s, limits.requests_in_flight) == (7, 6, 8)
+    assert limits.requests_per_minute == 500
+
+
+def test_config_can_be_named_by_argument_and_by_variable(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("port = 1")
+    (tmp_path / "b.toml").write_text("port = 2")
+    environ = {"VECTOLL_CONFIG": str(tmp_path / "a.toml")}
+    assert load_settings(environ=environ).port == 1
+    assert load_settings(tmp_path / "b.toml", environ=environ).port == 2
+
+
+def test_variables_with_other_meanings_and_other_prefixes_are_left_alone() -> None:
+    environ = {
+        "VECTOLL_API_KEY": "vtk_x",
+        "_VECTOLL_COMPLETE": "bash_source",
+        "OTHER": "1",
+        "VECTOL_PORT": "x",
+    }
+    assert load_settings(environ=environ) == Settings()
+
+
+def test_variable_may_hold_a_list_or_a_table() -> None:
+    environ = {
+        "VECTOLL_MODELS": '[{"id": "m", "token_ids": "reject", "aliases": ["a", "b"]}]',
+        "VECTOLL_JWT__PUBLIC_KEY_FILES": '["one.pem"]',
+    }
+    settings = load_settings(environ=environ)
+    assert settings.models[0].token_ids is TokenIdPolicy.REJECT
+    assert settings.models[0].aliases == ("a", "b")
+    assert settings.jwt.public_key_files == ("one.pem",)
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"VECTOLL_PORT": "eighty"}, "setting port: expected `int`, got `str`"),
+        ({"VECTOLL_PORT": "65536"}, "setting port: expected `int` <= 65535"),
+        ({"VECTOLL_LIMITS__BLOCK_S": "0"}, "setting limits.block_s: expected `int` >= 1"),
+        ({"VECTOLL_LIMITS__BLOCKS": "1"}, "setting limits: object contains unknown field `blocks`"),
+        ({"VECTOLL_LIMIT": "1"}, "settings: object contains unknown field `limit`"),
+        ({"VECTOLL_LIMITS": "5"}, "setting limits: expected `object`"),
+        ({"VECTOLL_LOG": "x", "VECTOLL_LOG__LEVEL": "info"}, "VECTOLL_LOG__LEVEL clashes"),
+        ({"VECTOLL_LOG__LEVEL": "loud"}, "setting log.level: invalid enum value 'loud'"),
+        ({"VECTOLL_MODELS": '[{"name": "x"}]'}, "setting models[0]: object missing required field `id`"),
+        ({"VECTOLL_MODELS": "[broken"}, "setting models: expected `array`"),
+        ({"VECTOLL_DATA_DIR": ""}, "setting data_dir: expected `str` of length >= 1"),
+        ({"VECTOLL_CONFIG": "gone.toml"}, "cannot read gone.toml: No such file or directory"),
+    ],
+)
+def test_wrong_setting_is_named_in_one_line(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(environ=environ)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe", b"port = 1\nport = 2\n"])
+def test_broken_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"broken\.toml is not valid TOML"):
+        load_settings(path, environ={})
+
+
+def test_message_about_a_secret_does_not_hold_it() -> None:
+    environ = {"VECTOLL_X402__BASE__SETTLEMENT_KEY": '["0xSECRET"]', "VECTOLL_PORT": "0xSECRET"}
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(environ=environ)
+    assert "SECRET" not in str(error.value)
+
+
+def test_data_dir_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/xdg")
+    assert default_data_dir() == "/xdg/vectoll"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_data_dir() == "/home/me/.local/share/vectoll"
