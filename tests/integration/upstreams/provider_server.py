@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,8 @@ class Fault:
     """Close the connection after this many bytes of the body."""
     hang: bool = False
     """Never answer."""
+    until: asyncio.Event | None = None
+    """Answer once this is set."""
     refuse: bool = False
     """Close the connection before reading the request."""
 
@@ -64,21 +66,29 @@ class ProviderServer:
     gate: asyncio.Event | None = None
     """When set, right answers wait for it."""
 
-    _awaited: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
+    answered: int = 0
+    _awaited: list[tuple[Callable[[], bool], "asyncio.Future[None]"]] = field(default_factory=list)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once this holds of calls that begin and end here."""
+        if not condition():
+            arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._awaited.append((condition, arrived))
+            await arrived
 
     async def active_calls(self, number: int) -> None:
         """Return once this many calls are under way here."""
-        if self.active < number:
-            arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._awaited.append((number, arrived))
-            await arrived
+        await self.until(lambda: self.active >= number)
+
+    def _tell(self) -> None:
+        for condition, arrived in self._awaited:
+            if not arrived.done() and condition():
+                arrived.set_result(None)
 
     def _enter(self) -> None:
         self.active += 1
         self.peak_active = max(self.peak_active, self.active)
-        for number, arrived in self._awaited:
-            if self.active >= number and not arrived.done():
-                arrived.set_result(None)
+        self._tell()
 
     @property
     def embed_calls(self) -> list[Seen]:
@@ -109,14 +119,16 @@ class ProviderServer:
             if fault and fault.hang:
                 await reader.read()
                 return True
-            if self.gate and not fault:
-                await self.gate.wait()
+            if gate := fault.until if fault else self.gate:
+                await gate.wait()
         finally:
             self.active -= 1
         right_status, right = self._answer(seen)
         status = fault.status if fault else right_status
         body = fault.body if fault and fault.body is not None else right
         await _write(writer, status, fault.headers if fault else {}, body, fault.cut_at if fault else None)
+        self.answered += 1
+        self._tell()
         return bool(fault and fault.cut_at is not None)
 
     def _answer(self, seen: Seen) -> tuple[int, bytes]:

@@ -104,7 +104,7 @@ BROKEN = {
     "numbered twice": Fault(
         body=json.dumps({"data": [{"embedding": GOOD, "index": 1}], "usage": {"prompt_tokens": 1}}).encode()
     ),
-    "endless": Fault(body=b" " * 2_000_000),
+    "far larger than its vectors": Fault(body=(answer(GOOD).body or b"") + b" " * 2_000_000),
 }
 
 
@@ -277,6 +277,8 @@ async def test_closing_lets_what_is_in_flight_finish() -> None:
         request = asyncio.create_task(embed(model, ["x"]))
         await provider.active_calls(1)
         closing = asyncio.create_task(model.close(5.0))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(closing), 0.05)
         gate.set()
         assert len((await request).vectors) == 1
         await closing

@@ -8,6 +8,7 @@ from tests.integration.upstreams.making import embed, upstream_model
 from tests.integration.upstreams.provider_server import (
     KEY,
     NATIVE_DIMS,
+    Fault,
     count_tokens,
     provider_server,
     vector_of,
@@ -71,13 +72,18 @@ async def test_connections_are_kept() -> None:
     assert provider.connections == 1
 
 
-async def test_a_large_request_is_split_and_put_together_in_order() -> None:
+async def test_a_large_request_is_split_and_put_together_in_order_whichever_part_comes_last() -> None:
     texts = [f"text {i}" for i in range(50)]
+    others_are_done = asyncio.Event()
     async with (
         provider_server() as provider,
         upstream_model(provider.url, max_batch_inputs=8) as model,
     ):
-        result = await embed(model, texts)
+        provider.faults.append(Fault(until=others_are_done))
+        request = asyncio.create_task(embed(model, texts))
+        await provider.until(lambda: provider.answered == 6)
+        others_are_done.set()
+        result = await request
     assert sorted(len(s.body["input"]) for s in provider.seen) == [2, 8, 8, 8, 8, 8, 8]
     assert [bytes(v) for v in result.vectors] == [vector_of(text).tobytes() for text in texts]
     assert result.usage.prompt_tokens == 100

@@ -40,7 +40,13 @@ def test_the_least_busy_is_next_and_ties_go_round() -> None:
     assert order == ["a", "b", "c"] * 2
     busy = endpoints.any()
     endpoints.started(busy)
-    assert endpoints.any() is not busy
+    for _ in range(2):
+        clock.now += 1
+        other = endpoints.any()
+        assert other is not busy
+        endpoints.started(other)
+        endpoints.finished(other)
+    assert endpoints.any() is not busy, "although it was used the longest ago"
 
 
 def test_three_failures_in_a_row_eject_and_an_answer_between_starts_again() -> None:

@@ -62,23 +62,23 @@ async def test_a_wait_that_is_too_long_is_refused_and_leaves_no_trace() -> None:
 
 
 @given(
-    plan=st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), min_size=1, max_size=20),
+    plan=st.lists(
+        st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 3)), min_size=1, max_size=20
+    ),
     slots=st.integers(1, 3),
 )
-def test_no_slot_is_lost_whoever_is_cancelled_when(plan: list[tuple[str, bool, bool]], slots: int) -> None:
+def test_no_slot_is_lost_whoever_is_cancelled_when(plan: list[tuple[str, bool, int]], slots: int) -> None:
     async def run() -> None:
         gate, log, hold = FairGate(slots, 1000, 60), [], asyncio.Event()  # type: ignore[var-annotated]
-        tasks = []
-        for caller, is_cancelled, at_once in plan:
-            task = asyncio.create_task(enter(gate, caller, log, hold))
-            tasks.append((task, is_cancelled))
-            if not at_once:
-                await settle()
+        tasks = [asyncio.create_task(enter(gate, caller, log, hold)) for caller, _, _ in plan]
+        await settle()
         hold.set()
-        for task, is_cancelled in tasks:
+        for task, (_, is_cancelled, pauses) in zip(tasks, plan, strict=True):
+            for _ in range(pauses):
+                await asyncio.sleep(0)
             if is_cancelled:
                 task.cancel()  # some wait, some hold a slot, some were given one and do not know yet
-        await asyncio.gather(*(task for task, _ in tasks), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         inside = [gate.slot("z") for _ in range(slots)]
         async with asyncio.timeout(0.5):
             for slot in inside:
@@ -87,3 +87,16 @@ def test_no_slot_is_lost_whoever_is_cancelled_when(plan: list[tuple[str, bool, b
             await slot.__aexit__(None, None, None)
 
     asyncio.run(run())
+
+
+async def test_a_waiter_that_is_cancelled_as_its_turn_comes_passes_it_on() -> None:
+    gate, log, hold = FairGate(1, 100, 60), [], asyncio.Event()  # type: ignore[var-annotated]
+    slot = gate.slot("first")
+    await slot.__aenter__()
+    second, third = (asyncio.create_task(enter(gate, name, log, hold)) for name in ("second", "third"))
+    await settle()
+    await slot.__aexit__(None, None, None)  # second has the slot now, and does not know
+    second.cancel()
+    hold.set()
+    await asyncio.wait_for(third, 1)
+    assert log == ["third"]
