@@ -39,8 +39,11 @@ def tokens_of(server: Server, vectoll: Vectoll, inputs: list[str]) -> int:
 
 
 async def test_64_at_once_on_a_balance_for_10(server: Server, vectoll: Vectoll) -> None:
+    """Exactly ten are answered, and nothing is encoded for the others."""
     inputs = [TEXT] * 8
-    key = vectoll.create_key(price_usd(10 * tokens_of(server, vectoll, inputs)))
+    tokens = tokens_of(server, vectoll, inputs)
+    key = vectoll.create_key(price_usd(10 * tokens))
+    encoded_before = await server.metric("vectoll_batch_tokens_total")
     async with server.async_client(key) as client:
         answers = await asyncio.gather(
             *(client.post(EMBEDDINGS, json={"model": MODEL, "input": inputs}) for _ in range(64))
@@ -49,6 +52,7 @@ async def test_64_at_once_on_a_balance_for_10(server: Server, vectoll: Vectoll) 
     assert Counter(answer.status_code for answer in answers) == {200: 10, 402: 54}
     assert balance.json()["balances"]["usd"] == 0
     assert len(server.charges(key)) == 10
+    assert await server.metric("vectoll_batch_tokens_total") - encoded_before == 10 * tokens
     vectoll.verify()
 
 
