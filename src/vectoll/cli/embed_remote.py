@@ -28,11 +28,14 @@ class _Answer(msgspec.Struct):
     data: list[_Item]
 
 
-class _Error(msgspec.Struct):
-    """The spec's StandardError, as any of our servers answers it."""
+class _OpenAIError(msgspec.Struct):
+    message: str
 
-    error: str
-    details: dict[str, object] = {}
+
+class _Error(msgspec.Struct):
+    """An error of either base path: the spec's text, or OpenAI's object."""
+
+    error: str | _OpenAIError
 
 
 class RemoteEmbedder:
@@ -71,7 +74,8 @@ def _retry_after_s(response: aiohttp.ClientResponse, attempt: int) -> float:
 
 def _refusal(status: int, content: bytes) -> VectollError:
     try:
-        message = msgspec.json.decode(content, type=_Error).error
+        error = msgspec.json.decode(content, type=_Error).error
+        message = error if isinstance(error, str) else error.message
     except msgspec.MsgspecError:
         message = "an answer that is not vectoll's"
     return VectollError(f"the server answered {status}: {message}")

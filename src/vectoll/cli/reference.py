@@ -163,7 +163,9 @@ def _command_line_page(root: click.Command) -> Iterator[str]:
         "a refusal, 2 a wrong option or setting. Colours go away in a pipe and with `NO_COLOR`."
     )
     for path, command in _commands(root, "vectoll"):
-        context = click.Context(command, info_name=path, terminal_width=100)
+        context = click.Context(
+            command, info_name=path, terminal_width=100, help_option_names=["-h", "--help"]
+        )
         yield ""
         yield f"## {path}"
         yield ""

@@ -1,0 +1,137 @@
+"""vectoll credit, usage, ledger verify"""
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.cli.conftest import Cli
+
+from vectoll.adapters.storage.sqlite import open_sqlite
+from vectoll.domain.identity import Principal
+from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId, new_id
+from vectoll.domain.ledger import Hold
+from vectoll.domain.money import Price, Quote
+from vectoll.ports.clock import SystemClock
+
+
+def test_credit_goes_to_an_account_or_to_that_of_a_key(vectoll: Cli) -> None:
+    key = vectoll.json("keys", "create", "--name", "a", "--account", "alice")
+    assert vectoll.json("credit", "add", "--account", "alice", "--usd", "1")["balance_usd"] == 1
+    by_key = vectoll.json("credit", "add", "--key", key["id"], "--usd", "0.5", "--note", "thanks")
+    assert (by_key["account"], by_key["balance_usd"]) == ("alice", Decimal("1.5"))
+    vectoll.ok("ledger", "verify")
+
+
+def test_credit_with_an_id_is_given_once(vectoll: Cli) -> None:
+    for _ in range(3):
+        added = vectoll.json("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-7")
+        assert added["balance_usd"] == 2
+    assert (
+        vectoll.json("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-8")["balance_usd"]
+        == 4
+    )
+
+
+@pytest.mark.parametrize("other", [("--account", "alice", "--usd", "3"), ("--account", "bob", "--usd", "2")])
+def test_id_of_another_credit_is_refused(vectoll: Cli, other: tuple[str, ...]) -> None:
+    vectoll.ok("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-7")
+    result = vectoll("credit", "add", *other, "--id", "invoice-7")
+    assert result.exit_code == 1
+    assert "--id was used for a credit of another amount or account" in result.stderr
+    assert vectoll.json("credit", "add", "--account", "alice", "--usd", "1")["balance_usd"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--usd", "1"), 2),
+        (("--usd", "1", "--account", "a", "--key", "key_x"), 2),
+        (("--usd", "0", "--account", "a"), 2),
+        (("--usd", "1", "--key", "key_x"), 1),
+        (("--account", "a"), 2),
+    ],
+)
+def test_wrong_credit_is_refused(vectoll: Cli, options: tuple[str, ...], code: int) -> None:
+    assert vectoll("credit", "add", *options).exit_code == code
+
+
+class At(SystemClock):
+    """A clock that stands still."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+
+def charge(
+    data_dir: Path, account: str, key: str | None, tokens: int, at: datetime, model: str = "m"
+) -> None:
+    """What the server does for a request."""
+
+    async def run() -> None:
+        store = await open_sqlite(data_dir, At(at))
+        principal = Principal(AccountId(account), KeyId(key) if key else None)
+        quote = Quote(ModelId(model), tokens, Price.per_million("1"))
+        hold = Hold(TransferId(new_id("chg")), principal, quote, RequestId("req"))
+        await store.ledger.hold(hold)
+        await store.ledger.charge(hold, tokens, 1)
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_usage_adds_up_by_account_key_and_model(vectoll: Cli) -> None:
+    now = datetime.now(UTC)
+    key = vectoll.json("keys", "create", "--name", "a", "--account", "alice", "--credit-usd", "5")["id"]
+    vectoll.ok("credit", "add", "--account", "bob", "--usd", "5")
+    charge(vectoll.data_dir, "alice", key, 1000, now)
+    charge(vectoll.data_dir, "alice", key, 500, now)
+    charge(vectoll.data_dir, "alice", key, 10, now, model="n")
+    charge(vectoll.data_dir, "bob", None, 2000, now)
+    rows = vectoll.json("usage")
+    assert [(r["account"], r["key"], r["model"], r["requests"], r["tokens"]) for r in rows] == [
+        ("bob", None, "m", 1, 2000),
+        ("alice", key, "m", 2, 1500),
+        ("alice", key, "n", 1, 10),
+    ]
+    assert [r["charged_usd"] for r in rows] == [Decimal("0.002"), Decimal("0.0015"), Decimal("0.00001")]
+    assert [r["account"] for r in vectoll.json("usage", "--account", "bob")] == ["bob"]
+    assert "$0.003510 since" in vectoll.ok("usage")
+
+
+def test_usage_counts_from_since_across_months(vectoll: Cli) -> None:
+    now = datetime.now(UTC)
+    vectoll.ok("credit", "add", "--account", "bob", "--usd", "5")
+    for days in (100, 70, 40, 20, 1):
+        charge(vectoll.data_dir, "bob", None, days, now - timedelta(days=days))
+
+    def tokens(*options: str) -> int:
+        rows: list[dict[str, Any]] = vectoll.json("usage", *options)
+        return sum(row["tokens"] for row in rows)
+
+    assert tokens() == 20 + 1
+    assert tokens("--since", "75d") == 70 + 40 + 20 + 1
+    assert tokens("--since", f"{now - timedelta(days=101):%Y-%m-%d}") == 100 + 70 + 40 + 20 + 1
+    assert tokens("--since", "36h") == 1
+    assert vectoll.json("usage", "--since", "1h") == []
+
+
+def test_verify_says_what_disagrees_and_fails(vectoll: Cli) -> None:
+    vectoll.ok("credit", "add", "--account", "bob", "--usd", "5")
+    assert "2 accounts, 1 transfers: clean" in vectoll.ok("ledger", "verify")
+    assert vectoll.json("ledger", "verify")["disagreements"] == []
+    with sqlite3.connect(vectoll.data_dir / "vectoll.sqlite3") as database:
+        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        assert "accounts" in tables, tables
+        database.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 'bob'")
+    database.close()
+    result = vectoll("ledger", "verify")
+    assert result.exit_code == 1
+    assert "bob" in result.stdout
+    assert vectoll("ledger", "verify", "--json").exit_code == 1

@@ -1,0 +1,143 @@
+"""The command as a whole: help, exit codes, what it shows and what it does not."""
+
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import click
+import pytest
+from tests.unit.cli.conftest import Cli
+
+from vectoll import __version__
+from vectoll.cli.config import REDACTED, redact
+from vectoll.cli.root import cli
+
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if not isinstance(command, click.Group):
+        return [path]
+    return [found for name, child in command.commands.items() for found in commands(child, (*path, name))]
+
+
+@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+def test_every_command_explains_itself(vectoll: Cli, path: tuple[str, ...]) -> None:
+    assert vectoll.ok(*path, "--help").startswith(f"Usage: vectoll {' '.join(path)}")
+
+
+def test_commands_that_touch_data_take_data_dir_and_those_that_print_take_json() -> None:
+    silent, without_data = (
+        {"serve", "embed", "completion", "configuration", "cli"},
+        {"completion", "configuration", "cli"},
+    )
+    for path in commands(cli):
+        command: click.Command = cli
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert path[-1] in without_data or {"--data-dir", "--config"} <= options, path
+        assert path[-1] in silent or "--json" in options, path
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = (
+        "import sys; import vectoll.cli.root as m; m.cli(['--version'], standalone_mode=False); "
+        "heavy = {'numpy', 'openvino', 'starlette', 'uvicorn', 'tokenizers', 'aiohttp', 'limits'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"vectoll {__version__}\n"
+
+
+def test_wrong_setting_is_one_line_and_exit_code_2(vectoll: Cli) -> None:
+    result = vectoll("keys", "list", VECTOLL_PORT="x")
+    assert result.exit_code == 2
+    assert result.stderr == "Error: setting port: expected `int`, got `str`\n"
+
+
+def test_models_are_listed_with_prices_and_states(vectoll: Cli, tmp_path: Path) -> None:
+    (tmp_path / "vectoll.toml").write_text('[[models]]\nid = "text-embedding-bge-m3"\nenabled = false\n')
+    models = {model["id"]: model for model in vectoll.json("models", "list")}
+    assert models["all-MiniLM-L6-v2"]["price_usd_per_million"] == Decimal("0.0125")
+    assert models["all-MiniLM-L6-v2"]["offline"] is None
+    assert "switched" in models["text-embedding-qwen3-8b"]["offline"]
+    assert "text-embedding-bge-m3" not in models
+    assert "0.0125" in vectoll.ok("models", "list").splitlines()[1]
+
+
+def test_titles_are_bold_on_a_terminal_only_and_not_with_no_color(
+    vectoll: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "import sys; sys.stdout.isatty = lambda: True; from vectoll.cli import main; main()"
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def shown(**environ: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", script, "models", "list"],
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert shown().startswith("\033[1mID")
+    assert shown(NO_COLOR="1").startswith("ID")
+    assert vectoll.ok("models", "list").startswith("ID")
+
+
+def test_config_shows_what_is_in_force_without_secrets(vectoll: Cli) -> None:
+    environ = {
+        "VECTOLL_LIMITS__BLOCK_S": "77",
+        "VECTOLL_X402__BASE__SETTLEMENT_KEY": "0xSECRET",
+        "VECTOLL_X402__BASE__RPC_URL": "https://rpc.example/v2/SECRET",
+        "VECTOLL_X402__BASE__FACILITATOR_HEADERS": '{"Authorization": "SECRET"}',
+        "VECTOLL_PUBLIC_URL": "https://user:SECRET@api.example/",
+    }
+    for form in ((), ("--json",)):
+        shown = vectoll.ok("config", "show", *form, **environ)
+        assert "77" in shown
+        assert "rpc.example/…" in shown
+        assert "SECRET" not in shown
+    assert f'data_dir = "{vectoll.data_dir}"' in vectoll.ok("config", "show")
+
+
+def test_redaction_goes_by_name_and_leaves_what_is_not_set() -> None:
+    tree = {
+        "api_key": "x",
+        "password": None,
+        "key_file": "k.pem",
+        "api_key_env": "NAME",
+        "list": [{"token": "x"}],
+    }
+    assert redact(tree) == {
+        "api_key": REDACTED,
+        "password": None,
+        "key_file": "k.pem",
+        "api_key_env": "NAME",
+        "list": [{"token": REDACTED}],
+    }
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script_names_the_command(vectoll: Cli, shell: str) -> None:
+    script = vectoll.ok("completion", shell)
+    assert "_VECTOLL_COMPLETE" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(("page", "file"), [("configuration", "configuration.md"), ("cli", "cli.md")])
+def test_reference_pages_are_up_to_date(vectoll: Cli, page: str, file: str) -> None:
+    assert vectoll.ok("reference", page) == (DOCS / file).read_text(), "run scripts/check --fix"
+
+
+def test_every_setting_is_explained(vectoll: Cli) -> None:
+    rows = [line for line in vectoll.ok("reference", "configuration").splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    for row in rows:
+        assert row.rsplit("|", 2)[1].strip(), row
