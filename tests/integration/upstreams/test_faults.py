@@ -87,6 +87,7 @@ async def test_what_does_not_pass_is_tried_four_times(fault: Fault) -> None:
 BROKEN = {
     "not JSON": Fault(body=b"{"),
     "not UTF-8": Fault(body=b"\xff\xfe"),
+    "nested without end": Fault(body=b'{"x":' + b"[" * 60_000),
     "no embeddings object": Fault(body=b"[]"),
     "an error with status 200": error(200, "server_error"),
     "too few vectors": answer(),
@@ -182,6 +183,14 @@ async def test_a_refusal_of_the_input_is_the_callers_matter_and_the_body_stays_h
     assert isinstance(failure, InvalidRequest)
     assert failure.issues[0].path == ("input",)
     assert len(provider.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[" * 60_000, b"\xff", b"null", b'"text"', b'{"error":null}', b"{" * 9]
+)
+async def test_an_error_body_of_any_kind_is_read(body: bytes) -> None:
+    async with provider_server(always=Fault(400, body=body)) as provider:
+        assert isinstance(await failure_of(provider), InvalidRequest)
 
 
 @pytest.mark.parametrize(

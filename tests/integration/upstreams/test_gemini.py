@@ -8,7 +8,13 @@ from tests.integration.upstreams.making import embed, upstream_model
 from tests.integration.upstreams.provider_server import KEY, Fault, provider_server, vector_of
 
 from vectoll.domain.catalog import ModelKind, UsageMissing
-from vectoll.domain.errors import AtCapacity, InputTooLong, InvalidRequest, UpstreamUnavailable
+from vectoll.domain.errors import (
+    AtCapacity,
+    InferenceFailed,
+    InputTooLong,
+    InvalidRequest,
+    UpstreamUnavailable,
+)
 
 GEMINI: dict[str, Any] = {
     "kind": ModelKind.GEMINI,
@@ -72,6 +78,18 @@ async def test_an_input_that_would_be_cut_in_silence_is_refused_with_its_count()
             await embed(model, ["a b c d e", "a b c d e f"])
         assert not provider.embed_calls
         assert len((await embed(model, ["a b c d e"])).vectors) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[" * 60_000, b"\xff", b"null", b'{"embeddings":[{"values":[null]}]}']
+)
+async def test_a_broken_answer_fails(body: bytes) -> None:
+    async with (
+        provider_server(always=Fault(body=body)) as provider,
+        upstream_model(provider.url, **GEMINI) as model,
+    ):
+        with pytest.raises(InferenceFailed):
+            await embed(model, ["one"])
 
 
 async def test_one_vector_for_all_inputs_is_refused() -> None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from vectoll.adapters.upstreams.failures import BadAnswer, InputRefused, TooLong, UpstreamFailure
-from vectoll.adapters.upstreams.provider import Answer, usable_count
+from vectoll.adapters.upstreams.provider import NOT_JSON, Answer, usable_count
 from vectoll.adapters.upstreams.transport import Transport
 from vectoll.adapters.upstreams.vectors import to_vectors
 from vectoll.domain.embedding import Encoding
@@ -75,7 +75,7 @@ class GeminiProvider:
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:
         try:
             body = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             raise BadAnswer("an answer that is not a batch of embeddings") from None
         if len(body.embeddings) != count:
             raise BadAnswer(f"{len(body.embeddings)} vectors for {count} inputs")
@@ -102,7 +102,7 @@ def _content(encoding: Encoding) -> dict[str, Any]:
 def _parse_count(data: bytes) -> int | None:
     try:
         return usable_count(_count_decoder.decode(data).total_tokens)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise BadAnswer("an answer that is not a count of tokens") from None
 
 

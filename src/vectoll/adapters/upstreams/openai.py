@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from vectoll.adapters.upstreams.failures import BadAnswer, InputRefused, Refused, TooLong, UpstreamFailure
-from vectoll.adapters.upstreams.provider import Answer, usable_count
+from vectoll.adapters.upstreams.provider import NOT_JSON, Answer, usable_count
 from vectoll.adapters.upstreams.transport import Transport
 from vectoll.adapters.upstreams.vectors import from_base64, to_vectors
 from vectoll.domain.embedding import Encoding
@@ -83,7 +83,7 @@ class OpenAIProvider:
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:
         try:
             body = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             raise BadAnswer("an answer that is not an embeddings object") from None
         if len(body.data) != count:
             raise BadAnswer(f"{len(body.data)} vectors for {count} inputs")
@@ -132,7 +132,7 @@ def _read_error(body: bytes) -> tuple[str, str]:
     """A known code, else "", and the message, from any of the shapes in use. Only for matching, never shown."""
     try:
         tree = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return "", ""
     error = tree.get("error", tree) if isinstance(tree, dict) else tree
     if not isinstance(error, dict):

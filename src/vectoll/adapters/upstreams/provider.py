@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from vectoll.domain.embedding import Encoding, Vector
+
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not the JSON that was meant, nested without end included."""
 
 
 @dataclass(frozen=True, slots=True)
