@@ -151,6 +151,7 @@ async def test_a_transaction_that_is_not_one_plain_transfer_to_us_is_refused(
         paid(
             extra=(Instruction(MEMO, b"m", [AccountMeta(stranger.pubkey(), True, False)]),)
         ): "invalid_transaction",
+        paid(extra=(Instruction(MEMO, b"m", [AccountMeta(fee, True, True)]),)): "invalid_transaction",
         paid()[:-8]: "invalid_transaction",
         base64.b64encode(base64.b64decode(paid()) + b"x").decode(): "invalid_transaction",
     }

@@ -84,6 +84,19 @@ async def test_credit_moves_money_and_state_together_and_once(store: Store) -> N
     assert (await store.ledger.verify()).is_clean
 
 
+async def test_an_outdated_credit_or_reversal_moves_no_money(store: Store) -> None:
+    old = intent()
+    await store.payments.insert(old)
+    failed = await store.payments.advance(old, replace(old, state=IntentState.FAILED))
+    assert await store.payments.credit(old, credited(old), top_up(old)) is None
+    assert (await store.ledger.balance(WALLET)).balance == 0
+    assert failed
+    done = await store.payments.credit(failed, credited(failed), top_up(failed))
+    assert done
+    assert await store.payments.reverse(failed, replace(failed, state=IntentState.REVERSED), reversal(done)) is None
+    assert (await store.ledger.balance(WALLET)).balance == usd("10")
+
+
 async def test_a_credit_that_the_ledger_refuses_leaves_the_state_alone(store: Store) -> None:
     await store.ledger.post(
         Transfer(TransferId("t"), system_account("x", NOON), WALLET, MAX_AMOUNT, TransferCode.CREDIT, NOON)
