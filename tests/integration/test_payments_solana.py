@@ -129,7 +129,8 @@ async def test_a_transaction_that_is_not_one_plain_transfer_to_us_is_refused(
     chain.fund(stranger.pubkey())
 
     def paid(**changes: Any) -> str:
-        arguments: dict[str, Any] = {"payer": payer, "pay_to": pay_to, "fee_payer": fee, "value": TEN, "blockhash": blockhash}
+        arguments: dict[str, Any] = {"payer": payer, "pay_to": pay_to, "fee_payer": fee}
+        arguments |= {"value": TEN, "blockhash": blockhash}
         return pay(**(arguments | changes))
 
     drain = Instruction(Pubkey.default(), bytes([2, 0, 0, 0]) + bytes(8), [AccountMeta(fee, True, True)])

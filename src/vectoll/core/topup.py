@@ -15,20 +15,26 @@ only the chain decides what became of the money. Credit and ``credited`` are one
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 
 from vectoll.core.payment_header import parse_payment, parse_payment_header, render_payment
-from vectoll.domain.errors import RateLimited
-from vectoll.domain.ids import AccountId
-from vectoll.domain.ledger import Transfer, TransferCode, system_account
+from vectoll.core.topup_rules import (
+    check_times,
+    credit_of,
+    is_abandoned,
+    is_open_again,
+    is_stale,
+    may_be_contract,
+    original_result,
+    reversal_of,
+)
+from vectoll.domain.errors import RateLimited, Unavailable
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.payments import (
     MAX_TOP_UP,
-    MAX_VALIDITY_S,
     MIN_TOP_UP,
-    MIN_VALIDITY_S,
     Arrived,
     Intent,
     IntentState,
@@ -41,7 +47,6 @@ from vectoll.domain.payments import (
     PaymentRefused,
     RailUnavailable,
     Submission,
-    TransferAuthorization,
     usdc_amount,
 )
 from vectoll.ports.clock import Clock
@@ -49,14 +54,13 @@ from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.payments import EvidenceConsumed, PaymentStore, Rail
 from vectoll.ports.wallets import RpcUnavailable
 
+_log = logging.getLogger(__name__)
+
 ATTEMPTS_PER_PAYER = RateLimit(10)
 """Top-ups a minute that one wallet may start."""
 
 UNPROVED_ATTEMPTS = RateLimit(60)
 """Top-ups a minute, by all together, whose signature only a chain can check: each costs a call to it."""
-
-_STALE = timedelta(seconds=60)
-"""After this long an intent that never got as far as sending belongs to nobody: its process is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class TopUps:
         payment = parse_payment_header(header, self.options)
         earlier = await self._store.get(payment.id)
         if earlier is not None and earlier.state is IntentState.CREDITED:
-            return Outcome(_original_result(earlier, payment), is_new=False)
+            return Outcome(original_result(earlier, payment), is_new=False)
         await self._admit(payment)
         intent = await self._claim(payment, earlier)
         task = asyncio.create_task(self._settle(payment, intent))
@@ -120,11 +124,11 @@ class TopUps:
         """Everything that can be refused without asking a chain."""
         if not MIN_TOP_UP <= usdc_amount(payment.base_units) <= MAX_TOP_UP:
             raise PaymentRefused("amount_out_of_range", "A top-up is $5 to $10,000.")
-        _check_times(payment, self._clock.now())
+        check_times(payment, self._clock.now())
         rail = self._rails[payment.option.network]
         if rail.check_signature(payment):
             await self._count(ATTEMPTS_PER_PAYER, "top-ups", payment.payer.text)
-        elif _may_be_contract(payment):  # unproved: it must not use up the share of the payer it names
+        elif may_be_contract(payment):  # unproved: it must not use up the share of the payer it names
             await self._count(UNPROVED_ATTEMPTS, "top-ups-unproved")
         else:
             raise PaymentRefused("invalid_signature", "The payment's signature does not match its payer.")
@@ -149,7 +153,7 @@ class TopUps:
         )
         if earlier is None and (earlier := await self._store.insert(fresh)) is None:
             return fresh
-        if _is_open_again(earlier, now):
+        if is_open_again(earlier, now):
             reopened = await self._store.advance(earlier, replace(fresh, created_at=earlier.created_at))
             if reopened is not None:
                 return reopened
@@ -224,25 +228,7 @@ class TopUps:
 
     async def _credit(self, intent: Intent, arrived: Arrived) -> Intent:
         now = self._clock.now()
-        credited = replace(
-            intent,
-            state=IntentState.CREDITED,
-            tx=arrived.tx,
-            base_units=arrived.base_units,
-            log_index=arrived.log_index,
-            is_final=arrived.is_final,
-            updated_at=now,
-            reason="",
-        )
-        transfer = Transfer(
-            id=intent.transfer_id,
-            debit=system_account("usdc", now),
-            credit=AccountId(intent.payer),
-            amount=usdc_amount(arrived.base_units),
-            code=TransferCode.TOP_UP,
-            created_at=now,
-            note=f"{intent.network} {arrived.tx}",
-        )
+        credited, transfer = credit_of(intent, arrived, now)
         try:
             stored = await self._store.credit(intent, credited, transfer)
         except EvidenceConsumed:
@@ -251,16 +237,7 @@ class TopUps:
 
     async def _reverse(self, intent: Intent, never: Never) -> Intent:
         now = self._clock.now()
-        transfer = Transfer(
-            id=type(intent.transfer_id)(f"{intent.id}_reversal"),
-            debit=AccountId(intent.payer),
-            credit=system_account("usdc", now),
-            amount=usdc_amount(intent.base_units),
-            code=TransferCode.REVERSAL,
-            created_at=now,
-            note=f"{intent.network} {intent.tx}: {never.reason}",
-        )
-        reversed_ = replace(intent, state=IntentState.REVERSED, reason=never.reason, updated_at=now)
+        reversed_, transfer = reversal_of(intent, never.reason, now)
         return await self._store.reverse(intent, reversed_, transfer) or await self._reread(intent)
 
     async def reconcile(self) -> Sequence[Intent]:
@@ -270,8 +247,11 @@ class TopUps:
             if intent.id not in self._tasks and intent.network in self._rails:
                 try:
                     after = await self._reconcile(intent)
-                except (RpcUnavailable, PaymentInProgress, PaymentOutcomeUnknown):
+                except (RpcUnavailable, PaymentInProgress, PaymentOutcomeUnknown, Unavailable):
                     continue  # no answer now, or another process is at it: the next round looks again
+                except PaymentRefused as error:  # the operator's own terms have changed since
+                    _log.warning("payment_not_watched", extra={"payment": intent.id, "reason": error.reason})
+                    continue
                 if (after.state, after.is_final) != (intent.state, intent.is_final):
                     changed.append(after)
         return changed
@@ -280,20 +260,23 @@ class TopUps:
         rail = self._rails[intent.network]
         payment = parse_payment(intent.payload, [rail.option])
         if intent.state is IntentState.RECEIVED:  # nothing was asked or sent: the client may come again
-            if not _is_stale(intent, self._clock.now()):
+            if not is_stale(intent, self._clock.now()):
                 return intent
             return await self._move(intent, state=IntentState.FAILED, reason="interrupted")
         after = await self._look(rail, payment, intent)
         if after is intent and intent.raw_tx is not None:
             await rail.resend(intent)
-        elif after is intent and _is_abandoned(intent, self._clock.now()):
+        elif after is intent and is_abandoned(intent, self._clock.now()):
             return await self._submit(rail, payment, intent)
         return after
 
     async def watch(self, interval_s: float) -> None:
         """Reconcile now and every ``interval_s`` seconds, until cancelled."""
         while True:
-            await self.reconcile()
+            try:
+                await self.reconcile()
+            except Exception:  # noqa: BLE001 - logged; one round's defect must not end the watch over everybody's money
+                _log.exception("reconcile_failed")
             await asyncio.sleep(interval_s)
 
     async def close(self) -> None:
@@ -310,47 +293,6 @@ class TopUps:
 
     async def _reread(self, intent: Intent) -> Intent:
         return await self._store.get(intent.id) or intent
-
-
-def _original_result(earlier: Intent, payment: Payment) -> Intent:
-    """Only who shows the very same signature learns the result."""
-    if earlier.payload != render_payment(payment):
-        raise PaymentInProgress(payment.id)
-    return earlier
-
-
-def _is_open_again(earlier: Intent, now: datetime) -> bool:
-    """Whether this payment was never sent, nor is about to be, so that it may be tried from the start."""
-    abandoned = earlier.state is IntentState.RECEIVED and _is_stale(earlier, now)
-    return abandoned or earlier.state is IntentState.FAILED
-
-
-def _is_abandoned(intent: Intent, now: datetime) -> bool:
-    """Whether a verified payment was left behind unsent: its process died, or its chain fell silent."""
-    return intent.state is IntentState.VERIFIED and _is_stale(intent, now)
-
-
-def _is_stale(intent: Intent, now: datetime) -> bool:
-    return now - intent.updated_at > _STALE
-
-
-def _check_times(payment: Payment, now: datetime) -> None:
-    """A Solana transaction carries no times: its blockhash lapses by itself."""
-    if not isinstance(payment.authorization, TransferAuthorization):
-        return
-    auth, unix_s = payment.authorization, int(now.timestamp())
-    if auth.valid_after >= unix_s:
-        raise PaymentRefused("not_yet_valid", "The payment is not valid yet: check validAfter and the clock.")
-    if auth.valid_before < unix_s + MIN_VALIDITY_S:
-        raise PaymentRefused("expired", "The payment has expired, or is about to: check validBefore.")
-    if auth.valid_before > unix_s + MAX_VALIDITY_S:
-        raise PaymentRefused(
-            "valid_too_long", "The payment is valid for more than a day: sign a shorter one."
-        )
-
-
-def _may_be_contract(payment: Payment) -> bool:
-    return isinstance(payment.authorization, TransferAuthorization)
 
 
 def _retrieve(task: "asyncio.Task[Intent]") -> None:

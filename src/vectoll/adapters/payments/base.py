@@ -6,14 +6,13 @@ import time
 from vectoll.adapters.chains.evm import Eip1559Call
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError
 from vectoll.adapters.chains.secp256k1 import SigningKey
-from vectoll.adapters.payments.eip3009 import Eip3009, authorization_of, transfer_call
+from vectoll.adapters.payments.eip3009 import Eip3009, transfer_call
 from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
 from vectoll.ports.payments import Record
 from vectoll.ports.wallets import RpcUnavailable
 
-_GAS_KEY_WALLET = 200_000
-_GAS_CONTRACT_WALLET = 500_000
-"""Gas limits: USDC takes about 90,000 for a key's signature; a contract wallet runs code of its own."""
+_GAS_LIMIT = 400_000
+"""USDC takes about 90,000 for a key's signature; a contract wallet runs code of its own on top."""
 _MAX_FEE_WEI = 100 * 10**9
 """A node that quotes more per gas than this is wrong, or not worth believing."""
 _MIN_TIP_WEI = 10**6
@@ -50,7 +49,7 @@ class BaseRail:
         since_block = await self._token.verify(payment, self._address)
         max_fee, _ = await self._fees()
         balance = int(await self._rpc.call("eth_getBalance", self._address, "latest"), 16)
-        if balance < max_fee * _gas(payment):
+        if balance < max_fee * _GAS_LIMIT:
             raise RpcUnavailable("the settlement key cannot pay for gas")
         return since_block
 
@@ -63,7 +62,7 @@ class BaseRail:
                 nonce=nonce,
                 max_priority_fee=tip,
                 max_fee=max_fee,
-                gas=_gas(payment),
+                gas=_GAS_LIMIT,
                 to=self.option.asset,
                 data=transfer_call(payment),
             )
@@ -91,15 +90,14 @@ class BaseRail:
     async def _fees(self) -> tuple[int, int]:
         """The most to pay per gas, twice the present base fee, and the tip; in wei."""
         block = await self._rpc.call("eth_getBlockByNumber", "latest", False)
-        tip = max(_MIN_TIP_WEI, int(await self._rpc.call("eth_maxPriorityFeePerGas"), 16))
+        try:
+            tip = max(_MIN_TIP_WEI, int(await self._rpc.call("eth_maxPriorityFeePerGas"), 16))
+        except RpcError:  # not every node offers it
+            tip = _MIN_TIP_WEI
         max_fee = 2 * int(block["baseFeePerGas"], 16) + tip
         if max_fee > _MAX_FEE_WEI:
             raise RpcUnavailable("the node quotes an absurd gas price")
         return max_fee, tip
-
-
-def _gas(payment: Payment) -> int:
-    return _GAS_KEY_WALLET if len(authorization_of(payment).signature) == 65 else _GAS_CONTRACT_WALLET
 
 
 class _Nonces:

@@ -26,6 +26,8 @@ _TRANSFER_TYPE = keccak256(
 )
 _USED = "0x" + keccak256(b"AuthorizationUsed(address,bytes32)").hex()
 _TRANSFER = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
+_LAG = 10
+"""Blocks by which one node behind a provider's address may be ahead of another."""
 _LOG_SPAN = 2_000
 """Blocks per search: what even frugal RPC providers allow."""
 
@@ -65,15 +67,15 @@ class Eip3009:
 
     async def verify(self, payment: Payment, sender: str) -> int:
         """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong."""
-        head = await self._block("latest")
+        head = await self._block("latest")  # asked first: what arrives, arrives after it
         call = {"from": sender, "to": self.option.asset, "data": f"0x{transfer_call(payment).hex()}"}
         try:
-            await self._rpc.call("eth_call", call, hex(head.number))
+            await self._rpc.call("eth_call", call, "latest")
         except RpcError as error:
             if error.is_revert:
                 raise _refusal(error.message) from None
             raise
-        return head.number
+        return max(0, head.number - _LAG)
 
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """By the receipt of the transaction that was sent, else by the authorisation's own log."""
@@ -156,12 +158,12 @@ def authorization_of(payment: Payment) -> TransferAuthorization:
 
 
 def transfer_call(payment: Payment) -> bytes:
-    """``transferWithAuthorization``: split into v, r, s for a key's signature, whole for a contract wallet's."""
+    """``transferWithAuthorization``: split into v, r, s for a key's signature, whole for any other."""
     auth = authorization_of(payment)
     words = (auth.payer.text, auth.to, auth.value, auth.valid_after, auth.valid_before, auth.nonce)
     arguments = "address,address,uint256,uint256,uint256,bytes32"
     signature = auth.signature
-    if len(signature) != 65:
+    if len(signature) != 65 or signature[64] not in (0, 1, 27, 28):
         return call_data(f"transferWithAuthorization({arguments},bytes)", *words, tail=signature)
     v = signature[64] if signature[64] >= 27 else signature[64] + 27
     split = f"transferWithAuthorization({arguments},uint8,bytes32,bytes32)"

@@ -1,0 +1,104 @@
+"""The rules of top-ups that need neither chain nor store: what may be tried, and what a credit looks like."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from vectoll.core.payment_header import render_payment
+from vectoll.domain.ids import AccountId, TransferId
+from vectoll.domain.ledger import Transfer, TransferCode, system_account
+from vectoll.domain.payments import (
+    MAX_VALIDITY_S,
+    MIN_VALIDITY_S,
+    Arrived,
+    Intent,
+    IntentState,
+    Payment,
+    PaymentInProgress,
+    PaymentRefused,
+    TransferAuthorization,
+    usdc_amount,
+)
+
+_STALE = timedelta(seconds=60)
+"""After this long an intent that never got as far as sending belongs to nobody: its process is gone."""
+
+
+def credit_of(intent: Intent, arrived: Arrived, now: datetime) -> tuple[Intent, Transfer]:
+    """The intent as credited, and the transfer that credits exactly what the chain says arrived."""
+    credited = replace(
+        intent,
+        state=IntentState.CREDITED,
+        tx=arrived.tx,
+        base_units=arrived.base_units,
+        log_index=arrived.log_index,
+        is_final=arrived.is_final,
+        updated_at=now,
+        reason="",
+    )
+    transfer = Transfer(
+        id=intent.transfer_id,
+        debit=system_account("usdc", now),
+        credit=AccountId(intent.payer),
+        amount=usdc_amount(arrived.base_units),
+        code=TransferCode.TOP_UP,
+        created_at=now,
+        note=f"{intent.network} {arrived.tx}",
+    )
+    return credited, transfer
+
+
+def reversal_of(intent: Intent, reason: str, now: datetime) -> tuple[Intent, Transfer]:
+    """The intent as reversed, and the transfer that takes the whole credit back."""
+    transfer = Transfer(
+        id=TransferId(f"{intent.id}_reversal"),
+        debit=AccountId(intent.payer),
+        credit=system_account("usdc", now),
+        amount=usdc_amount(intent.base_units),
+        code=TransferCode.REVERSAL,
+        created_at=now,
+        note=f"{intent.network} {intent.tx}: {reason}",
+    )
+    return replace(intent, state=IntentState.REVERSED, reason=reason, updated_at=now), transfer
+
+
+def original_result(earlier: Intent, payment: Payment) -> Intent:
+    """Only who shows the very same signature learns the result."""
+    if earlier.payload != render_payment(payment):
+        raise PaymentInProgress(payment.id)
+    return earlier
+
+
+def is_open_again(earlier: Intent, now: datetime) -> bool:
+    """Whether this payment was never sent, nor is about to be, so that it may be tried from the start."""
+    abandoned = earlier.state is IntentState.RECEIVED and is_stale(earlier, now)
+    return abandoned or earlier.state is IntentState.FAILED
+
+
+def is_abandoned(intent: Intent, now: datetime) -> bool:
+    """Whether a verified payment was left behind unsent: its process died, or its chain fell silent."""
+    return intent.state is IntentState.VERIFIED and is_stale(intent, now)
+
+
+def is_stale(intent: Intent, now: datetime) -> bool:
+    """Whether nobody has touched it for so long that its process must be gone."""
+    return now - intent.updated_at > _STALE
+
+
+def check_times(payment: Payment, now: datetime) -> None:
+    """A Solana transaction carries no times: its blockhash lapses by itself."""
+    if not isinstance(payment.authorization, TransferAuthorization):
+        return
+    auth, unix_s = payment.authorization, int(now.timestamp())
+    if auth.valid_after >= unix_s:
+        raise PaymentRefused("not_yet_valid", "The payment is not valid yet: check validAfter and the clock.")
+    if auth.valid_before < unix_s + MIN_VALIDITY_S:
+        raise PaymentRefused("expired", "The payment has expired, or is about to: check validBefore.")
+    if auth.valid_before > unix_s + MAX_VALIDITY_S:
+        raise PaymentRefused(
+            "valid_too_long", "The payment is valid for more than a day: sign a shorter one."
+        )
+
+
+def may_be_contract(payment: Payment) -> bool:
+    """Whether only the chain can judge the signature."""
+    return isinstance(payment.authorization, TransferAuthorization)
