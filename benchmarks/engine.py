@@ -91,11 +91,8 @@ class Row:
 
 def flops(architecture: Architecture, sequences: Sequence[Ids]) -> float:
     """Multiplications and additions of the matrix products that these sequences need, padding left out."""
-    a = architecture
-    projections = 2 * a.hidden * a.head_dim * (a.heads + a.kv_heads)
-    feed_forward = (2 if a.family.is_encoder else 3) * a.hidden * a.intermediate
-    per_token = 2 * a.layers * (projections + feed_forward)
-    per_pair = 4 * a.layers * a.heads * a.head_dim
+    per_token = 2 * architecture.matrix_parameters
+    per_pair = 4 * architecture.layers * architecture.heads * architecture.head_dim
     return sum(per_token * len(ids) + per_pair * len(ids) ** 2 for ids in sequences)
 
 

@@ -51,7 +51,39 @@ def tiny_golden() -> dict[str, Any]:
     return {"made_with": MADE_WITH, "families": families}
 
 
+def export_onnx(path: Path) -> None:
+    """The tiny bge-m3 as its repository publishes the real one: token states, no pooling."""
+    from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
+
+    class States(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    # The last step looks for functions that these models do not have, in a package that is not needed otherwise.
+    onnx_proto_utils._add_onnxscript_fn = lambda model_bytes, _: model_bytes
+    axes = {0: "batch", 1: "sequence"}
+    names = ["input_ids", "attention_mask"]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = make_all(Path(folder), ["bge-m3"])["bge-m3"]
+        model = transformers.AutoModel.from_pretrained(checkpoint, attn_implementation="eager").eval()
+        torch.onnx.export(
+            States(model),
+            (torch.ones(2, 7, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)),
+            path,
+            input_names=names,
+            output_names=["last_hidden_state"],
+            dynamic_axes=dict.fromkeys([*names, "last_hidden_state"], axes),
+            opset_version=17,
+            dynamo=False,
+        )
+
+
 def main() -> None:
+    export_onnx(HERE / "bge-m3.onnx")
     for name, value in (("minilm", minilm_golden()), ("tiny", tiny_golden())):
         (HERE / f"{name}.json").write_text(json.dumps(value) + "\n")
 

@@ -81,6 +81,13 @@ class Architecture:
     sliding_window: int | None = None
     """A causal token sees itself and the ``sliding_window - 1`` tokens before it; None is all of them."""
 
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights that every token is multiplied with: all but the embedding tables and the vectors."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        feed_forward = (2 if self.family.is_encoder else 3) * self.hidden * self.intermediate
+        return self.layers * (attention + feed_forward)
+
 
 _FAMILIES = {
     "bert": Family.BERT,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vectoll.adapters.checkpoints.architecture import Architecture, Config, read_architecture, text_tower
+from vectoll.adapters.checkpoints.location import CONFIG_NAME, GRAPH_FILES, TOKENIZER_NAME
 from vectoll.adapters.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, Weights, open_weights
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
@@ -57,12 +58,17 @@ class Checkpoint:
     @property
     def tokenizer_file(self) -> Path:
         """The tokenizer's definition."""
-        return self.folder / "tokenizer.json"
+        return self.folder / TOKENIZER_NAME
 
     @property
     def has_safetensors(self) -> bool:
         """Whether there are weights to build a graph from."""
         return any((self.folder / name).is_file() for name in (SINGLE_NAME, INDEX_NAME))
+
+    @property
+    def graph_file(self) -> Path | None:
+        """A ready-made graph of the model: OpenVINO IR, else ONNX."""
+        return next((self.folder / name for name, _ in GRAPH_FILES if (self.folder / name).is_file()), None)
 
     def open_weights(self) -> Weights:
         """The text tower's weights, without the prefix that wrapping models put before their names.
@@ -86,7 +92,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises ConfigurationError when one is missing or broken, or asks for a family or feature nobody computes.
     """
-    config = _read_object(folder / "config.json")
+    config = _read_object(folder / CONFIG_NAME)
     tokenizer = _read_optional(folder / "tokenizer_config.json")
     try:
         tower = text_tower(config)
@@ -108,7 +114,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             adds_end_token=tokenizer.get("add_eos_token") is True,
         )
     except KeyError as error:
-        raise ConfigurationError(f"{folder / 'config.json'} lacks {error}") from None
+        raise ConfigurationError(f"{folder / CONFIG_NAME} lacks {error}") from None
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise ConfigurationError(f"the checkpoint {folder} cannot be served: {error}") from None
 

@@ -91,6 +91,12 @@ class Weights(Mapping[str, TensorView]):
         entries = (entry for name, (_, entry) in self._tensors.items() if name.startswith(self._prefix))
         return sum(entry.end - entry.start for entry in entries)
 
+    def release_pages(self) -> None:
+        """Give the memory that reading has filled back to the system. What is read again comes from the file."""
+        for pages in {id(buffer.obj): buffer.obj for buffer, _ in self._tensors.values()}.values():
+            if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                pages.madvise(mmap.MADV_DONTNEED)
+
 
 def open_weights(folder: Path) -> Weights:
     """Map ``model.safetensors``, or every shard that ``model.safetensors.index.json`` names.

@@ -3,17 +3,22 @@
 import os
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, assert_never, cast
+from typing import Any, cast
 
 import numpy as np
 
-from vectoll.adapters.checkpoints import Architecture, Checkpoint, Family, Weights
+from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
+from vectoll.adapters.engines.openvino.readymade import read_graph
 from vectoll.adapters.engines.openvino.runtime import ov
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
+
+LARGE_PARAMETERS = 1_000_000_000
+"""In matrix products. Above, a core needs a second for a sentence or two."""
+CORES_PER_LARGE_STREAM = 4
 
 
 class Precision(StrEnum):
@@ -28,11 +33,13 @@ class Precision(StrEnum):
 class OpenVinoEngine:
     """Implements ``vectoll.ports.engine.Engine``."""
 
-    def __init__(self, compiled: Any, architecture: Architecture, weights: Weights, streams: int) -> None:
+    def __init__(
+        self, compiled: Any, architecture: Architecture, weights: Weights | None, streams: int
+    ) -> None:
         """``compiled`` reads ``weights`` in place, so both live as long as the engine."""
         self._compiled = compiled
         self._architecture = architecture
-        self._weights: Weights | None = weights
+        self._weights = weights
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
 
     @property
@@ -86,35 +93,43 @@ def load_engine(
     """Build and compile a checkpoint's graph.
 
     ``pooling`` overrides what the checkpoint says; one of the two must say it. ``streams`` 0 is one per core that
-    this process may use. Raises ConfigurationError when the checkpoint or the CPU cannot do what is asked.
+    this process may use, or one per four cores for models so large that one core is slow even for one query.
+    Raises ConfigurationError when the checkpoint or the CPU cannot do what is asked.
     """
     pooling = pooling or checkpoint.pooling
     if pooling is None:
         raise ConfigurationError(f"{checkpoint.folder} does not say its pooling: set models.pooling")
-    streams = streams or len(os.sched_getaffinity(0))
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    cores = len(os.sched_getaffinity(0))
+    is_large = checkpoint.architecture.matrix_parameters >= LARGE_PARAMETERS
+    streams = streams or (max(1, cores // CORES_PER_LARGE_STREAM) if is_large else cores)
     options = {
         "INFERENCE_PRECISION_HINT": resolve_precision(Precision(precision), capabilities).value,
         "NUM_STREAMS": str(streams),
-        "INFERENCE_NUM_THREADS": str(streams),
+        "INFERENCE_NUM_THREADS": str(max(streams, cores if is_large else 0)),
     }
-    weights = checkpoint.open_weights()
+    weights = checkpoint.open_weights() if checkpoint.has_safetensors else None
+    compiled = core.compile_model(_build(core, checkpoint, weights, pooling), "CPU", options)
+    engine = OpenVinoEngine(compiled, checkpoint.architecture, weights, streams)
+    for stream in range(streams):  # the first batch packs the weights, once for all streams
+        engine.embed([[0] * min(8, checkpoint.architecture.positions)], stream)
+    if weights is not None:
+        weights.release_pages()
+    return engine
+
+
+def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: Pooling) -> Any:
+    """From the weights themselves where they are published, else from a graph that is."""
+    if weights is None:
+        if checkpoint.graph_file is None:
+            raise ConfigurationError(f"{checkpoint.folder} has no safetensors, OpenVINO or ONNX weights")
+        return read_graph(core, checkpoint.graph_file, pooling)
+    build = build_encoder if checkpoint.architecture.family.is_encoder else build_decoder
     try:
-        compiled = core.compile_model(_build(checkpoint, weights, pooling), "CPU", options)
+        return build(checkpoint.architecture, weights, pooling)
     except KeyError as error:
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
-    return OpenVinoEngine(compiled, checkpoint.architecture, weights, streams)
-
-
-def _build(checkpoint: Checkpoint, weights: Weights, pooling: Pooling) -> Any:
-    match checkpoint.architecture.family:
-        case Family.BERT | Family.XLM_ROBERTA:
-            return build_encoder(checkpoint.architecture, weights, pooling)
-        case Family.QWEN3 | Family.MISTRAL | Family.LLAMA:
-            return build_decoder(checkpoint.architecture, weights, pooling)
-        case other:
-            assert_never(other)
 
 
 def resolve_precision(precision: Precision, capabilities: Sequence[str]) -> Precision:

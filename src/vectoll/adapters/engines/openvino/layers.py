@@ -46,7 +46,10 @@ def weight(view: TensorView) -> Node:
         return ops.constant(array(view), shared_memory=True)
     element, raw = {DType.F16: (ov.Type.f16, np.float16), DType.BF16: (ov.Type.bf16, np.uint16)}[view.dtype]
     data = np.frombuffer(view.data, raw).reshape(view.shape)
-    return ops.convert(ops.constant(ov.Tensor(data, ov.Shape(view.shape), element)), "f32")
+    widened = ops.convert(ops.constant(ov.Tensor(data, ov.Shape(view.shape), element)), "f32")
+    # Without this mark the compiler widens the constant at once, to twice its size.
+    widened.get_rt_info()["decompression_0"] = True
+    return widened
 
 
 @dataclass(frozen=True, slots=True)
