@@ -35,5 +35,7 @@ def parse_account(text: str) -> AccountId:
     1 to 128 of ``A-Z a-z 0-9 . _ : @ | / + = ~ -``, starting with a letter or digit, so never a system account.
     """
     if not _ACCOUNT.fullmatch(text):
-        raise ValueError("an account id is 1 to 128 of A-Z a-z 0-9 . _ : @ | / + = ~ -, a letter or digit first")
+        raise ValueError(
+            "an account id is 1 to 128 of A-Z a-z 0-9 . _ : @ | / + = ~ -, a letter or digit first"
+        )
     return AccountId(text)
