@@ -197,7 +197,9 @@ async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingMo
 def read_served_models(settings: Settings) -> ServedModels:
     """The catalogue with the operator's changes. Raises ConfigurationError."""
     try:
-        Price.per_million(settings.default_price_usd_per_million)  # also when every model has a price of its own
+        Price.per_million(
+            settings.default_price_usd_per_million
+        )  # also when every model has a price of its own
     except ValueError as error:
         raise ConfigurationError(f"setting default_price_usd_per_million: {error}") from None
     return read_models(settings, _read_facts)
@@ -250,9 +252,8 @@ async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: 
             )
         tokenizer = load_tokenizer(checkpoint, spec.pooling)
         precision = settings.engine.precision if spec.precision == "auto" else spec.precision
-        engine = load_engine(
-            checkpoint, pooling=spec.pooling, precision=precision, streams=settings.engine.streams
-        )
+        streams = settings.engine.streams or _cores()
+        engine = load_engine(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
         return tokenizer, engine
 
     tokenizer, engine = await asyncio.to_thread(load)
@@ -291,7 +292,8 @@ def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use, where the system says; macOS does not."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _machine_bytes() -> int:

@@ -225,9 +225,10 @@ def load_settings(
     _merge(tree, _from_environment(environ))
     _merge(tree, _without_none(flags or {}))
     try:
-        return msgspec.convert(tree, Settings, strict=False)
+        settings = msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
+    return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))
 
 
 def _config_path(environ: Mapping[str, str]) -> Path | None:

@@ -113,3 +113,8 @@ def test_data_dir_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert default_data_dir() == "/home/me/.local/share/vectoll"
+
+
+def test_data_dir_may_start_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load_settings(environ={"VECTOLL_DATA_DIR": "~/vectoll"}).data_dir == "/home/me/vectoll"
