@@ -71,3 +71,10 @@ def test_the_golden_vectors_are_still_what_transformers_computes() -> None:
 
     actual = embed_with_transformers(minilm().folder, GOLDEN["ids"], "mean")
     assert cosines(actual, EXPECTED).min() >= 0.999999
+
+
+def test_int8_weights_cost_little_accuracy() -> None:
+    actual = vectors(load_engine(minilm(), precision="int8", streams=1), GOLDEN["ids"])
+    assert cosines(actual, EXPECTED).min() >= 0.99
+    assert cosines(actual, EXPECTED).mean() >= 0.998
+    assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-5

@@ -1,7 +1,9 @@
 """The CPU engine's contract. What the numbers are is for tests/golden and the families' tests."""
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -108,3 +110,12 @@ def test_precision_follows_the_cpu() -> None:
     assert resolve_precision(Precision.F32, ["BF16", "FP32"]) is Precision.F32
     with pytest.raises(ConfigurationError, match=r"engine\.precision"):
         resolve_precision(Precision.BF16, ["FP32"])
+
+
+def test_a_closed_engine_holds_no_weights() -> None:
+    engine = load_engine(minilm(), streams=1)
+    reads = weakref.ref(engine._reads[0])  # type: ignore[index]
+    assert reads() is not None
+    engine.close()
+    gc.collect()
+    assert reads() is None

@@ -167,3 +167,12 @@ def test_damage_is_refused_or_harmless(file: Path, data: st.DataObject) -> None:
             assert view.data.nbytes == int(np.prod(view.shape)) * (4 if view.dtype is DType.F32 else 2)
     except ConfigurationError:
         pass
+
+
+def test_released_pages_come_back_from_the_file(file: Path) -> None:
+    write(file, {"a": entry(0, 8)}, struct.pack("<ff", 1, 2))
+    weights = open_weights(file.parent)
+    view = weights["a"].data
+    assert struct.unpack("<ff", view) == (1, 2)
+    weights.release_pages()
+    assert struct.unpack("<ff", view) == (1, 2)
