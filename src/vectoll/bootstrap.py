@@ -196,10 +196,8 @@ async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingMo
 
 def read_served_models(settings: Settings) -> ServedModels:
     """The catalogue with the operator's changes. Raises ConfigurationError."""
-    try:
-        Price.per_million(
-            settings.default_price_usd_per_million
-        )  # also when every model has a price of its own
+    try:  # checked also when every model has a price of its own
+        Price.per_million(settings.default_price_usd_per_million)
     except ValueError as error:
         raise ConfigurationError(f"setting default_price_usd_per_million: {error}") from None
     return read_models(settings, _read_facts)

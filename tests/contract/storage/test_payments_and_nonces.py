@@ -40,7 +40,9 @@ def credited(old: Intent, log_index: int = 3) -> Intent:
 
 
 def top_up(old: Intent) -> Transfer:
-    return Transfer(old.transfer_id, system_account("usdc", NOON), WALLET, usd("10"), TransferCode.TOP_UP, NOON)
+    return Transfer(
+        old.transfer_id, system_account("usdc", NOON), WALLET, usd("10"), TransferCode.TOP_UP, NOON
+    )
 
 
 def reversal(old: Intent) -> Transfer:
@@ -93,7 +95,10 @@ async def test_an_outdated_credit_or_reversal_moves_no_money(store: Store) -> No
     assert failed
     done = await store.payments.credit(failed, credited(failed), top_up(failed))
     assert done
-    assert await store.payments.reverse(failed, replace(failed, state=IntentState.REVERSED), reversal(done)) is None
+    assert (
+        await store.payments.reverse(failed, replace(failed, state=IntentState.REVERSED), reversal(done))
+        is None
+    )
     assert (await store.ledger.balance(WALLET)).balance == usd("10")
 
 
