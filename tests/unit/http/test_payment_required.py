@@ -37,7 +37,9 @@ def check(value: Any, schema: Any) -> dict[str, Any]:
     numbers = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "number", lambda _, instance: isinstance(instance, int | Decimal) and not isinstance(instance, bool)
     )
-    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=numbers)
+    validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        jsonschema.Draft202012Validator, type_checker=numbers
+    )
     validator(schema).validate(decoded)
     return decoded
 
