@@ -1,14 +1,14 @@
 """The request's body, from bytes on the wire to well-formed JSON."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from vectoll.domain.errors import FieldIssue, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, shorten
+from vectoll.http.record import record_of
 
 T = TypeVar("T")
 
@@ -31,8 +31,9 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
     Raises UnsupportedMediaType for any other label, PayloadTooLarge as soon as ``limit_bytes`` is known to be
     exceeded, ClientDisconnect.
     """
-    _require_json(request.headers)
-    if _content_length(request.headers) > limit_bytes:
+    headers = record_of(request.scope).headers
+    _require_json(headers)
+    if _content_length(headers) > limit_bytes:
         raise PayloadTooLarge(limit_bytes)
     chunks: list[bytes] = []
     size = 0
@@ -49,7 +50,7 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _require_json(headers: Headers) -> None:
+def _require_json(headers: Mapping[str, str]) -> None:
     content_type = headers.get("content-type", "")
     if content_type != "application/json" and not _is_json(content_type):
         raise UnsupportedMediaType
@@ -64,7 +65,7 @@ def _is_json(content_type: str) -> bool:
     return media_type.strip() == "application/json" and all(c in ("utf-8", "utf8") for c in charsets)
 
 
-def _content_length(headers: Headers) -> int:
+def _content_length(headers: Mapping[str, str]) -> int:
     """What the client announced, 0 when it did not (or what the server has let through is not a number)."""
     text = headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import brotli  # type: ignore[import-untyped]  # ships no types
 from isal import isal_zlib
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vectoll.http.record import record_of
@@ -86,7 +86,7 @@ class CompressionMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        coding, identity_refused = negotiate(Headers(scope=scope).get("accept-encoding", ""))
+        coding, identity_refused = negotiate(record_of(scope).headers.get("accept-encoding", ""))
         min_bytes = 1 if identity_refused else self.min_bytes
         start: Message = {}
 

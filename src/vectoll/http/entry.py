@@ -25,7 +25,7 @@ async def admit(request: Request) -> tuple[Principal, Permit]:
     services = services_of(request)
     _refuse_when_draining(request)
     try:
-        principal = await services.auth.identify(request.headers)
+        principal = await services.auth.identify(record_of(request.scope).headers)
     except Unauthenticated:
         await (await admit_stranger(request)).take_request()
         raise
@@ -47,7 +47,7 @@ async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
     what ``admit`` raises, PaymentRequired, PaymentHeaderNotAccepted and what ``TopUps.top_up`` raises.
     """
     services = services_of(request)
-    header = payment_header(request.headers) if services.wallets else None
+    header = payment_header(record_of(request.scope).headers) if services.wallets else None
     if services.wallets is None or header is None:
         principal, permit = await admit(request)
     elif not services.settings.x402.pay_on_inference:
@@ -90,7 +90,7 @@ async def admit_anyone(request: Request) -> Permit:
     services = services_of(request)
     _refuse_when_draining(request)
     try:
-        principal = await services.auth.identify_if_any(request.headers)
+        principal = await services.auth.identify_if_any(record_of(request.scope).headers)
     except Unauthenticated:
         await (await admit_stranger(request)).take_request()
         raise
@@ -118,7 +118,7 @@ def _refuse_when_draining(request: Request) -> None:
 
 def idempotency_key_of(request: Request) -> str | None:
     """The Idempotency-Key. Raises InvalidRequest unless it is 1 to 255 printable ASCII characters."""
-    key = request.headers.get("idempotency-key")
+    key = record_of(request.scope).headers.get("idempotency-key")
     if key is None:
         return None
     if not (1 <= len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):

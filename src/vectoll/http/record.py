@@ -2,10 +2,10 @@
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from vectoll.core.admission import ANY_MODEL, Permit
@@ -27,6 +27,8 @@ class RequestRecord:
     """Written by the routes as they learn it, read by the middleware when the answer starts."""
 
     request_id: RequestId
+    headers: Mapping[str, str]
+    """The request's headers by lower-case name, the first of each: read many times, so decoded once."""
     started: float = field(default_factory=time.perf_counter)
     caller: str | None = None
     """Who is counted; None as long as nobody has asked who is calling."""
@@ -43,9 +45,10 @@ class RequestRecord:
 
 def begin_record(scope: Scope) -> RequestRecord:
     """Open the record of a request. A sane ``x-request-id`` is taken over, else an id is made."""
-    offered = Headers(scope=scope).get("x-request-id", "")
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+    offered = headers.get("x-request-id", "")
     request_id = offered if _REQUEST_ID.fullmatch(offered) else new_id("req")
-    record = RequestRecord(RequestId(request_id))
+    record = RequestRecord(RequestId(request_id), headers)
     scope[_KEY] = record
     return record
 
