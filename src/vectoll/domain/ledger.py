@@ -5,8 +5,11 @@ The invariants, checked by ``vectoll ledger verify`` and by property tests:
 1. A transfer moves ``amount >= 0`` from ``debit`` to ``credit``, which differ. It is never changed or deleted.
 2. A balance is the sum of the transfers that credit an account less those that debit it; all balances sum to 0.
 3. A customer's balance is never below zero, by a database constraint. System accounts may be negative.
-4. ``available = balance − active holds``; a hold is granted only when it fits, in one atomic step.
+4. ``available = balance + what is left of the day's allowance − active holds``; a hold is granted only when it
+   fits, in one atomic step.
 5. A transfer's id is an idempotency key: the same id is applied once, whoever retries.
+6. What a day's allowance pays of a charge moves into the account by a transfer of its own in the same transaction,
+   before the charge: so a charge is always the full price. Never more than was granted for that day.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +18,7 @@ from enum import StrEnum
 
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId
-from vectoll.domain.money import Amount, Quote
+from vectoll.domain.money import ZERO, Amount, Quote
 
 
 class TransferCode(StrEnum):
@@ -31,6 +34,8 @@ class TransferCode(StrEnum):
     """An operator gave a charge back."""
     REVERSAL = "REVERSAL"
     """A payment was undone by its chain."""
+    ALLOWANCE = "ALLOWANCE"
+    """A day's allowance paid a charge, in part or whole. ``note`` is the day."""
 
 
 def system_account(name: str, at: datetime) -> AccountId:
@@ -53,11 +58,30 @@ class Balance:
 
     balance: Amount
     held: Amount
+    allowance: Amount = ZERO
+    """What is left of today's allowance; comes on top of ``balance``, and is spent first."""
+    granted: Amount = ZERO
+    """Today's whole allowance."""
+
+    @property
+    def total(self) -> Amount:
+        """Credit and allowance, held or not."""
+        return Amount(self.balance + self.allowance)
 
     @property
     def available(self) -> Amount:
         """What a new hold may take."""
-        return Amount(self.balance - self.held)
+        return Amount(self.total - self.held)
+
+    @property
+    def available_allowance(self) -> Amount:
+        """The part of ``available`` that is allowance."""
+        return Amount(max(ZERO, self.allowance - self.held))
+
+    @property
+    def available_credit(self) -> Amount:
+        """The part of ``available`` that was paid for."""
+        return Amount(self.available - self.available_allowance)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Ledger(Protocol):
     async def hold(self, hold: Hold) -> Transfer | None:
         """Set ``hold.quote.amount`` aside, in one atomic step over the account and the key's spend limit.
 
-        Returns None when held. Returns the earlier charge, and holds nothing, when a charge of this id exists
+        It may take the balance and what is left of today's allowance. Returns None when held. Returns the earlier charge, and holds nothing, when a charge of this id exists
         already with an equal fingerprint: the request was paid for and may be answered again. Two holds under one
         id (told apart by ``request_id``) may be active at once; the first charge wins. A cancelled call holds
         nothing. Raises InsufficientBalance, SpendLimitReached, or IdempotencyConflict (the id exists with another
@@ -48,6 +48,9 @@ class Ledger(Protocol):
 
     async def charge(self, hold: Hold, tokens: int, duration_ms: int) -> Transfer:
         """Turn a hold into a charge of ``tokens`` (at most the quote's) and release the rest. Durable on return.
+
+        The allowance pays first, as far as it goes: that of the day on which the hold was taken, so that a request
+        that runs past midnight is paid for by what it was granted on; of today where there is no active hold.
 
         Once called it runs to its end, even when the awaiting task is cancelled, and the hold is gone afterwards
         whatever the outcome. A charge whose id exists with an equal fingerprint is not applied again: the first is
@@ -61,7 +64,7 @@ class Ledger(Protocol):
         ...
 
     async def post(self, transfer: Transfer) -> Transfer:
-        """Apply a transfer that is not a charge (credit, top-up, refund). Creates customer accounts as needed.
+        """Apply a transfer that is not a charge (nor the allowance's part in one): credit, top-up, refund. Creates customer accounts as needed.
 
         The same id is applied once: returns what is stored. Raises IdempotencyConflict when the id was used for
         a different amount, account or code, InsufficientBalance when the debited customer has too little.

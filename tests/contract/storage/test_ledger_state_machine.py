@@ -19,10 +19,11 @@ from tests.ledger import ALICE, BOB, FixedClock, make_credit, make_debit, make_h
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.domain.allowances import Day, StakeSnapshot, day_of
 from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance, SpendLimitReached
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId, RequestId, TransferId
-from vectoll.domain.ledger import Hold, Transfer, TransferCode
+from vectoll.domain.ledger import Hold, Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount, Price
 from vectoll.ports.ledger import UsageQuery
 
@@ -46,6 +47,10 @@ class Model:
 
     transfers: dict[TransferId, Transfer] = field(default_factory=dict)
     holds: dict[tuple[TransferId, RequestId], Hold] = field(default_factory=dict)
+    days: dict[tuple[TransferId, RequestId], Day] = field(default_factory=dict)
+    per_day: dict[AccountId, int] = field(default_factory=dict)
+    staked: dict[tuple[AccountId, Day], int] = field(default_factory=dict)
+    granted_on: dict[tuple[AccountId, Day], int] = field(default_factory=dict)
 
     def balance(self, account: AccountId) -> int:
         received = sum(t.amount for t in self.transfers.values() if t.credit == account)
@@ -61,10 +66,46 @@ class Model:
         mine = (t for t in self.transfers.values() if t.key == hold.principal.key)
         return sum(t.amount for t in mine if limit.period.start(t.created_at) == start)
 
-    def refusal(self, hold: Hold, amount: int, clock: FixedClock, *, others: bool) -> type[Exception] | None:
+    def allowance_spent(self, account: AccountId, day: Day) -> int:
+        of_day = (t for t in self.transfers.values() if t.code is TransferCode.ALLOWANCE and t.note == day)
+        return sum(t.amount for t in of_day if t.credit == account)
+
+    def granted(self, account: AccountId, day: Day) -> int:
+        return self.granted_on.get((account, day), self.per_day.get(account, 0))
+
+    def left(self, account: AccountId, day: Day) -> int:
+        return self.granted(account, day) - self.allowance_spent(account, day)
+
+    def settle_grant(self, account: AccountId, day: Day) -> None:
+        """A day's grant stands from its first change on, but for new grants and snapshots of that day."""
+        due = self.per_day.get(account, 0) + self.staked.get((account, day), 0)
+        self.granted_on[account, day] = max(due, self.allowance_spent(account, day))
+
+    def add_charge(self, charge: Transfer, part: int, day: Day) -> None:
+        account = charge.debit
+        self.granted_on.setdefault((account, day), self.granted(account, day))
+        if part:
+            allowance = Transfer(
+                id=TransferId(f"{charge.id}.allowance"),
+                debit=system_account("allowance", charge.created_at),
+                credit=account,
+                amount=Amount(part),
+                code=TransferCode.ALLOWANCE,
+                created_at=charge.created_at,
+                request_id=charge.request_id,
+                note=day,
+            )
+            self.transfers[allowance.id] = allowance
+        self.transfers[charge.id] = charge
+
+    def refusal(
+        self, hold: Hold, amount: int, clock: FixedClock, *, others: bool, day: Day | None = None
+    ) -> type[Exception] | None:
         """Why ``amount`` cannot be taken, beside the other active holds or, for a charge, regardless of them."""
-        held = self.held(hold.principal.account) if others else 0
-        if self.balance(hold.principal.account) - held < amount:
+        account = hold.principal.account
+        held = self.held(account) if others else 0
+        left = self.left(account, day or day_of(clock.now()))
+        if self.balance(account) + left - held < amount:
             return InsufficientBalance
         limit, key = hold.principal.limit, hold.principal.key
         if limit is not None:
@@ -93,6 +134,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.clock = FixedClock()
         self.model = Model()
         self.seen: list[Hold] = []
+        self.snapshots: set[Day] = set()
 
     async def open(self) -> Any:
         raise NotImplementedError
@@ -119,6 +161,28 @@ class LedgerMachine(RuleBasedStateMachine):
 
         return self.runner.run(catch())
 
+    @property
+    def today(self) -> Day:
+        return day_of(self.clock.now())
+
+    @rule(account=ACCOUNTS, per_day=st.integers(0, 15))
+    def grant(self, account: AccountId, per_day: int) -> None:
+        self.run(self.store.allowances.grant(account, Amount(per_day)))
+        self.model.per_day[account] = per_day
+        self.model.settle_grant(account, self.today)
+
+    @rule(stakes=st.dictionaries(ACCOUNTS, st.integers(1, 15)))
+    def snapshot(self, stakes: dict[AccountId, int]) -> None:
+        for account in stakes:
+            self.credit(account, 0)
+        recorded = self.run(self.store.allowances.record(StakeSnapshot(self.today, 1), stakes))
+        assert recorded is (self.today not in self.snapshots)
+        if recorded:
+            self.snapshots.add(self.today)
+            for account, amount in stakes.items():
+                self.model.staked[account, self.today] = amount
+                self.model.settle_grant(account, self.today)
+
     @rule(account=ACCOUNTS, amount=st.integers(0, 50))
     def credit(self, account: AccountId, amount: int) -> None:
         transfer = make_credit(amount, account, at=self.clock.now())
@@ -127,7 +191,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def retry_post(self, data: st.DataObject) -> None:
-        posted = [t for t in self.model.transfers.values() if t.code is not TransferCode.CHARGE]
+        posted = [
+            t
+            for t in self.model.transfers.values()
+            if t.code not in (TransferCode.CHARGE, TransferCode.ALLOWANCE)
+        ]
         if posted:
             transfer = data.draw(st.sampled_from(posted))
             assert self.run(self.store.ledger.post(transfer)) == transfer
@@ -175,6 +243,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert outcome == expected
         if outcome is None:
             self.model.holds[hold.id, hold.request_id] = hold
+            self.model.days.setdefault((hold.id, hold.request_id), self.today)
             self.seen.append(hold)
 
     @rule(data=st.data())
@@ -186,14 +255,21 @@ class LedgerMachine(RuleBasedStateMachine):
             self.expect_charge(hold, tokens, outcome)
 
     def expect_charge(self, hold: Hold, tokens: int, outcome: Any) -> None:
-        self.model.holds.pop((hold.id, hold.request_id), None)
-        expected = self.model.earlier(hold) or self.model.refusal(hold, tokens, self.clock, others=False)
+        day = self.forget(hold)
+        refusal = self.model.refusal(hold, tokens, self.clock, others=False, day=day)
+        expected = self.model.earlier(hold) or refusal
         if expected is not None:
             assert outcome == expected
             return
         assert (outcome.id, outcome.debit, outcome.amount) == (hold.id, hold.principal.account, tokens)
         assert outcome.code is TransferCode.CHARGE
-        self.model.transfers[outcome.id] = outcome
+        part = min(tokens, self.model.left(hold.principal.account, day))
+        self.model.add_charge(outcome, part, day)
+
+    def forget(self, hold: Hold) -> Day:
+        """The day whose allowance pays."""
+        self.model.holds.pop((hold.id, hold.request_id), None)
+        return self.model.days.pop((hold.id, hold.request_id), self.today)
 
     @rule(data=st.data())
     def charge_together(self, data: st.DataObject) -> None:
@@ -222,9 +298,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def expect_charge_of_either(self, hold: Hold, outcome: Any) -> None:
         """The cancelled charge, if it could be applied; else the charge of nothing that followed it."""
-        self.model.holds.pop((hold.id, hold.request_id), None)
+        day = self.model.days.get((hold.id, hold.request_id), self.today)
         full = self.model.earlier(hold) or self.model.refusal(
-            hold, hold.quote.amount, self.clock, others=False
+            hold, hold.quote.amount, self.clock, others=False, day=day
         )
         self.expect_charge(hold, hold.quote.tokens if full is None else 0, outcome)
 
@@ -240,7 +316,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.seen:
             hold = data.draw(st.sampled_from(self.seen))
             self.run(self.store.ledger.release(hold))
-            self.model.holds.pop((hold.id, hold.request_id), None)
+            self.forget(hold)
 
     @rule(hours=st.integers(1, 30))
     def wait(self, hours: int) -> None:
@@ -250,6 +326,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def crash_and_restart(self) -> None:
         self.runner.run(self.crash())
         self.model.holds.clear()
+        self.model.days.clear()
 
     @rule(data=st.data())
     def crash_while_charging(self, data: st.DataObject) -> None:
@@ -259,9 +336,12 @@ class LedgerMachine(RuleBasedStateMachine):
             holds = data.draw(st.lists(st.sampled_from(active), min_size=1, max_size=4, unique_by=id))
             charges = self.runner.run(self.crash_during(holds, data.draw(st.integers(0, 3))))
             self.model.holds.clear()
-            for charge in charges:
-                if charge is not None:
-                    self.model.transfers[charge.id] = charge
+            for hold, charge in zip(holds, charges, strict=True):
+                if charge is not None and charge.id not in self.model.transfers:
+                    day = self.model.days[hold.id, hold.request_id]
+                    part = min(charge.amount, self.model.left(charge.debit, day))
+                    self.model.add_charge(charge, part, day)
+            self.model.days.clear()
 
     async def crash_during(self, holds: list[Hold], steps: int) -> list[Transfer | None]:
         tasks = [asyncio.ensure_future(self.store.ledger.charge(h, h.quote.tokens, 1)) for h in holds]
@@ -281,6 +361,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for account in (ALICE, BOB):
             balance = self.run(self.store.ledger.balance(account))
             assert (balance.balance, balance.held) == (self.model.balance(account), self.model.held(account))
+            assert balance.allowance == self.model.left(account, self.today)
+            assert balance.granted == self.model.granted(account, self.today)
             assert balance.balance >= 0
 
     @invariant()

@@ -15,10 +15,13 @@ from vectoll.adapters.storage.audit import Audit
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.sqlite import connection, open_sqlite, writer
 from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
+from vectoll.domain.allowances import Day
 from vectoll.domain.errors import Unavailable
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import MAX_AMOUNT, Amount, Price
+
+TODAY = Day("2026-11-18")
 
 
 def test_holds_leave_no_trace() -> None:
@@ -26,11 +29,11 @@ def test_holds_leave_no_trace() -> None:
     book = Holds()
     taken = [make_hold(n, key="key_1", limit=limit, price=Price(1)) for n in range(10)]
     for hold in taken:
-        book.take(hold, balance=100, spent=0)
+        book.take(hold, funds=100, spent=0, day=TODAY)
     assert book.held(ALICE) == 45
     for hold in taken[::2]:
-        assert book.claim(hold)
-        assert not book.claim(hold)
+        assert book.claim(hold) == TODAY
+        assert book.claim(hold) is None
         book.release(hold)
         assert book.held(ALICE)
         book.settle(hold)
@@ -44,9 +47,9 @@ def test_holds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds, "MAX_HOLDS", 2)
     book = Holds()
     for _ in range(2):
-        book.take(make_hold(price=Price(0)), balance=0, spent=0)
+        book.take(make_hold(price=Price(0)), funds=0, spent=0, day=TODAY)
     with pytest.raises(Unavailable):
-        book.take(make_hold(price=Price(0)), balance=0, spent=0)
+        book.take(make_hold(price=Price(0)), funds=0, spent=0, day=TODAY)
 
 
 async def test_what_waits_for_a_commit_is_bounded_and_a_refused_charge_holds_nothing(
@@ -93,15 +96,15 @@ def test_periods_start_in_utc_whatever_the_zone() -> None:
 def test_an_audit_adds_beyond_64_bits() -> None:
     auditing = Audit()
     house, customer = AccountId("$credit:2026-11"), AccountId("a")
-    auditing.read((n, house, customer, MAX_AMOUNT, "CREDIT", None, 0) for n in range(1, 101))
-    auditing.compare([(house, -100 * MAX_AMOUNT), (customer, 100 * MAX_AMOUNT)], [])
+    auditing.read((n, house, customer, MAX_AMOUNT, "CREDIT", None, 0, "") for n in range(1, 101))
+    auditing.compare([(house, -100 * MAX_AMOUNT), (customer, 100 * MAX_AMOUNT)], [], [])
     assert auditing.verdict().is_clean
 
 
 def test_an_audit_lists_only_so_many_disagreements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MAX_DISAGREEMENTS", 3)
     auditing = Audit()
-    auditing.compare([(AccountId(f"account_{n}"), 1) for n in range(10)], [])
+    auditing.compare([(AccountId(f"account_{n}"), 1) for n in range(10)], [], [])
     verdict = auditing.verdict()
     assert len(verdict.disagreements) == 4
     assert (

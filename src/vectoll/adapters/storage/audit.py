@@ -10,8 +10,14 @@ from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.ledger import Disagreement, TransferCode, Verification, is_system
 from vectoll.domain.money import MAX_AMOUNT
 
-Posting = tuple[int, AccountId, AccountId, int, str, KeyId | None, int]
-"""What an audit reads of a transfer: seq, debit, credit, amount, code, key, created_at in microseconds."""
+Posting = tuple[int, AccountId, AccountId, int, str, KeyId | None, int, str]
+"""What an audit reads of a transfer: seq, debit, credit, amount, code, key, created_at in microseconds, note.
+
+The note matters for allowances alone, whose day it is.
+"""
+
+AllowanceOfDay = tuple[AccountId, str, int, int]
+"""An account, a day, what was granted and what is spent."""
 
 SpendPeriod = tuple[KeyId, LimitPeriod, int]
 """A key, a kind of period, and the period's start in microseconds."""
@@ -28,6 +34,7 @@ class Audit:
     def __init__(self) -> None:
         self._balances: defaultdict[AccountId, int] = defaultdict(int)
         self._spent_by_day: defaultdict[tuple[KeyId, int], int] = defaultdict(int)
+        self._allowances: defaultdict[tuple[AccountId, str], int] = defaultdict(int)
         self._accounts = 0
         self._transfers = 0
         self._found: list[Disagreement] = []
@@ -37,9 +44,9 @@ class Audit:
         """Add up transfers; says which are missing or could never have been applied."""
         balances, spent_by_day = self._balances, self._spent_by_day
         count = self._transfers
-        charge = TransferCode.CHARGE.value
+        charge, allowance = TransferCode.CHARGE.value, TransferCode.ALLOWANCE.value
         previous = count
-        for seq, debit, credit, amount, code, key, created_at in postings:
+        for seq, debit, credit, amount, code, key, created_at, note in postings:
             if seq != previous + 1:
                 self.disagree(f"transfers after seq {previous}", f"seq {previous + 1}", f"seq {seq}")
             previous = seq
@@ -54,10 +61,15 @@ class Audit:
             balances[credit] += amount
             if key is not None and code == charge:
                 spent_by_day[key, created_at // DAY_MICROS] += amount
+            elif code == allowance:
+                self._allowances[credit, note] += amount
         self._transfers = count
 
     def compare(
-        self, balances: Iterable[tuple[AccountId, int]], spends: Iterable[tuple[SpendPeriod, int]]
+        self,
+        balances: Iterable[tuple[AccountId, int]],
+        spends: Iterable[tuple[SpendPeriod, int]],
+        allowances: Iterable[AllowanceOfDay],
     ) -> None:
         """Hold what is stored against what was added up."""
         self._compare_balances(dict(balances))
@@ -68,6 +80,19 @@ class Audit:
         for period, right in expected.items():
             if right:
                 self.disagree(f"spend of {_name(period)}", str(right), "none")
+
+        self._compare_allowances(allowances)
+
+    def _compare_allowances(self, stored: Iterable[AllowanceOfDay]) -> None:
+        expected = dict(self._allowances)
+        for account, day, granted, spent in stored:
+            subject = f"allowance of {account} on {day}"
+            if (right := expected.pop((account, day), 0)) != spent:
+                self.disagree(subject, f"{right} spent", f"{spent} spent")
+            if spent > granted:
+                self.disagree(subject, f"at most {granted} spent", f"{spent} spent")
+        for (account, day), right in expected.items():
+            self.disagree(f"allowance of {account} on {day}", f"{right} spent", "none")
 
     def verdict(self) -> Verification:
         """What was seen."""

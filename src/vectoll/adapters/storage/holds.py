@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from vectoll.adapters.storage.rules import available, check_limit, limited_key
+from vectoll.domain.allowances import Day
 from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance, Unavailable
 from vectoll.domain.ids import AccountId, KeyId, RequestId, TransferId
 from vectoll.domain.ledger import Hold
@@ -21,7 +22,7 @@ class Holds:
     """
 
     def __init__(self) -> None:
-        self._active: dict[TransferId, dict[RequestId, Hold]] = {}
+        self._active: dict[TransferId, dict[RequestId, tuple[Hold, Day]]] = {}
         self._by_account: dict[AccountId, int] = {}
         self._by_key: dict[KeyId, int] = {}
 
@@ -29,14 +30,14 @@ class Holds:
         """The sum of an account's holds, those being charged included."""
         return Amount(self._by_account.get(account, ZERO))
 
-    def take(self, hold: Hold, balance: int, spent: int) -> None:
-        """Hold, when the quote fits ``balance`` and the key's limit beside everything that is held already.
+    def take(self, hold: Hold, funds: int, spent: int, day: Day) -> None:
+        """Hold, when the quote fits ``funds`` (balance and the day's allowance) and the key's limit beside everything that is held already.
 
         ``spent`` is what the key has spent in its present period. Taking a hold that is active changes nothing.
         Raises IdempotencyConflict, InsufficientBalance, SpendLimitReached, or Unavailable for too many holds.
         """
         same_id = self._active.get(hold.id, {})
-        if any(other.fingerprint != hold.fingerprint for other in same_id.values()):
+        if any(other.fingerprint != hold.fingerprint for other, _ in same_id.values()):
             raise IdempotencyConflict
         if hold.request_id in same_id:
             return
@@ -44,22 +45,26 @@ class Holds:
             raise Unavailable("Too many requests are in flight. Please try again.", retry_after_s=1)
         amount, account = hold.quote.amount, hold.principal.account
         held = self._by_account.get(account, ZERO)
-        if balance - held < amount:
-            raise InsufficientBalance(amount, available(balance, held))
+        if funds - held < amount:
+            raise InsufficientBalance(amount, available(funds, held))
         if limited := limited_key(hold):
             key, limit = limited
             check_limit(limit, spent, self._by_key.get(key, ZERO) + amount)
-        self._active.setdefault(hold.id, {})[hold.request_id] = hold
+        self._active.setdefault(hold.id, {})[hold.request_id] = hold, day
         self._count(hold, amount)
 
-    def claim(self, hold: Hold) -> bool:
-        """Whether the hold was active; from now on it is not, but its amount stays held until ``settle``."""
+    def claim(self, hold: Hold) -> Day | None:
+        """The day on which the hold was taken, None when it is not active.
+
+        From now on it is not, but its amount stays held until ``settle``.
+        """
         same_id = self._active.get(hold.id, {})
-        if same_id.pop(hold.request_id, None) is None:
-            return False
+        found = same_id.pop(hold.request_id, None)
+        if found is None:
+            return None
         if not same_id:
             del self._active[hold.id]
-        return True
+        return found[1]
 
     def settle(self, hold: Hold) -> None:
         """Give back what a claimed hold holds."""
@@ -67,7 +72,7 @@ class Holds:
 
     def release(self, hold: Hold) -> None:
         """Give back an active hold; does nothing for any other."""
-        if self.claim(hold):
+        if self.claim(hold) is not None:
             self.settle(hold)
 
     def _count(self, hold: Hold, amount: int) -> None:

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.audit import Audit, SpendPeriod
 from vectoll.adapters.storage.holds import Holds
+from vectoll.adapters.storage.memory_allowances import AllowanceBook, MemoryAllowances
 from vectoll.adapters.storage.memory_wallets import MemoryHistory, MemoryNonceStore, MemoryPayments
 from vectoll.adapters.storage.times import period_starts, to_micros
-from vectoll.domain.errors import InvalidRequest
+from vectoll.domain.allowances import Day, day_of
+from vectoll.domain.errors import IdempotencyConflict, InvalidRequest
 from vectoll.domain.identity import ApiKey, LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId, KeyId, TransferId
 from vectoll.domain.ledger import Balance, Hold, Transfer, TransferCode, Verification
@@ -28,6 +30,7 @@ class MemoryStore:
         self.payments = MemoryPayments(self.ledger)
         self.nonces = MemoryNonceStore()
         self.history = MemoryHistory(self.ledger)
+        self.allowances = self.ledger.allowances
 
     async def close(self) -> None:
         """Nothing to free."""
@@ -42,24 +45,31 @@ class MemoryLedger:
         self._transfers: dict[TransferId, Transfer] = {}
         self._balances: dict[AccountId, int] = {}
         self._spent: defaultdict[SpendPeriod, int] = defaultdict(int)
+        self._allowances = AllowanceBook()
+        self.allowances = MemoryAllowances(self._allowances, clock, self._balances, self.open_account)
 
     async def hold(self, hold: Hold) -> Transfer | None:
         """Set the quote aside, or return the earlier charge."""
         rules.check_holder(hold.principal.account)
         if existing := self._transfers.get(hold.id):
             return rules.earlier_charge(existing, hold)
-        balance = self._balances.get(hold.principal.account, ZERO)
-        self._holds.take(hold, balance, self._spent_by(hold))
+        account, today = hold.principal.account, day_of(self._clock.now())
+        funds = self._balances.get(account, ZERO) + self._allowances.left(account, today)
+        self._holds.take(hold, funds, self._spent_by(hold), today)
         return None
 
     async def charge(self, hold: Hold, tokens: int, duration_ms: int) -> Transfer:
         """Charge what was used; the hold is gone afterwards."""
-        self._holds.release(hold)
-        charge = rules.charge_of(hold, tokens, duration_ms, self._clock.now())
+        now = self._clock.now()
+        day = self._holds.claim(hold)
+        if day is not None:
+            self._holds.settle(hold)
+        charge = rules.charge_of(hold, tokens, duration_ms, now)
         if existing := self._transfers.get(hold.id):
             return rules.earlier_charge(existing, hold)
         if limited := rules.limited_key(hold):
             rules.check_limit(limited[1], self._spent_by(hold), charge.amount)
+        self._pay_from_allowance(charge, day or day_of(now))
         return self._apply(charge)
 
     async def release(self, hold: Hold) -> None:
@@ -75,7 +85,13 @@ class MemoryLedger:
 
     async def balance(self, account: AccountId) -> Balance:
         """What an account has and what is held of it."""
-        return Balance(Amount(self._balances.get(account, ZERO)), self._holds.held(account))
+        granted, spent = self._allowances.granted(account, day_of(self._clock.now()))
+        return Balance(
+            Amount(self._balances.get(account, ZERO)),
+            self._holds.held(account),
+            Amount(granted - spent),
+            Amount(granted),
+        )
 
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:
         """One transfer by id."""
@@ -107,15 +123,28 @@ class MemoryLedger:
         """Recompute the books."""
         audit = Audit()
         audit.read(
-            (t.seq, t.debit, t.credit, t.amount, t.code, t.key, to_micros(t.created_at))
+            (t.seq, t.debit, t.credit, t.amount, t.code, t.key, to_micros(t.created_at), t.note)
             for t in self._transfers.values()
         )
-        audit.compare(self._balances.items(), self._spent.items())
+        audit.compare(self._balances.items(), self._spent.items(), self._allowances.rows())
         return audit.verdict()
 
     def open_account(self, account: AccountId) -> None:
         """Make an account with nothing in it, if it does not exist."""
         self._balances.setdefault(account, ZERO)
+
+    def _pay_from_allowance(self, charge: Transfer, day: Day) -> None:
+        """Move the allowance's part of a charge into the account; nothing when the charge is going to be refused."""
+        account = charge.debit
+        balance = self._balances.get(account, ZERO)
+        part = rules.allowance_part(charge, self._allowances.left(account, day), balance, day)
+        if part is None:
+            return
+        rules.check_movement(charge, balance + part.amount, self._balances.get(charge.credit, ZERO))
+        if part.id in self._transfers:
+            raise IdempotencyConflict
+        self._apply(part)
+        self._allowances.spend(account, day, part.amount)
 
     def _apply(self, transfer: Transfer) -> Transfer:
         debit = self._balances.get(transfer.debit, ZERO)

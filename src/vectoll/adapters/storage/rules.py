@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from vectoll.adapters.storage.times import to_micros
+from vectoll.domain.allowances import Day
 from vectoll.domain.errors import (
     Forbidden,
     IdempotencyConflict,
@@ -12,12 +13,13 @@ from vectoll.domain.errors import (
     Unavailable,
 )
 from vectoll.domain.identity import LimitPeriod, SpendLimit
-from vectoll.domain.ids import AccountId, KeyId
+from vectoll.domain.ids import AccountId, KeyId, TransferId
 from vectoll.domain.ledger import Hold, Transfer, TransferCode, is_system, system_account
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, format_usd
 from vectoll.ports.ledger import UsageQuery
 
 TRAILING_DAYS = 7
+_FROM_HOLDS = (TransferCode.CHARGE, TransferCode.ALLOWANCE)
 
 
 def charged_amount(hold: Hold, tokens: int) -> Amount:
@@ -42,6 +44,23 @@ def charge_of(hold: Hold, tokens: int, duration_ms: int, now: datetime) -> Trans
         tokens=tokens,
         duration_ms=duration_ms,
         fingerprint=hold.fingerprint,
+    )
+
+
+def allowance_part(charge: Transfer, left: int, balance: int, day: Day) -> Transfer | None:
+    """The transfer by which ``left`` of a day's allowance pays its part of a charge; None where it pays nothing."""
+    amount = min(left, charge.amount, MAX_AMOUNT - balance)
+    if amount <= 0:
+        return None
+    return Transfer(
+        id=TransferId(f"{charge.id}.allowance"),
+        debit=system_account("allowance", charge.created_at),
+        credit=charge.debit,
+        amount=Amount(amount),
+        code=TransferCode.ALLOWANCE,
+        created_at=charge.created_at,
+        request_id=charge.request_id,
+        note=day,
     )
 
 
@@ -72,7 +91,7 @@ def _movement(transfer: Transfer) -> tuple[AccountId, AccountId, Amount, Transfe
 
 def check_post(transfer: Transfer) -> None:
     """Raises InvalidRequest for a transfer that no ledger may hold."""
-    if transfer.code is TransferCode.CHARGE:
+    if transfer.code in _FROM_HOLDS:
         raise InvalidRequest("a charge is made from a hold, not posted")
     if transfer.debit == transfer.credit:
         raise InvalidRequest("a transfer needs two different accounts")
@@ -106,7 +125,7 @@ def check_movement(transfer: Transfer, debit_balance: int, credit_balance: int) 
     ):
         if abs(after) > MAX_AMOUNT:
             message = f"the account {account} cannot hold more than ${format_usd(MAX_AMOUNT, decimals=0)}"
-            raise Unavailable(message) if transfer.code is TransferCode.CHARGE else InvalidRequest(message)
+            raise Unavailable(message) if transfer.code in _FROM_HOLDS else InvalidRequest(message)
 
 
 def check_limit(limit: SpendLimit, spent: int, amount: int) -> None:

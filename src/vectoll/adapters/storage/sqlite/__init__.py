@@ -7,13 +7,14 @@
     await store.close()
 
 The pieces: ``reader`` reads, ``writer`` commits groups of operations, ``work`` is one transaction's changes, and
-``ledger``, ``keys``, ``payments`` and ``nonces`` are the ports on top. Statements are in ``sql/``, the schema is in
+``ledger``, ``keys``, ``payments``, ``nonces`` and ``allowances`` are the ports on top. Statements are in ``sql/``, the schema is in
 ``migrations/``.
 """
 
 import asyncio
 from pathlib import Path
 
+from vectoll.adapters.storage.sqlite.allowances import SqliteAllowances
 from vectoll.adapters.storage.sqlite.connection import prepare
 from vectoll.adapters.storage.sqlite.history import SqliteHistory
 from vectoll.adapters.storage.sqlite.keys import SqliteKeys
@@ -39,6 +40,7 @@ class SqliteStore:
         self.payments = SqlitePayments(self._writer, self._reader)
         self.nonces = SqliteNonces(self._writer)
         self.history = SqliteHistory(self._reader)
+        self.allowances = SqliteAllowances(self._writer, self._reader, clock)
 
     async def close(self) -> None:
         """Commit and answer everything that was asked for, then free the file. Later calls raise Draining."""

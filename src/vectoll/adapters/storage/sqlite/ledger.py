@@ -9,10 +9,11 @@ from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
-from vectoll.adapters.storage.sqlite.rows import read_balance, read_transfer, to_transfer
+from vectoll.adapters.storage.sqlite.rows import read_transfer, to_transfer
 from vectoll.adapters.storage.sqlite.verification import verify
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.adapters.storage.times import from_micros, to_micros
+from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import PaymentRequired
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId, KeyId, TransferId
@@ -58,11 +59,12 @@ class SqliteLedger:
         Without an active hold (it was released, or the process has restarted) the charge is applied if the account's
         balance and the key's limit allow it, as a transfer that is posted would be.
         """
-        was_held = self._holds.claim(hold)
+        day = self._holds.claim(hold)
+        was_held = day is not None
         try:
             rules.charged_amount(hold, tokens)
             charged = self._writer.submit(
-                lambda work: work.charge(hold, tokens, duration_ms),
+                lambda work: work.charge(hold, tokens, duration_ms, day),
                 settle=(lambda: self._holds.settle(hold)) if was_held else None,
             )
         except BaseException:
@@ -102,22 +104,28 @@ class SqliteLedger:
         return await self._reader.read_in_thread(verify)
 
     def _balance(self, account: AccountId) -> Balance:
-        balance = self._reader.read(lambda db: read_balance(db, account))
-        return Balance(balance, self._holds.held(account))
+        facts = (account, day_of(self._clock.now()))
+        row = self._reader.read(lambda db: db.execute(sql("balance_and_allowance"), facts).fetchone())
+        balance, granted, spent = (Amount(value or ZERO) for value in row)
+        return Balance(balance, self._holds.held(account), Amount(granted - spent), granted)
 
     def _try_hold(self, hold: Hold) -> Transfer | None:
         """One step: look at the file once, then decide."""
+        now = self._clock.now()
         period: tuple[object, ...] = (None, None, None)
         if limited := rules.limited_key(hold):
             key, limit = limited
-            period = (key, *rules.period_of(limit, self._clock.now()))
-        facts = (hold.id, hold.principal.account, *period)
-        seq, balance, spent = self._reader.read(lambda db: db.execute(sql("hold_facts"), facts).fetchone())
+            period = (key, *rules.period_of(limit, now))
+        today = day_of(now)
+        facts = (hold.id, hold.principal.account, today, *period)
+        seq, balance, allowance, spent = self._reader.read(
+            lambda db: db.execute(sql("hold_facts"), facts).fetchone()
+        )
         if seq is not None:
             existing = self._reader.read(lambda db: read_transfer(db, hold.id))
             assert existing is not None
             return rules.earlier_charge(existing, hold)
-        self._holds.take(hold, balance or ZERO, spent or ZERO)
+        self._holds.take(hold, (balance or ZERO) + (allowance or ZERO), spent or ZERO, today)
         return None
 
 

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import cast
 
-from vectoll.adapters.storage.audit import Audit, Posting, SpendPeriod
+from vectoll.adapters.storage.audit import AllowanceOfDay, Audit, Posting, SpendPeriod
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.domain.identity import LimitPeriod
 from vectoll.domain.ids import AccountId
@@ -21,7 +21,11 @@ def verify(db: sqlite3.Connection) -> Verification:
             if fault != "ok":
                 audit.disagree("database file", "intact", fault)
         audit.read(cast(Iterable[Posting], db.execute(sql("all_postings"))))
-        audit.compare(cast(Iterable[tuple[AccountId, int]], db.execute(sql("all_balances"))), _spends(db))
+        audit.compare(
+            cast(Iterable[tuple[AccountId, int]], db.execute(sql("all_balances"))),
+            _spends(db),
+            cast(Iterable[AllowanceOfDay], db.execute(sql("all_allowances"))),
+        )
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
             raise

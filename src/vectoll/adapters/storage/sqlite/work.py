@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.sqlite.allowance_rows import AllowanceRows
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.rows import from_transfer, read_transfer
 from vectoll.adapters.storage.times import period_starts
-from vectoll.domain.errors import Unavailable, VectollError
+from vectoll.domain.allowances import Day, day_of
+from vectoll.domain.errors import IdempotencyConflict, Unavailable, VectollError
 from vectoll.domain.identity import SpendLimit
 from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.ledger import Hold, Transfer, TransferCode
@@ -25,22 +27,35 @@ class Work:
 
     def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
         self.connection = connection
-        self._now = now
+        self.now = now
+        self.today = day_of(now)
+        self.allowances = AllowanceRows(connection)
         self._periods = dict(period_starts(now))
         self._balances: dict[AccountId, int] = {}
         self._missing: set[AccountId] = set()
         self._changed: set[AccountId] = set()
         self._spent: dict[tuple[KeyId, str, int], int] = {}
 
-    def charge(self, hold: Hold, tokens: int, duration_ms: int) -> Transfer:
-        """Apply a charge, or find the one that was applied. Raises as ``Ledger.charge`` does."""
-        charge = rules.charge_of(hold, tokens, duration_ms, self._now)
+    def charge(self, hold: Hold, tokens: int, duration_ms: int, day: Day | None) -> Transfer:
+        """Apply a charge, or find the one that was applied. Raises as ``Ledger.charge`` does.
+
+        ``day`` is when the hold was taken, None where it is not active.
+        """
+        charge = rules.charge_of(hold, tokens, duration_ms, self.now)
         limited = rules.limited_key(hold)
-        return self._apply(
-            charge,
-            limit=None if limited is None else limited[1],
-            earlier=lambda existing: rules.earlier_charge(existing, hold),
-        )
+        limit = None if limited is None else limited[1]
+        day = day or self.today
+        left = self.allowances.left(charge.debit, day)
+        part = rules.allowance_part(charge, left, self._balance(charge.debit), day) if left else None
+        if part is not None:
+            if existing := read_transfer(self.connection, charge.id):
+                return rules.earlier_charge(existing, hold)
+            self._spends(charge, limit)  # whatever refuses the charge refuses before the first change
+            funds = self._balance(charge.debit) + part.amount
+            rules.check_movement(charge, funds, self._balance(charge.credit))
+            self._apply(part, None, _conflict)
+            self.allowances.spend(charge.debit, day, part.amount)
+        return self._apply(charge, limit, lambda existing: rules.earlier_charge(existing, hold))
 
     def post(self, transfer: Transfer) -> Transfer:
         """Apply any other transfer, or find the one that was applied. Raises as ``Ledger.post`` does."""
@@ -50,6 +65,10 @@ class Work:
         """What the account has, with this transaction's changes."""
         return Amount(self._balance(account))
 
+    def open_account(self, account: AccountId) -> None:
+        """Make an account with nothing in it, if it does not exist."""
+        self._set_balance(account, self._balance(account))
+
     def flush(self) -> None:
         """Write what changed. Must be the last call before the commit."""
         balances = self._balances
@@ -57,6 +76,7 @@ class Work:
         self.connection.executemany(
             sql("set_spent"), [(*period, spent) for period, spent in self._spent.items()]
         )
+        self.allowances.flush()
 
     def _apply(
         self, transfer: Transfer, limit: SpendLimit | None, earlier: Callable[[Transfer], Transfer]
@@ -120,3 +140,7 @@ class Work:
             self._missing.discard(account)
         self._balances[account] = balance
         self._changed.add(account)
+
+
+def _conflict(_: Transfer) -> Transfer:
+    raise IdempotencyConflict

@@ -2,9 +2,13 @@
 
 -- name: hold_facts
 SELECT
-    (SELECT seq FROM transfers WHERE id = ?),
-    (SELECT balance FROM accounts WHERE id = ?),
-    (SELECT spent FROM key_spend WHERE key = ? AND period = ? AND start = ?);
+    (SELECT seq FROM transfers WHERE id = ?1),
+    (SELECT balance FROM accounts WHERE id = ?2),
+    coalesce(
+        (SELECT granted - spent FROM allowances WHERE account = ?2 AND day = ?3),
+        (SELECT per_day FROM daily_grants WHERE account = ?2)
+    ),
+    (SELECT spent FROM key_spend WHERE key = ?4 AND period = ?5 AND start = ?6);
 
 -- name: balance
 SELECT balance FROM accounts WHERE id = ?;
@@ -59,7 +63,9 @@ SELECT coalesce(sum(spent), 0) FROM key_spend WHERE key = ? AND period = ? AND s
 SELECT created_at FROM transfers WHERE key = ? ORDER BY seq DESC LIMIT 1;
 
 -- name: all_postings
-SELECT seq, debit, credit, amount, code, key, created_at FROM transfers ORDER BY seq;
+SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END
+FROM transfers
+ORDER BY seq;
 
 -- name: all_balances
 SELECT id, balance FROM accounts;
