@@ -86,6 +86,8 @@ async def open_services(settings: Settings, store: SqliteStore, clock: Clock) ->
     authenticators = _authenticators(settings, store.keys, clock)
     async with AsyncExitStack() as stack:
         wallets = None
+        if settings.allowance.enabled and not settings.x402.enabled:
+            raise ConfigurationError("allowance.enabled needs x402.enabled")
         if settings.x402.enabled:
             from vectoll.rails import open_wallets
 

@@ -4,14 +4,17 @@ Nothing here is imported unless ``x402.enabled`` is on.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from urllib.parse import urlsplit
 
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.chains.secp256k1 import SigningKey
 from vectoll.adapters.chains.solana import SolanaKey, token_account
+from vectoll.adapters.chains.stakes import EvmStakes
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.eip3009 import Eip3009
 from vectoll.adapters.payments.facilitator import AnySender, FacilitatorRail
@@ -22,8 +25,10 @@ from vectoll.adapters.wallets.contracts import ContractWallets as ContractWallet
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.signin import ContractWallets, SiwxAuthenticator
+from vectoll.core.stakes import StakedAllowances
 from vectoll.core.topup import TopUps, Waiting
 from vectoll.core.wallet_keys import WalletKeys
+from vectoll.domain.allowances import TOKEN_DECIMALS
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.payments import PaymentOption
 from vectoll.domain.siwx import BASE, SOLANA, SignInRules, host_of
@@ -80,6 +85,8 @@ async def open_wallets(
         )
         watch = asyncio.create_task(top_ups.watch(settings.x402.reconcile_interval_s))
         stack.push_async_callback(_stop, watch)
+        if settings.allowance.enabled:
+            await stack.enter_async_context(watch_stakes(settings, store, clock))
         keys = WalletKeys(urlsplit(public_url).netloc, verifiers, store.nonces, clock)
         asking = Asking(public_url, top_ups.options)
         yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
@@ -98,6 +105,31 @@ async def open_top_ups(
         await top_ups.close()
         for rail in rails:
             await rail.close()
+
+
+@asynccontextmanager
+async def watch_stakes(settings: Settings, store: SqliteStore, clock: Clock) -> AsyncIterator[None]:
+    """Stakes become daily allowances in the background. Raises ConfigurationError."""
+    token = _address("allowance.token", settings.allowance.token, Family.EVM)
+    minimum = _base_units(settings.allowance.minimum_units)
+    if not settings.x402.base.rpc_url:
+        raise ConfigurationError("allowance.enabled needs x402.base.rpc_url")
+    rpc = JsonRpc(settings.x402.base.rpc_url)
+    watch = asyncio.create_task(
+        StakedAllowances(store.allowances, EvmStakes(rpc, token), clock, minimum).watch()
+    )
+    try:
+        yield
+    finally:
+        await _stop(watch)
+        await rpc.close()
+
+
+def _base_units(text: str) -> int:
+    """A number of whole tokens in base units. Raises ConfigurationError."""
+    if re.fullmatch(rf"\d{{1,18}}(\.\d{{1,{TOKEN_DECIMALS}}})?", text, re.ASCII):
+        return int(Decimal(text).scaleb(TOKEN_DECIMALS, Context(prec=60)))
+    raise ConfigurationError("allowance.minimum_units must be a number of tokens, e.g. 0.1")
 
 
 def make_rails(settings: Settings) -> Sequence[Rail]:

@@ -21,6 +21,8 @@ ENV_PREFIX = "VECTOLL_"
 NOT_SETTINGS = frozenset({"VECTOLL_CONFIG", "VECTOLL_API_KEY"})
 """Variables with the prefix that are for the command line: the settings file, and `vectoll embed --api-key`."""
 
+DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -131,6 +133,14 @@ class X402Settings(Struct, frozen=True, forbid_unknown_fields=True):
     solana: SolanaSettings = field(default_factory=SolanaSettings)
 
 
+class AllowanceSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[allowance]``: staked tokens are worth a dollar a day each. Needs `x402.base`."""
+
+    enabled: bool = False  # Whether wallets get a daily allowance for what they have staked.
+    token: str = DIEM  # The token's contract on Base, which answers stakedInfos(address); DIEM when left out.
+    minimum_units: str = "0.1"  # A smaller stake, in whole tokens, is worth nothing.
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[log]``: one line per event on standard error."""
 
@@ -205,6 +215,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = field(default_factory=LogSettings)
     siwx: SiwxSettings = field(default_factory=SiwxSettings)
     x402: X402Settings = field(default_factory=X402Settings)
+    allowance: AllowanceSettings = field(default_factory=AllowanceSettings)
     models: tuple[ModelSettings, ...] = ()
 
 

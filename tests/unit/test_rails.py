@@ -1,5 +1,6 @@
 """A rail that is configured by half is one clear line, and no secret is ever in it."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.facilitator import FacilitatorRail
+from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.domain.errors import ConfigurationError
-from vectoll.rails import make_rails
+from vectoll.ports.clock import SystemClock
+from vectoll.rails import make_rails, watch_stakes
 from vectoll.settings import Settings, load_settings
 
 BASE = {"rpc_url": "http://rpc.example/secret", "pay_to": "0x" + "5e" * 20, "settlement_key": "11" * 32}
@@ -77,3 +80,36 @@ def test_no_secret_is_in_the_repr_of_the_settings() -> None:
     assert "secret" not in text
     assert "11" * 32 not in text
     assert "hush" not in text
+
+
+@pytest.mark.parametrize(
+    ("allowance", "base", "names"),
+    [
+        ({"token": "0x12"}, BASE, "allowance.token"),
+        ({"minimum_units": "lots"}, BASE, "allowance.minimum_units"),
+        ({"minimum_units": "1e9"}, BASE, "allowance.minimum_units"),
+        ({}, {}, "x402.base.rpc_url"),
+    ],
+)
+async def test_allowances_configured_by_half(
+    allowance: dict[str, Any], base: dict[str, Any], names: str, tmp_path: Path
+) -> None:
+    tables = {"x402": {"base": base}, "allowance": {"enabled": True} | allowance}
+    configured = load_settings(Path("/dev/null"), tables, {})
+    store = await open_sqlite(tmp_path)
+    with pytest.raises(ConfigurationError, match=names):
+        async with watch_stakes(configured, store, SystemClock()):
+            pass
+    await store.close()
+
+
+async def test_stakes_are_watched_until_the_server_ends(tmp_path: Path) -> None:
+    configured = load_settings(
+        Path("/dev/null"), {"x402": {"base": BASE | {"rpc_url": "http://127.0.0.1:9"}}}, {}
+    )
+    store = await open_sqlite(tmp_path)
+    before = asyncio.all_tasks()
+    async with watch_stakes(configured, store, SystemClock()):
+        assert len(asyncio.all_tasks() - before) == 1
+    assert asyncio.all_tasks() == before
+    await store.close()

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from vectoll import __version__
+from vectoll.cli.allowance import allowance
 from vectoll.cli.completion import completion
 from vectoll.cli.config import config
 from vectoll.cli.credit import credit
@@ -47,7 +48,20 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-for _command in (serve, embed, keys, credit, usage, ledger, payments, models, config, completion, reference):
+for _command in (
+    serve,
+    embed,
+    keys,
+    credit,
+    allowance,
+    usage,
+    ledger,
+    payments,
+    models,
+    config,
+    completion,
+    reference,
+):
     cli.add_command(_command)
 
 

@@ -41,7 +41,7 @@ async def _admit_principal(request: Request, principal: Principal) -> Permit:
 
 
 async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
-    """``admit`` for the routes that are paid for; a wallet needs some credit to be let in.
+    """``admit`` for the routes that are paid for; a wallet needs some credit or allowance to be let in.
 
     A payment header is refused, or settled and served as its payer's where ``x402.pay_on_inference`` is on. Raises
     what ``admit`` raises, PaymentRequired, PaymentHeaderNotAccepted and what ``TopUps.top_up`` raises.
@@ -55,7 +55,7 @@ async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
     else:
         principal, permit = await _admit_payer(request, services.wallets, header)
     if principal.wallet is not None:
-        balance = (await services.ledger.balance(principal.account)).balance
+        balance = (await services.ledger.balance(principal.account)).total
         if balance < MIN_WALLET_BALANCE:
             raise WalletBalanceTooLow(MIN_WALLET_BALANCE, balance)
     return principal, permit

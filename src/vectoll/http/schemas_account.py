@@ -130,7 +130,7 @@ class ApiTier(Struct):
 
 
 class TierBalances(Struct):
-    """Credit in each currency."""
+    """Credit, and as DIEM what is left of today's allowance, in dollars both."""
 
     USD: Decimal
     DIEM: Decimal = Decimal(0)
@@ -168,10 +168,10 @@ class RateLimitsResponse(Struct):
 
 
 class CurrencyBalances(Struct):
-    """What is left. There is no DIEM here: null."""
+    """What is left. ``diem`` is what is left of today's allowance in dollars; null where there is none today."""
 
     usd: Decimal
-    diem: None = None
+    diem: Decimal | None = None
 
 
 class BillingBalance(Struct):
@@ -179,8 +179,8 @@ class BillingBalance(Struct):
 
     balances: CurrencyBalances
     canConsume: bool
-    consumptionCurrency: Literal["USD"] | None
-    diemEpochAllocation: int = 0
+    consumptionCurrency: Literal["USD", "DIEM"] | None
+    diemEpochAllocation: Decimal = Decimal(0)
 
 
 class InferenceDetails(Struct):

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from vectoll.http.schemas_account import CreateApiKeyRequest
 
@@ -178,6 +178,7 @@ class WalletBalance(Struct):
     canConsume: bool
     minimumTopUpUsd: Decimal
     suggestedTopUpUsd: Decimal
+    diemBalanceUsd: Decimal | UnsetType = UNSET
 
 
 class WalletBalanceResponse(Struct):

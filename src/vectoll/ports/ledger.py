@@ -38,11 +38,11 @@ class Ledger(Protocol):
     async def hold(self, hold: Hold) -> Transfer | None:
         """Set ``hold.quote.amount`` aside, in one atomic step over the account and the key's spend limit.
 
-        It may take the balance and what is left of today's allowance. Returns None when held. Returns the earlier charge, and holds nothing, when a charge of this id exists
-        already with an equal fingerprint: the request was paid for and may be answered again. Two holds under one
-        id (told apart by ``request_id``) may be active at once; the first charge wins. A cancelled call holds
-        nothing. Raises InsufficientBalance, SpendLimitReached, or IdempotencyConflict (the id exists with another
-        fingerprint).
+        It may take the balance and what is left of today's allowance. Returns None when held. Returns the earlier
+        charge, and holds nothing, when a charge of this id exists already with an equal fingerprint: the request was
+        paid for and may be answered again. Two holds under one id (told apart by ``request_id``) may be active at
+        once; the first charge wins. A cancelled call holds nothing. Raises InsufficientBalance, SpendLimitReached,
+        or IdempotencyConflict (the id exists with another fingerprint).
         """
         ...
 
@@ -64,7 +64,7 @@ class Ledger(Protocol):
         ...
 
     async def post(self, transfer: Transfer) -> Transfer:
-        """Apply a transfer that is not a charge (nor the allowance's part in one): credit, top-up, refund. Creates customer accounts as needed.
+        """Apply a credit, top-up, refund or reversal. Creates customer accounts as needed.
 
         The same id is applied once: returns what is stored. Raises IdempotencyConflict when the id was used for
         a different amount, account or code, InsufficientBalance when the debited customer has too little.

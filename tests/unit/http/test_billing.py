@@ -17,6 +17,7 @@ from tests.unit.http.conftest import Client
 
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.ids import AccountId
+from vectoll.domain.money import usd
 from vectoll.http.cursor import Walk, read_cursor, write_cursor
 
 Connect = Callable[..., Client]
@@ -40,6 +41,25 @@ async def used(client: Client, clock: FixedClock) -> Client:
         assert (await client.embed([1] * (n + 3))).status_code == 200
         clock.advance(minutes=1)
     return client
+
+
+async def test_balance_with_an_allowance(client: Client, server: FakeServer) -> None:
+    await server.store.allowances.grant(AccountId("acct_1"), usd("0.000001"))
+    await client.embed([1] * 10)  # 0.000000125 dollars
+    response = await client.get("/api/v1/billing/balance")
+    assert json.loads(response.text, parse_float=Decimal) == {
+        "balances": {"diem": 0, "usd": 5},
+        "canConsume": True,
+        "consumptionCurrency": "DIEM",
+        "diemEpochAllocation": Decimal("0.000001"),
+    }
+    for _ in range(4):
+        assert (await client.embed([1] * 30)).status_code == 200
+    body = (await client.get("/api/v1/billing/balance")).json()
+    assert (body["consumptionCurrency"], body["balances"]) == ("USD", {"diem": 0, "usd": 4.999999})
+    await server.store.allowances.grant(AccountId("acct_1"), usd(3))
+    limits = (await client.get("/api/v1/api_keys/rate_limits")).json()["data"]
+    assert limits["balances"] == {"USD": 4.999999, "DIEM": 2.999999}
 
 
 async def test_balance(client: Client, server: FakeServer, connect: Connect) -> None:

@@ -225,6 +225,16 @@ async def test_a_payment_that_was_topped_up_before_buys_nobody_in(paying: Shop, 
     assert (await paying.embed(payment)).status_code == 409
 
 
+async def test_a_wallet_with_an_allowance_alone_is_served(shop: Shop, wallet: Wallet) -> None:
+    await shop.fake.store.allowances.grant(AccountId(wallet.id), usd(1))
+    answer = await shop.embed(wallet.sign_in())
+    assert (answer.status_code, answer.headers["x-balance-remaining"]) == (200, "0.000000")
+    balance = await shop.client.get(f"/api/v1/x402/balance/{wallet.address}", headers=wallet.sign_in())
+    data = balance.json()["data"]
+    assert (data["balanceUsd"], data["canConsume"]) == (0, True)
+    assert 0.99 < data["diemBalanceUsd"] < 1
+
+
 async def test_balance_and_history_are_the_wallets_own(shop: Shop, wallet: Wallet) -> None:
     await shop.top_up(wallet.payment(5_000_000))
     await shop.embed(wallet.sign_in())

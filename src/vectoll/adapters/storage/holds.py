@@ -31,8 +31,9 @@ class Holds:
         return Amount(self._by_account.get(account, ZERO))
 
     def take(self, hold: Hold, funds: int, spent: int, day: Day) -> None:
-        """Hold, when the quote fits ``funds`` (balance and the day's allowance) and the key's limit beside everything that is held already.
+        """Hold, when the quote fits ``funds`` and the key's limit beside everything that is held already.
 
+        ``funds`` is the balance and what is left of the allowance of ``day``, which is today.
         ``spent`` is what the key has spent in its present period. Taking a hold that is active changes nothing.
         Raises IdempotencyConflict, InsufficientBalance, SpendLimitReached, or Unavailable for too many holds.
         """

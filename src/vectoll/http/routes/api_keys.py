@@ -89,7 +89,10 @@ async def get_rate_limits(request: Request) -> Response:
             schemas.RateLimits(
                 accessPermitted=balance.available > 0,
                 apiTier=schemas.ApiTier(),
-                balances=schemas.TierBalances(USD=Decimal(format_usd(balance.available))),
+                balances=schemas.TierBalances(
+                    USD=Decimal(format_usd(balance.available_credit)),
+                    DIEM=Decimal(format_usd(balance.available_allowance)),
+                ),
                 keyExpiration=_instant(key.expires_at if key else None),
                 nextEpochBegins=format_instant(next_epoch(services.clock.now())),
                 rateLimits=[schemas.ModelRateLimits(spec.id, limits) for spec in services.models.specs],

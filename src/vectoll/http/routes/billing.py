@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 from starlette.datastructures import QueryParams
@@ -13,7 +14,7 @@ from starlette.responses import Response
 
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.ids import AccountId
-from vectoll.domain.ledger import Transfer, TransferCode
+from vectoll.domain.ledger import Balance, Transfer, TransferCode
 from vectoll.domain.money import Price, format_usd, to_decimal
 from vectoll.http.cursor import Walk, read_cursor, write_cursor
 from vectoll.http.entry import admit_to_account
@@ -48,18 +49,28 @@ _CSV_COLUMNS = (
 
 
 async def get_balance(request: Request) -> Response:
-    """What the account can still spend: its credit less what requests in flight have set aside."""
+    """What the account can still spend: allowance and credit, less what requests in flight have set aside."""
     principal, permit = await admit_to_account(request)
     with permit:
-        available = (await services_of(request).ledger.balance(principal.account)).available
-    can_consume = available > 0
+        balance = await services_of(request).ledger.balance(principal.account)
     return json_response(
         BillingBalance(
-            balances=CurrencyBalances(usd=Decimal(format_usd(available))),
-            canConsume=can_consume,
-            consumptionCurrency="USD" if can_consume else None,
+            balances=CurrencyBalances(
+                usd=Decimal(format_usd(balance.available_credit)),
+                diem=Decimal(format_usd(balance.available_allowance)) if balance.granted else None,
+            ),
+            canConsume=balance.available > 0,
+            consumptionCurrency=_currency(balance),
+            diemEpochAllocation=Decimal(format_usd(balance.granted)),
         )
     )
+
+
+def _currency(balance: Balance) -> Literal["USD", "DIEM"] | None:
+    """What the next request is paid with first."""
+    if balance.available_allowance > 0:
+        return "DIEM"
+    return "USD" if balance.available > 0 else None
 
 
 async def get_usage_history(request: Request) -> Response:

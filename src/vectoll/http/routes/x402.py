@@ -1,5 +1,6 @@
 """/x402: wallets top up, and see their credit and its history."""
 
+from msgspec import UNSET
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,20 +47,21 @@ async def top_up(request: Request) -> Response:
 
 
 async def get_balance(request: Request) -> Response:
-    """The signed-in wallet's credit."""
+    """The signed-in wallet's credit, and what is left of today's allowance where it has one."""
     _wallets(request)
     principal, permit = await admit_to_account(request)
     with permit:
         wallet = _own_wallet(request, principal)
-        balance = (await services_of(request).ledger.balance(wallet.account)).balance
+        balance = await services_of(request).ledger.balance(wallet.account)
     return json_response(
         schemas.WalletBalanceResponse(
             schemas.WalletBalance(
                 walletAddress=wallet.text,
-                balanceUsd=to_decimal(balance),
-                canConsume=balance >= MIN_WALLET_BALANCE,
+                balanceUsd=to_decimal(balance.balance),
+                canConsume=balance.total >= MIN_WALLET_BALANCE,
                 minimumTopUpUsd=to_decimal(MIN_TOP_UP),
                 suggestedTopUpUsd=to_decimal(SUGGESTED_TOP_UP),
+                diemBalanceUsd=to_decimal(balance.allowance) if balance.granted else UNSET,
             )
         )
     )

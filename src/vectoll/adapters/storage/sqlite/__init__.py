@@ -7,8 +7,8 @@
     await store.close()
 
 The pieces: ``reader`` reads, ``writer`` commits groups of operations, ``work`` is one transaction's changes, and
-``ledger``, ``keys``, ``payments``, ``nonces`` and ``allowances`` are the ports on top. Statements are in ``sql/``, the schema is in
-``migrations/``.
+``ledger``, ``keys``, ``payments``, ``nonces`` and ``allowances`` are the ports on top. Statements are in ``sql/``,
+the schema is in ``migrations/``.
 """
 
 import asyncio

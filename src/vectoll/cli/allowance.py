@@ -1,0 +1,86 @@
+"""vectoll allowance set, list"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from vectoll.cli.options import ACCOUNT, DOLLARS, as_json, with_settings
+from vectoll.cli.output import print_json, print_table
+from vectoll.domain.allowances import DailyAllowance
+from vectoll.domain.ids import AccountId
+from vectoll.domain.money import Amount, format_usd, to_decimal
+from vectoll.domain.wallets import Family, parse_wallet
+from vectoll.settings import Settings
+
+
+@click.group()
+def allowance() -> None:
+    """Daily allowances: new every UTC day, spent before credit, not rolled over."""
+
+
+@allowance.command("set")
+@click.option("--account", type=ACCOUNT, required=True, help="The account, or a wallet's address.")
+@click.option("--usd-per-day", "per_day", type=DOLLARS, required=True, help="How much; 0 ends it.")
+@as_json
+@with_settings
+def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool) -> None:
+    """Grant an account an allowance on every day, from today on.
+
+    It takes the place of what was granted before, and comes on top of what a stake gives. What is spent today stays
+    spent.
+    """
+    granted = asyncio.run(_set(settings, _spelled(account), per_day))
+    if as_json:
+        print_json(_describe(granted))
+    else:
+        click.echo(
+            f"{granted.account} has ${format_usd(per_day)} a day; ${format_usd(granted.left)} are left of today's."
+        )
+
+
+@allowance.command("list")
+@as_json
+@with_settings
+def list_(settings: Settings, as_json: bool) -> None:
+    """Today's allowances: granted by an operator, by a stake, and what is spent."""
+    found = [_describe(each) for each in asyncio.run(_list(settings))]
+    if as_json:
+        print_json(found)
+    else:
+        titles = ("ACCOUNT", "USD PER DAY", "STAKED", "GRANTED TODAY", "SPENT TODAY")
+        print_table(titles, [[str(value) for value in each.values()] for each in found])
+
+
+async def _set(settings: Settings, account: AccountId, per_day: Amount) -> DailyAllowance:
+    from vectoll.bootstrap import open_store
+
+    async with open_store(settings) as store:
+        return await store.allowances.grant(account, per_day)
+
+
+async def _list(settings: Settings) -> Sequence[DailyAllowance]:
+    from vectoll.bootstrap import open_store
+
+    async with open_store(settings, must_exist=True) as store:
+        return await store.allowances.list()
+
+
+def _spelled(account: AccountId) -> AccountId:
+    """An EVM wallet's account is its address in lower case, however the operator copied it."""
+    try:
+        wallet = parse_wallet(account)
+    except ValueError:
+        return account
+    return wallet.account if wallet.family is Family.EVM else account
+
+
+def _describe(found: DailyAllowance) -> dict[str, Any]:
+    return {
+        "account": found.account,
+        "usd_per_day": to_decimal(found.per_day),
+        "staked_usd": to_decimal(found.staked),
+        "granted_today_usd": to_decimal(found.granted),
+        "spent_today_usd": to_decimal(found.spent),
+    }
