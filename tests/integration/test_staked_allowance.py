@@ -1,6 +1,7 @@
 """Staked tokens on a real chain: the attack of moving a stake between wallets within a day, and a chain that fails."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,13 +11,17 @@ from tests.ledger import FixedClock, make_credit, make_hold
 
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.chains.stakes import EvmStakes
+from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
 from vectoll.core.stakes import StakedAllowances
+from vectoll.domain.allowances import StakeSnapshot
 from vectoll.domain.errors import InsufficientBalance
 from vectoll.domain.ids import AccountId
-from vectoll.domain.money import Price, usd
+from vectoll.domain.money import Amount, Price, usd
 from vectoll.domain.wallets import parse_wallet
 from vectoll.ports.wallets import RpcUnavailable
+from vectoll.rails import open_wallets
+from vectoll.settings import load_settings
 
 FIRST, SECOND = AccountId("0x" + "1a" * 20), AccountId("0x" + "2b" * 20)
 TOKEN = 10**18
@@ -114,3 +119,30 @@ async def test_a_chain_that_cannot_say_is_unknown(
             await StakedAllowances(store.allowances, EvmStakes(rpc, contract), clock, minimum=1).refresh()
         await rpc.close()
     assert await store.allowances.list() == []
+
+
+async def test_the_server_takes_the_snapshot_by_itself(
+    chain: Anvil, store: SqliteStore, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stake(chain, FIRST, 3 * TOKEN)
+    base = {"rpc_url": chain.url, "pay_to": SECOND, "settlement_key": "11" * 32}
+    tables = {
+        "public_url": "http://test",
+        "x402": {"enabled": True, "base": base},
+        "allowance": {"enabled": True, "minimum_units": "3.0"},
+    }
+    recorded: asyncio.Queue[None] = asyncio.Queue()
+    record = store.allowances.record
+
+    async def tell(snapshot: StakeSnapshot, stakes: Mapping[AccountId, Amount]) -> bool:
+        done = await record(snapshot, stakes)
+        await recorded.put(None)
+        return done
+
+    monkeypatch.setattr(store.allowances, "record", tell)
+    async with (
+        asyncio.timeout(10),
+        open_wallets(load_settings(Path("/dev/null"), tables, {}), store, MemoryRateLimiter(), clock),
+    ):
+        await recorded.get()
+    assert (await store.ledger.balance(FIRST)).granted == usd(3)

@@ -9,6 +9,7 @@ import pytest
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.storage.sqlite import open_sqlite
+from vectoll.bootstrap import open_services
 from vectoll.domain.errors import ConfigurationError
 from vectoll.ports.clock import SystemClock
 from vectoll.rails import make_rails, watch_stakes
@@ -99,6 +100,15 @@ async def test_allowances_configured_by_half(
     store = await open_sqlite(tmp_path)
     with pytest.raises(ConfigurationError, match=names):
         async with watch_stakes(configured, store, SystemClock()):
+            pass
+    await store.close()
+
+
+async def test_allowances_need_wallets(tmp_path: Path) -> None:
+    configured = load_settings(Path("/dev/null"), {"allowance": {"enabled": True}}, {})
+    store = await open_sqlite(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"allowance\.enabled needs x402\.enabled"):
+        async with open_services(configured, store, SystemClock()):
             pass
     await store.close()
 
