@@ -1,5 +1,6 @@
 """One serving process, from its lock to its last answer."""
 
+import gc
 import os
 import socket
 import sys
@@ -22,6 +23,8 @@ from vectoll.welcome import open_development_account, prepare_development_key, w
 BACKLOG = 2048
 CANCEL_GRACE_S = 1
 """How long requests that outlive the drain may take to notice that they are cancelled."""
+COLLECTOR_THRESHOLDS = (50_000, 20, 50)
+"""Allocations before a look at the young, young looks before the middle, middle looks before everything."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
 
@@ -84,6 +87,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then tell the operator and whoever asks /ready."""
         await super().startup(sockets)
+        _spare_the_collector()
         self._readiness.phase = Phase.READY
         host, port = self._listener.getsockname()[:2]
         log.info("ready", host=host, port=port, process=os.getpid())
@@ -116,6 +120,17 @@ class _Server(uvicorn.Server):
         """Answer those who still wait for vectors: 503, uncharged. Then close what is left."""
         await self._services.models.close()
         await super().shutdown(sockets)
+
+
+def _spare_the_collector() -> None:
+    """Keep the cycle collector away from what stays for good, and let it look less often at what does not.
+
+    A request leaves almost no cycles, and every look walks what all requests in flight hold: a sixth more requests/s
+    on an instant engine at 64 connections.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
