@@ -148,7 +148,7 @@ def run_engine_only(row: Row, seconds: float) -> float:
 
     import uvloop
 
-    from vectoll.bootstrap import open_model
+    from vectoll.loading import open_model
     from vectoll.settings import load_settings
 
     async def measure() -> float:

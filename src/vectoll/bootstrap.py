@@ -3,46 +3,20 @@
 What not every command needs is imported where it is used, so that `vectoll keys list` does not load an engine.
 """
 
-import asyncio
-import logging
-import os
-from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from vectoll.adapters.checkpoints import locate, read_checkpoint, weights_bytes
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
-from vectoll.catalog_file import ServedModels, read_models
-from vectoll.core.models import ModelRegistry
-from vectoll.core.residency import Residency, ResidentModel
-from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
-from vectoll.domain.errors import AtCapacity, ConfigurationError, ModelOffline, VectollError
-from vectoll.domain.ids import ModelId
-from vectoll.domain.money import Price
+from vectoll.domain.errors import ConfigurationError
 from vectoll.http.services import Services
+from vectoll.loading import open_models
 from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
 from vectoll.ports.keys import KeyStore
-from vectoll.ports.metrics import Metrics, NoMetrics
-from vectoll.ports.model import EmbeddingModel, ForeignTokens, Tokenizer
 from vectoll.settings import Settings
-
-DEFAULT_BATCH_TOKENS = 384
-"""Padded tokens per batch: the fastest on a core with 1 to 2 MiB of its own cache (docs/benchmarks.md)."""
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """One model of the catalogue, and why it would not be served; None when it would."""
-
-    spec: ModelSpec
-    offline: str | None
 
 
 def lock_data_dir(settings: Settings) -> DataDirLock:
@@ -117,188 +91,3 @@ def _authenticators(settings: Settings, keys: KeyStore, clock: Clock) -> Sequenc
 
         found.append(JwtAuthenticator(settings.jwt))
     return found
-
-
-@asynccontextmanager
-async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[ModelRegistry]:
-    """The catalogue with every model that is switched on; those to load on start are loaded. One that fails is
-    offline, and the others serve.
-    """
-    served = read_served_models(settings)
-    states = _states(settings, served)
-    offline = {state.spec.id: state.offline for state in states if state.offline}
-    residency = Residency(settings.engine.memory_mib * 2**20 or _machine_bytes() * 3 // 4)
-    with ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize") as threads:
-        models = {
-            state.spec.id: _resident(state.spec, settings, metrics, threads, residency, offline)
-            for state in states
-            if state.offline is None
-        }
-        registry = ModelRegistry(served.catalog, models, offline)
-        try:
-            for model in models.values():
-                if model.spec.load_on_start:
-                    with suppress(ModelOffline, AtCapacity):  # logged, and shown as offline
-                        await model.load()
-            yield registry
-        finally:
-            await registry.close()
-
-
-def _resident(
-    spec: ModelSpec,
-    settings: Settings,
-    metrics: Metrics,
-    threads: Executor,
-    residency: Residency,
-    offline: MutableMapping[ModelId, str],
-) -> ResidentModel:
-    """A model that is loaded when it is used; what goes wrong then is told in full in the log, in short to callers."""
-
-    async def measure() -> int:
-        if spec.upstream is not None:
-            return 0
-        with _explaining(spec):
-            return await asyncio.to_thread(lambda: weights_bytes(locate(spec.id, spec.source)))
-
-    async def load() -> EmbeddingModel:
-        with _explaining(spec):
-            return await _load(spec, settings, metrics, threads)
-
-    return ResidentModel(spec, measure, load, residency, offline)
-
-
-@contextmanager
-def _explaining(spec: ModelSpec) -> Iterator[None]:
-    """Whatever keeps a model from loading becomes ModelOffline."""
-    try:
-        yield
-    except ModelOffline as error:
-        log.warning("model_offline", extra={"model": spec.id, "reason": error.reason})
-        raise
-    except VectollError as error:
-        log.warning("model_offline", extra={"model": spec.id, "reason": str(error)})
-        raise ModelOffline(spec.id, "it could not be loaded") from None
-    except (OSError, RuntimeError, ValueError, MemoryError):
-        log.exception("model_offline", extra={"model": spec.id})
-        raise ModelOffline(spec.id, "it could not be loaded") from None
-
-
-@asynccontextmanager
-async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingModel]:
-    """One model by id or alias, without a server or a ledger. Raises UnknownModel, ModelOffline."""
-    spec = read_served_models(settings).catalog.resolve(name)
-    with ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize") as threads:
-        model = await _load(spec, settings, NoMetrics(), threads)
-        try:
-            yield model
-        finally:
-            await model.close()
-
-
-def read_served_models(settings: Settings) -> ServedModels:
-    """The catalogue with the operator's changes. Raises ConfigurationError."""
-    try:  # checked also when every model has a price of its own
-        Price.per_million(settings.default_price_usd_per_million)
-    except ValueError as error:
-        raise ConfigurationError(f"setting default_price_usd_per_million: {error}") from None
-    return read_models(settings, _read_facts)
-
-
-def model_states(settings: Settings) -> Sequence[ModelState]:
-    """Every model of the catalogue in its order, without loading any."""
-    return _states(settings, read_served_models(settings))
-
-
-def _states(settings: Settings, served: ServedModels) -> Sequence[ModelState]:
-    """A model is switched on when a package carries it or vectoll.toml names it."""
-    named = {entry.id for entry in settings.models}
-    states = []
-    for spec in served.catalog.values():
-        reason = served.offline.get(spec.id)
-        if reason is None and spec.id not in named and spec.source.package is None:
-            reason = "the operator has not switched this model on"
-        states.append(ModelState(spec, reason))
-    return states
-
-
-def _read_facts(source: ModelSource) -> CheckpointFacts | None:
-    """What a checkpoint on this machine says about itself. Raises ConfigurationError for one that is broken."""
-    try:
-        checkpoint = read_checkpoint(locate("", source, download=False))
-    except ModelOffline:
-        return None
-    if checkpoint.pooling is None:
-        return None
-    family = checkpoint.architecture.family.value
-    return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
-
-
-async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
-    """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
-    if spec.upstream is not None:
-        return await asyncio.to_thread(_connect, spec, spec.upstream)
-    from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
-    from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
-    from vectoll.core.batching.batcher import Batcher
-    from vectoll.core.batching.local import LocalModel
-    from vectoll.core.batching.queue import BatchShape
-
-    def load() -> tuple[CheckpointTokenizer, OpenVinoEngine]:
-        checkpoint = read_checkpoint(locate(spec.id, spec.source))
-        if checkpoint.dims != spec.dims:
-            raise ConfigurationError(
-                f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
-            )
-        tokenizer = load_tokenizer(checkpoint, spec.pooling)
-        precision = settings.engine.precision if spec.precision == "auto" else spec.precision
-        streams = settings.engine.streams or _cores()
-        engine = load_engine(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
-        return tokenizer, engine
-
-    tokenizer, engine = await asyncio.to_thread(load)
-    batcher = Batcher(
-        engine,
-        BatchShape(settings.engine.batch_tokens or DEFAULT_BATCH_TOKENS),
-        model=spec.id,
-        max_queue_tokens=settings.queue.max_tokens,
-        max_wait_s=settings.queue.max_wait_s,
-        metrics=metrics,
-    )
-    return LocalModel(spec, tokenizer, batcher, threads, _foreign_tokens(spec))
-
-
-def _connect(spec: ModelSpec, upstream: Upstream) -> EmbeddingModel:
-    """A model whose vectors are bought. Reads its tokenizer; connects on first use."""
-    from vectoll.adapters.token_ids import VOCABULARIES, BytePairTokenizer, load_vocabulary
-    from vectoll.adapters.tokenizers import load_tokenizer_file
-    from vectoll.adapters.upstreams import build_upstream
-
-    tokenizer: Tokenizer | None = None
-    if upstream.tokenizer in VOCABULARIES:
-        tokenizer = BytePairTokenizer(load_vocabulary(upstream.tokenizer))
-    elif upstream.tokenizer is not None:
-        tokenizer = load_tokenizer_file(Path(upstream.tokenizer).expanduser())
-    return build_upstream(spec, os.environ, tokenizer=tokenizer, foreign=_foreign_tokens(spec))
-
-
-def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:
-    """What reads the token ids that another model's clients send; None where the policy needs nothing."""
-    if spec.token_ids not in (TokenIdPolicy.CL100K_BASE, TokenIdPolicy.R50K_BASE):
-        return None
-    from vectoll.adapters.token_ids import BytePairText, load_vocabulary
-
-    return BytePairText(load_vocabulary(spec.token_ids.value))
-
-
-def _cores() -> int:
-    """The cores that this process may use, where the system says; macOS does not."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _machine_bytes() -> int:
-    """The memory of this machine, or of the container that this process may not leave."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    return min(machine, int(text)) if text.isdigit() else machine

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from vectoll.bootstrap import open_model
 from vectoll.core.embed import check_dimensions
 from vectoll.domain.embedding import Vector
+from vectoll.loading import open_model
 from vectoll.ports.model import EmbeddingModel
 from vectoll.settings import Settings
 

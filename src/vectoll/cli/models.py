@@ -17,7 +17,7 @@ def models() -> None:
 @with_settings
 def list_models(settings: Settings, as_json: bool) -> None:
     """List every model: what it is, what it costs, and whether this server would serve it."""
-    from vectoll.bootstrap import model_states
+    from vectoll.loading import model_states
 
     states = model_states(settings)
     if as_json:

@@ -20,7 +20,6 @@ from tests.minilm import PACKAGE
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.token_ids import BytePairTokenizer, load_vocabulary
-from vectoll.bootstrap import open_model, open_models
 from vectoll.core.admission import Admission
 from vectoll.core.billing import Billing
 from vectoll.core.embed import EmbedResult, EmbedService
@@ -37,6 +36,7 @@ from vectoll.domain.identity import Principal
 from vectoll.domain.ids import AccountId, ModelId, RequestId, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount
+from vectoll.loading import open_model, open_models
 from vectoll.ports.metrics import NoMetrics
 from vectoll.settings import EngineSettings, LimitsSettings, ModelSettings, Settings
 
