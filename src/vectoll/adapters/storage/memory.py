@@ -1,7 +1,7 @@
 """The ledger and the keys in plain dictionaries: the reference that SQLite is tested against."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -29,7 +29,7 @@ class MemoryStore:
         self.keys = MemoryKeys(self.ledger)
         self.payments = MemoryPayments(self.ledger)
         self.nonces = MemoryNonceStore()
-        self.history = MemoryHistory(self.ledger)
+        self.history = MemoryHistory(self.ledger, self.ledger.transfers)
         self.allowances = self.ledger.allowances
 
     async def close(self) -> None:
@@ -128,6 +128,10 @@ class MemoryLedger:
         )
         audit.compare(self._balances.items(), self._spent.items(), self._allowances.rows())
         return audit.verdict()
+
+    def transfers(self) -> Iterable[Transfer]:
+        """Every transfer, in order."""
+        return self._transfers.values()
 
     def open_account(self, account: AccountId) -> None:
         """Make an account with nothing in it, if it does not exist."""

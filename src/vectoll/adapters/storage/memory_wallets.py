@@ -1,14 +1,15 @@
 """Sign-in nonces and payments in memory: the reference that the databases are tested against."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from vectoll.domain.ids import AccountId
-from vectoll.domain.ledger import Transfer
+from vectoll.domain.ids import AccountId, KeyId, ModelId
+from vectoll.domain.ledger import Transfer, TransferCode
 from vectoll.domain.money import Amount
 from vectoll.domain.payments import UNSETTLED, Intent, IntentState, PaymentId
-from vectoll.ports.history import HistoryPage, history_page
+from vectoll.ports.history import ChargeTotal, HistoryPage, history_page, largest_first
 from vectoll.ports.ledger import Ledger, UsageQuery
 from vectoll.ports.payments import EvidenceConsumed
 
@@ -88,14 +89,30 @@ class MemoryPayments:
 class MemoryHistory:
     """See ``vectoll.ports.history.AccountHistory``."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, transfers: Callable[[], Iterable[Transfer]]) -> None:
         self._ledger = ledger
+        self._transfers = transfers
 
     async def page(self, account: AccountId, limit: int, offset: int) -> HistoryPage:
         """A page, newest first."""
         transfers = await self._ledger.usage(UsageQuery(account, limit=1_000_000))
         balance = (await self._ledger.balance(account)).balance
         return history_page(transfers[::-1][: offset + limit + 1], account, balance, limit, offset)
+
+    async def charge_totals(self, start: datetime, account: AccountId | None = None) -> Sequence[ChargeTotal]:
+        """Sums by account, key and model."""
+        groups: defaultdict[tuple[AccountId, KeyId | None, ModelId | None], list[Transfer]] = defaultdict(
+            list
+        )
+        for t in self._transfers():
+            if t.code is TransferCode.CHARGE and t.created_at >= start and account in (None, t.debit):
+                groups[t.debit, t.key, t.model].append(t)
+        return largest_first(
+            ChargeTotal(
+                *group, len(charges), sum(c.tokens for c in charges), Amount(sum(c.amount for c in charges))
+            )
+            for group, charges in groups.items()
+        )
 
 
 def _is_provisional(intent: Intent) -> bool:

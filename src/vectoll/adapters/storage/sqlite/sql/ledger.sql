@@ -49,6 +49,18 @@ FROM (
 )
 ORDER BY seq LIMIT :limit;
 
+-- name: charge_totals
+SELECT debit, key, model, count(*), sum(tokens), sum(amount >> 32), sum(amount & 0xffffffff)
+FROM transfers
+WHERE created_at >= :start AND code = 'CHARGE'
+GROUP BY debit, key, model;
+
+-- name: charge_totals_of_account
+SELECT debit, key, model, count(*), sum(tokens), sum(amount >> 32), sum(amount & 0xffffffff)
+FROM transfers INDEXED BY transfers_by_debit
+WHERE debit = :account AND created_at >= :start AND code = 'CHARGE'
+GROUP BY debit, key, model;
+
 -- name: spent
 SELECT spent FROM key_spend WHERE key = ? AND period = ? AND start = ?;
 
