@@ -31,3 +31,19 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the weights. No call may be running or follow."""
         ...
+
+
+class Backend(Protocol):
+    """Where a model's sequences are computed for many callers at once: on this process's engine, or on a cluster's."""
+
+    async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[Vector]:
+        """One finite, L2-normalised vector of the native size per sequence, in order.
+
+        ``caller`` shares one fair place in the queue. Raises AtCapacity at once when the wait would be too long,
+        InferenceFailed, Draining, or another Unavailable. Cancelling the await frees the place in the queue.
+        """
+        ...
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Let requests in flight finish for at most ``drain_s`` seconds, fail the rest, free what is held."""
+        ...

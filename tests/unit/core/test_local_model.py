@@ -65,7 +65,7 @@ async def model(tokenizer: WordTokenizer) -> AsyncIterator[LocalModel]:
 
 
 def with_spec(model: LocalModel, **changes: object) -> LocalModel:
-    return LocalModel(replace(SPEC, **changes), model._tokenizer, model._batcher, model._threads)  # type: ignore[arg-type]
+    return LocalModel(replace(SPEC, **changes), model._tokenizer, model._backend, model._threads)  # type: ignore[arg-type]
 
 
 async def test_text_is_counted_with_its_special_tokens(model: LocalModel) -> None:
@@ -119,7 +119,7 @@ async def test_foreign_token_ids_are_read_as_their_text_prompt_included(
     model: LocalModel, tokenizer: WordTokenizer, policy: TokenIdPolicy
 ) -> None:
     spec = replace(SPEC, token_ids=policy, prompt="query: ")
-    foreign = LocalModel(spec, tokenizer, model._batcher, model._threads, FakeForeign())
+    foreign = LocalModel(spec, tokenizer, model._backend, model._threads, FakeForeign())
     from_ids = await foreign.tokenize([[3, 4]])
     assert from_ids == await foreign.tokenize(["xxx xxxx"])
     assert tokenizer.seen[0] == "query: xxx xxxx"

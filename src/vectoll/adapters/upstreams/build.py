@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from vectoll.adapters.upstreams.gate import FairGate
 from vectoll.adapters.upstreams.gemini import GeminiProvider
 from vectoll.adapters.upstreams.model import UpstreamModel
 from vectoll.adapters.upstreams.openai import OpenAIProvider
 from vectoll.adapters.upstreams.provider import Provider
 from vectoll.adapters.upstreams.retries import RetryPolicy
 from vectoll.adapters.upstreams.transport import Transport
+from vectoll.core.gate import FairGate
 from vectoll.domain.catalog import ModelKind, ModelSpec, Upstream
 from vectoll.domain.errors import ConfigurationError, ModelOffline
 from vectoll.ports.model import ForeignTokens, Tokenizer

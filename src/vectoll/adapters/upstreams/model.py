@@ -16,8 +16,8 @@ from vectoll.adapters.upstreams.failures import (
     TooLong,
     UpstreamFailure,
 )
-from vectoll.adapters.upstreams.gate import FairGate
 from vectoll.adapters.upstreams.provider import Answer, Provider
+from vectoll.core.gate import FairGate
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import (

@@ -1,15 +1,15 @@
-"""A model computed on this machine."""
+"""A model whose tokenizer is here, and whose weights are here or on a cluster."""
 
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import cast
 
-from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.vectors import shorten
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
+from vectoll.ports.engine import Backend
 from vectoll.ports.model import ForeignTokens, Tokenizer
 
 INLINE_CHARACTERS = 2_000
@@ -17,20 +17,20 @@ INLINE_CHARACTERS = 2_000
 
 
 class LocalModel:
-    """A tokenizer and an engine behind a fair queue. Implements ``ports.model.EmbeddingModel``."""
+    """A tokenizer, and what computes its tokens behind a fair queue. Implements ``ports.model.EmbeddingModel``."""
 
     def __init__(
         self,
         spec: ModelSpec,
         tokenizer: Tokenizer,
-        batcher: Batcher,
+        backend: Backend,
         threads: Executor,
         foreign: ForeignTokens | None = None,
     ) -> None:
         """``foreign`` reads the token ids of a policy that is neither native nor reject."""
         self._spec = spec
         self._tokenizer = tokenizer
-        self._batcher = batcher
+        self._backend = backend
         self._threads = threads
         self._foreign = foreign
 
@@ -90,7 +90,7 @@ class LocalModel:
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
     ) -> Embeddings:
         """See ``EmbeddingModel.embed``."""
-        vectors: Sequence[memoryview] = await self._batcher.compute([e.ids for e in encodings], caller)
+        vectors: Sequence[memoryview] = await self._backend.compute([e.ids for e in encodings], caller)
         dims = dimensions or self._spec.dims
         if dims < self._spec.dims:
             vectors = shorten(vectors, dims)
@@ -98,4 +98,4 @@ class LocalModel:
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Answer or fail every waiter, then free the weights."""
-        await self._batcher.close(drain_s)
+        await self._backend.close(drain_s)

@@ -1,4 +1,4 @@
-"""Who may call an upstream next: a bounded number of calls, shared evenly between callers."""
+"""Who may call next: a bounded number of calls outwards, shared evenly between callers."""
 
 import asyncio
 from collections import deque

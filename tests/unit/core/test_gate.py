@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectoll.adapters.upstreams.gate import FairGate
+from vectoll.core.gate import FairGate
 from vectoll.domain.errors import AtCapacity
 
 
