@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
-from starlette.applications import Starlette
 
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.metrics import PrometheusMetrics
@@ -23,7 +22,7 @@ from vectoll.domain.identity import ApiKey, KeyKind, SpendLimit, digest_of, new_
 from vectoll.domain.ids import AccountId, KeyId, ModelId, TransferId, new_id
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import Price, usd
-from vectoll.http.app import create_app
+from vectoll.http.app import Application
 from vectoll.http.services import Phase, Readiness, Services
 from vectoll.ports.clock import Clock, SystemClock
 from vectoll.ports.metrics import ServerMetrics
@@ -124,7 +123,7 @@ class FakeServer:
             metrics=self.metrics,
             readiness=Readiness(Phase.READY),
         )
-        self.app: Starlette = create_app(self.services)
+        self.app = Application(self.services)
 
     async def open(self, account: str = "acct_1", dollars: str = "5") -> str:
         """An account with this much credit; returns an INFERENCE key to it."""

@@ -14,8 +14,9 @@ import uvloop
 
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
 from vectoll.domain.errors import ConfigurationError
-from vectoll.http.app import create_app
+from vectoll.http.app import Application
 from vectoll.http.services import Phase, Readiness, Services
+from vectoll.http.tracing import TracingMiddleware
 from vectoll.ports.clock import SystemClock
 from vectoll.settings import Settings
 from vectoll.welcome import open_development_account, prepare_development_key, welcome
@@ -134,8 +135,9 @@ def _spare_the_collector() -> None:
 
 
 def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
+    app = Application(services)
     return uvicorn.Config(
-        create_app(services),
+        TracingMiddleware(app, services.tracer) if services.tracer else app,
         http="httptools",
         ws="none",
         lifespan="off",

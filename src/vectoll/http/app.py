@@ -1,24 +1,20 @@
-"""The HTTP application: its routes and its middleware, on one screen."""
+"""The HTTP application: its routes, and what wraps every one of them, on one screen."""
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.routing import Route
-from starlette.types import Lifespan
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from vectoll.http.compression import CompressionMiddleware
+from vectoll.http.access_log import AccessLog
+from vectoll.http.compression import Compression
 from vectoll.http.docs import render_docs
-from vectoll.http.errors import EXCEPTION_HANDLERS
-from vectoll.http.middleware import (
-    AccessLogMiddleware,
-    LimitsMiddleware,
-    RequestIdMiddleware,
-    SecurityHeadersMiddleware,
-    UnexpectedErrorMiddleware,
-)
+from vectoll.http.errors import CLIENT_LEFT, answer_error
+from vectoll.http.headers import add_security_headers
+from vectoll.http.limits import LimitHeaders
 from vectoll.http.openapi import openapi_document
-from vectoll.http.record import BASES
+from vectoll.http.record import BASES, begin_record
 from vectoll.http.responses import json_bytes
 from vectoll.http.routes import api_keys, billing, embeddings, models, operations, web3_key, x402
+from vectoll.http.routing import Routes
 from vectoll.http.services import Services
 
 API = (
@@ -49,27 +45,40 @@ OPERATIONS = (
 )
 
 
-def create_app(services: Services, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
-    """The ASGI application. ``lifespan`` is the composition root's own start and stop."""
-    routes = [
-        *(Route(base + path, endpoint, methods=[method]) for method, path, endpoint in API for base in BASES),
-        *(Route(path, endpoint, methods=[method]) for method, path, endpoint in OPERATIONS),
-    ]
-    middleware = [  # outermost first
-        Middleware(RequestIdMiddleware),
-        Middleware(AccessLogMiddleware, services.metrics),
-        Middleware(SecurityHeadersMiddleware),
-        Middleware(CompressionMiddleware, services.settings.compression_min_bytes, services.metrics),
-        Middleware(LimitsMiddleware, services.admission),
-        Middleware(UnexpectedErrorMiddleware),
-    ]
-    app = Starlette(
-        routes=routes, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan
-    )
-    app.router.redirect_slashes = False  # a POST that is redirected loses its body in many clients
-    document = openapi_document(services.settings.public_url, [spec.id for spec in services.models.specs])
-    app.state.services = services
-    app.state.started_at = int(services.clock.now().timestamp())
-    app.state.openapi_json = json_bytes(document)
-    app.state.docs_html = render_docs(document)
-    return app
+class Application:
+    """The ASGI application. Every answer is whole, so what wraps it changes one Response, not a stream of messages."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.started_at = int(services.clock.now().timestamp())
+        document = openapi_document(services.settings.public_url, [spec.id for spec in services.models.specs])
+        self.openapi_json = json_bytes(document)
+        self.docs_html = render_docs(document)
+        api = [(method, base + path, endpoint) for method, path, endpoint in API for base in BASES]
+        self.routes = Routes([*api, *OPERATIONS])
+        self._limits = LimitHeaders(services.admission)
+        self._compression = Compression(services.settings.compression_min_bytes, services.metrics)
+        self._access_log = AccessLog(services.metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        assert scope["type"] == "http", "the server is told to speak HTTP only, and has no lifespan to run"
+        scope["app"] = self
+        record = begin_record(scope)
+        status = CLIENT_LEFT
+        try:
+            response = await self._answer(Request(scope, receive))
+            response.raw_headers.append((b"x-request-id", record.request_id.encode()))
+            add_security_headers(scope, response)
+            await self._limits.add(scope, response)
+            await self._compression.apply(record, response)
+            status = response.status_code
+            await response(scope, receive, send)
+        finally:
+            self._access_log.write(scope, record, status)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self.routes.find(request.scope)(request)
+        except Exception as error:  # noqa: BLE001 - what is no error of ours is logged and answered as 500
+            return answer_error(request, error)

@@ -82,4 +82,4 @@ async def wallet_headers(request: Request) -> dict[str, str]:
 
 
 def _services(scope: Scope) -> Services:
-    return cast(Services, scope["app"].state.services)
+    return cast(Services, scope["app"].services)

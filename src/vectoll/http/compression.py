@@ -7,10 +7,9 @@ from functools import lru_cache
 
 import brotli  # type: ignore[import-untyped]  # ships no types
 from isal import isal_zlib
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
 
-from vectoll.http.record import record_of
+from vectoll.http.record import RequestRecord
 from vectoll.ports.metrics import ServerMetrics
 
 OFFLOAD_BYTES = 131_072
@@ -73,51 +72,27 @@ def _quality(parameters: list[str]) -> float:
     return 1.0
 
 
-class CompressionMiddleware:
-    """Compresses whole bodies; a stream passes as it is."""
+class Compression:
+    """Compresses the bodies that gain from it."""
 
-    def __init__(self, app: ASGIApp, min_bytes: int, metrics: ServerMetrics) -> None:
-        self.app = app
-        self.min_bytes = min_bytes
-        self.metrics = metrics
+    def __init__(self, min_bytes: int, metrics: ServerMetrics) -> None:
+        self._min_bytes = min_bytes
+        self._metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wrap one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
+    async def apply(self, record: RequestRecord, response: Response) -> None:
+        """Compress the body as the client asked for, in a thread where it is large."""
+        headers = response.raw_headers
+        headers.append((b"vary", b"Accept-Encoding"))
+        coding, identity_refused = negotiate(record.headers.get("accept-encoding", ""))
+        body = bytes(response.body)
+        if coding is None or len(body) < (1 if identity_refused else max(1, self._min_bytes)):
             return
-        coding, identity_refused = negotiate(record_of(scope).headers.get("accept-encoding", ""))
-        min_bytes = 1 if identity_refused else self.min_bytes
-        start: Message = {}
-
-        async def send_compressed(message: Message) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start":
-                start = message
-                return
-            if start:
-                start["headers"].append((b"vary", b"Accept-Encoding"))
-                if coding is not None and _is_whole(message, min_bytes):
-                    message = await self._compress(scope, coding, start, message)
-                await send(start)
-                start = {}
-            await send(message)
-
-        await self.app(scope, receive, send_compressed)
-
-    async def _compress(self, scope: Scope, coding: str, start: Message, message: Message) -> Message:
         started = time.perf_counter()
-        compressor, body = _COMPRESSORS[coding], message["body"]
+        compressor = _COMPRESSORS[coding]
         if len(body) > OFFLOAD_BYTES:
-            smaller = await asyncio.to_thread(compressor, body)
+            response.body = await asyncio.to_thread(compressor, body)
         else:
-            smaller = compressor(body)
-        self.metrics.stage(record_of(scope).model, "compress", time.perf_counter() - started)
-        headers = MutableHeaders(raw=start["headers"])
-        headers["content-encoding"] = coding
-        headers["content-length"] = str(len(smaller))
-        return {**message, "body": smaller}
-
-
-def _is_whole(message: Message, min_bytes: int) -> bool:
-    return not message.get("more_body", False) and len(message.get("body", b"")) >= max(1, min_bytes)
+            response.body = compressor(body)
+        self._metrics.stage(record.model, "compress", time.perf_counter() - started)
+        response.headers["content-encoding"] = coding
+        response.headers["content-length"] = str(len(response.body))

@@ -1,10 +1,10 @@
 """Errors on the wire: the only exception → status table, and both of the shapes they take."""
 
+import traceback
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 
-from starlette.exceptions import HTTPException
+import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -36,6 +36,9 @@ from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
 from vectoll.http.body import format_path
 from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
 from vectoll.http.responses import json_bytes
+from vectoll.http.routing import RouteError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("vectoll.error")
 
 STATUS: Mapping[type[VectollError], int] = {
     InvalidRequest: 400,
@@ -79,14 +82,6 @@ _OPENAI_TYPES: Mapping[int, str] = {
 }
 
 
-class RouteError(VectollError):
-    """What the router refuses: no such path, or not with this method."""
-
-    def __init__(self, status: int) -> None:
-        self.code = HTTPStatus(status).name
-        super().__init__(HTTPStatus(status).phrase)
-
-
 def error_response(scope: Scope, error: VectollError, status: int | None = None) -> Response:
     """The answer to an error, in the shape of the base path that the request came to."""
     record_of(scope).error_code = error.code
@@ -100,43 +95,40 @@ def error_response(scope: Scope, error: VectollError, status: int | None = None)
     return Response(json_bytes(body), status, headers=headers, media_type="application/json")
 
 
-async def answer_vectoll_error(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler for our own errors."""
-    assert isinstance(error, VectollError)
-    return error_response(request.scope, error)
+def answer_error(request: Request, error: Exception) -> Response:
+    """The answer to whatever an endpoint raised. A defect is logged, and answered as 500 in the right shape."""
+    scope = request.scope
+    if isinstance(error, ClientDisconnect):
+        record_of(scope).has_left = True
+        return Response(status_code=CLIENT_LEFT)  # servers drop what is sent to nobody
+    if isinstance(error, RouteError):
+        return _route_error_response(request, error)
+    if isinstance(error, VectollError):
+        return error_response(scope, error)
+    _log_defect(scope, error)
+    return error_response(scope, VectollError("Internal error. Please try again."))
 
 
-async def answer_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler for what its router raises. OPTIONS is answered with what is allowed."""
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        headers["Allow"] = _allowed_methods(request)
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=headers)
-    response = error_response(request.scope, RouteError(error.status_code), error.status_code)
+def _route_error_response(request: Request, error: RouteError) -> Response:
+    """OPTIONS is answered with what is allowed."""
+    headers = {"allow": ", ".join(error.allowed)} if error.allowed else {}
+    if error.allowed and request.method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
+    response = error_response(request.scope, error, error.status)
     response.headers.update(headers)
     return response
 
 
-def _allowed_methods(request: Request) -> str:
-    """Every method of the path; the router knows only those of one route."""
-    template = route_template(request.scope)
-    routes = (route for route in request.app.routes if getattr(route, "path_format", None) == template)
-    return ", ".join(sorted({"OPTIONS"}.union(*(route.methods for route in routes))))
-
-
-async def answer_disconnect(request: Request, _: Exception) -> Response:
-    """Starlette's exception handler for a client that left. Servers drop what is sent to nobody."""
-    record_of(request.scope).has_left = True
-    return Response(status_code=CLIENT_LEFT)
-
-
-EXCEPTION_HANDLERS: Mapping[Any, Any] = {
-    VectollError: answer_vectoll_error,
-    HTTPException: answer_http_exception,
-    ClientDisconnect: answer_disconnect,
-}
+def _log_defect(scope: Scope, error: Exception) -> None:
+    """Where it happened, not what was said: an exception's message may quote an input."""
+    frames = traceback.extract_tb(error.__traceback__)
+    _log.error(
+        "unexpected error",
+        request_id=record_of(scope).request_id,
+        route=route_template(scope),
+        error=type(error).__qualname__,
+        frames=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:]],
+    )
 
 
 def _nearest(table: Mapping[type[VectollError], int], error: VectollError) -> int:

@@ -11,6 +11,7 @@ from vectoll.core.auth import Authentication
 from vectoll.core.embed import EmbedService
 from vectoll.core.models import ModelRegistry
 from vectoll.core.topup import TopUps
+from vectoll.core.tracing import Tracer
 from vectoll.core.wallet_keys import WalletKeys
 from vectoll.http.payment_required import Asking
 from vectoll.ports.clock import Clock
@@ -62,8 +63,10 @@ class Services:
     readiness: Readiness = field(default_factory=Readiness)
     wallets: WalletServices | None = None
     """None where `x402.enabled` is off."""
+    tracer: Tracer | None = None
+    """None where `tracing.enabled` is off."""
 
 
 def services_of(request: Request) -> Services:
     """The services of the application that this request came to."""
-    return cast(Services, request.app.state.services)
+    return cast(Services, request.scope["app"].services)

@@ -57,7 +57,7 @@ class Shop:
         rules = SignInRules(frozenset({"testserver"}), frozenset({OPTION.network}))
         siwx = SiwxAuthenticator(rules, verifiers, store.nonces, clock)
         keys = WalletKeys("testserver", verifiers, store.nonces, clock)
-        self.fake.app.state.services = replace(
+        self.fake.app.services = replace(
             self.fake.services,
             auth=Authentication([siwx, KeyAuthenticator(store.keys, clock)]),
             wallets=WalletServices(Asking(URL, [OPTION]), self.top_ups, keys, store.history),

@@ -51,7 +51,7 @@ def _describe(request: Request, spec: ModelSpec) -> ModelResponse:
     return ModelResponse(
         id=spec.id,
         object="model",
-        created=request.app.state.started_at,
+        created=request.scope["app"].started_at,
         owned_by=OWNER,
         type="embedding",
         model_spec=ModelDetails(

@@ -30,9 +30,9 @@ async def metrics(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     """The OpenAPI document, made when the application was."""
-    return Response(request.app.state.openapi_json, media_type="application/json")
+    return Response(request.scope["app"].openapi_json, media_type="application/json")
 
 
 async def docs(request: Request) -> Response:
     """The same document for people: a page that loads nothing from anywhere."""
-    return HTMLResponse(request.app.state.docs_html, headers={"content-security-policy": _DOCS_POLICY})
+    return HTMLResponse(request.scope["app"].docs_html, headers={"content-security-policy": _DOCS_POLICY})
