@@ -12,17 +12,19 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vectoll.adapters.checkpoints import locate, read_checkpoint, weights_bytes
+from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint, weights_bytes
 from vectoll.catalog_file import ServedModels, read_models
+from vectoll.core.batching.queue import BatchShape
 from vectoll.core.models import ModelRegistry
 from vectoll.core.residency import Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
 from vectoll.domain.errors import AtCapacity, ConfigurationError, ModelOffline, VectollError
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
+from vectoll.ports.engine import Backend, Engine
 from vectoll.ports.metrics import Metrics, NoMetrics
 from vectoll.ports.model import EmbeddingModel, ForeignTokens, Tokenizer
-from vectoll.settings import Settings
+from vectoll.settings import EngineSettings, Settings
 
 DEFAULT_BATCH_TOKENS = 384
 """Padded tokens per batch: the fastest on a core with 1 to 2 MiB of its own cache (docs/benchmarks.md)."""
@@ -75,10 +77,10 @@ def _resident(
     """A model that is loaded when it is used; what goes wrong then is told in full in the log, in short to callers."""
 
     async def measure() -> int:
-        if spec.upstream is not None:
+        if spec.upstream is not None or settings.engine.backend == "ray":
             return 0
         with _explaining(spec):
-            return await asyncio.to_thread(lambda: weights_bytes(locate(spec.id, spec.source)))
+            return await asyncio.to_thread(weights_size, spec)
 
     async def load() -> EmbeddingModel:
         with _explaining(spec):
@@ -153,38 +155,80 @@ def _read_facts(source: ModelSource) -> CheckpointFacts | None:
     return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine in memory, and what feeds it must know."""
+
+    engine: Engine
+    shape: BatchShape
+    vocab_size: int
+    """Token ids must be in ``range(vocab_size)``."""
+
+
+def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
+    """A model's weights on this machine. Blocks. Raises ModelOffline, ConfigurationError, and what engines raise."""
+    from vectoll.adapters.engines.openvino import load_engine as load_openvino
+
+    checkpoint = _checkpoint(spec)
+    precision = settings.precision if spec.precision == "auto" else spec.precision
+    streams = settings.streams or _cores()
+    engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
+    shape = BatchShape(settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+
+
+def weights_size(spec: ModelSpec) -> int:
+    """Bytes of a model's weights on disk, fetched if they must be. Blocks. Raises ModelOffline, ConfigurationError."""
+    return weights_bytes(locate(spec.id, spec.source))
+
+
+def _checkpoint(spec: ModelSpec) -> Checkpoint:
+    checkpoint = read_checkpoint(locate(spec.id, spec.source))
+    if checkpoint.dims != spec.dims:
+        raise ConfigurationError(
+            f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
+        )
+    return checkpoint
+
+
 async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
     """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
     if spec.upstream is not None:
         return await asyncio.to_thread(_connect, spec, spec.upstream)
-    from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
     from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
-    from vectoll.core.batching.batcher import Batcher
     from vectoll.core.batching.local import LocalModel
-    from vectoll.core.batching.queue import BatchShape
 
-    def load() -> tuple[CheckpointTokenizer, OpenVinoEngine]:
-        checkpoint = read_checkpoint(locate(spec.id, spec.source))
-        if checkpoint.dims != spec.dims:
-            raise ConfigurationError(
-                f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
-            )
-        tokenizer = load_tokenizer(checkpoint, spec.pooling)
-        precision = settings.engine.precision if spec.precision == "auto" else spec.precision
-        streams = settings.engine.streams or _cores()
-        engine = load_engine(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
-        return tokenizer, engine
+    def load() -> CheckpointTokenizer:
+        return load_tokenizer(_checkpoint(spec), spec.pooling)
 
-    tokenizer, engine = await asyncio.to_thread(load)
-    batcher = Batcher(
-        engine,
-        BatchShape(settings.engine.batch_tokens or DEFAULT_BATCH_TOKENS),
+    tokenizer = await asyncio.to_thread(load)
+    if settings.engine.backend == "ray":
+        backend = await asyncio.to_thread(_reach, spec, settings)
+    else:
+        backend = await _compute_here(spec, settings, metrics)
+    return LocalModel(spec, tokenizer, backend, threads, _foreign_tokens(spec))
+
+
+async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics) -> Backend:
+    """The engine in this process, behind its queue."""
+    from vectoll.core.batching.batcher import Batcher
+
+    loaded = await asyncio.to_thread(load_engine, spec, settings.engine)
+    return Batcher(
+        loaded.engine,
+        loaded.shape,
         model=spec.id,
         max_queue_tokens=settings.queue.max_tokens,
         max_wait_s=settings.queue.max_wait_s,
         metrics=metrics,
     )
-    return LocalModel(spec, tokenizer, batcher, threads, _foreign_tokens(spec))
+
+
+def _reach(spec: ModelSpec, settings: Settings) -> Backend:
+    """The model's replicas on a Ray cluster. Raises ModelOffline, ConfigurationError."""
+    from vectoll.adapters.engines.ray import open_cluster_backend
+
+    return open_cluster_backend(spec, settings.cluster, settings.queue)
 
 
 def _connect(spec: ModelSpec, upstream: Upstream) -> EmbeddingModel:

@@ -47,6 +47,9 @@ class LimitsSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[engine]``: how models are computed."""
 
+    backend: Literal["local", "ray"] = (
+        "local"  # Where: local is this process; ray is the replicas of `vectoll cluster deploy`.
+    )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
     streams: Natural = 0  # Batches computed side by side; 0 is one per core.
     batch_tokens: Natural = (
@@ -60,6 +63,34 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     max_tokens: Positive = 4_000_000  # Tokens that may wait per model, after which the answer is 503.
     max_wait_s: Seconds = 30.0  # Longest expected wait in seconds, beyond which the answer is 503 at once.
+
+
+class ClusterSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[cluster]``: engine replicas on a Ray cluster, for `vectoll cluster` and gateways with `engine.backend` ray."""
+
+    address: Text = "auto"  # The Ray cluster: host:port, or auto for the one that this machine is part of.
+    route: Literal["handle", "http"] = (
+        "handle"  # How a gateway reaches replicas: as a member of the cluster, or over HTTP from outside.
+    )
+    urls: tuple[Text, ...] = ()  # Base URLs of the cluster's HTTP proxies, for route http; any may answer.
+    secret: str | None = None  # What gateways and replicas share, for route http; none shuts that route.
+    http_host: str = "127.0.0.1"  # Address that the cluster's HTTP proxies listen on.
+    http_port: Port = 8000  # Port that the cluster's HTTP proxies listen on.
+    min_replicas: Positive = 1  # Fewest replicas of each model.
+    max_replicas: Positive = 4  # Most replicas of each model.
+    replica_cpus: Annotated[float, Meta(gt=0)] = 1.0  # Cores of one replica; whole ones are engine streams.
+    replica_gpus: Annotated[float, Meta(ge=0)] = (
+        0.0  # GPUs of one replica, or a share of one; 0 takes what the weights need where engine.device is cuda.
+    )
+    gpu_memory_mib: Natural = 0  # Memory of one GPU: lets small models share one; 0 gives each a whole one.
+    target_ongoing_requests: Positive = 16  # Parts in flight per replica that autoscaling aims at.
+    max_ongoing_requests: Positive = 64  # Parts that one replica works on or has in its own fair queue.
+    max_queued_requests: Positive = 2048  # Parts that wait in a gateway, after which the answer is 503.
+    parts_in_flight: Positive = 256  # Parts that one gateway has with replicas at once, shared out by caller.
+    part_tokens: Positive = 4096  # Tokens of one part: larger requests are split and spread over replicas.
+    timeout_s: Seconds = 60.0  # Longest time for one try of one part.
+    upscale_delay_s: Seconds = 5.0  # How long demand must last before replicas are added.
+    downscale_delay_s: Seconds = 300.0  # How long demand must be gone before replicas are taken away.
 
 
 class JwtSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,6 +242,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     jwt: JwtSettings = field(default_factory=JwtSettings)
     log: LogSettings = field(default_factory=LogSettings)
     siwx: SiwxSettings = field(default_factory=SiwxSettings)

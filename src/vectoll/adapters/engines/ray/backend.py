@@ -1,0 +1,180 @@
+"""A model's replicas as one backend: split, shared out fairly, retried, verified."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+
+from vectoll.adapters.engines.ray.frames import (
+    BadFrame,
+    Outcome,
+    Question,
+    decode_vectors,
+    encode_question,
+    outcome_of,
+)
+from vectoll.adapters.engines.ray.parts import split
+from vectoll.adapters.engines.ray.routes import Full, NotServed, Route, Unreachable
+from vectoll.core.gate import FairGate
+from vectoll.domain.catalog import ModelSpec
+from vectoll.domain.embedding import Vector
+from vectoll.domain.errors import (
+    AtCapacity,
+    Draining,
+    InferenceFailed,
+    ModelOffline,
+    Unavailable,
+    VectollError,
+)
+
+PARALLEL_PARTS = 16
+"""Parts that one request may have under way; the rest follow."""
+
+MAX_TRIES = 3
+"""Times that one part is sent. What kills the replica that computes it kills no more than this many."""
+
+PAUSE_S = 0.05
+"""Before the second try; twice as long before the third."""
+
+Onward = Callable[[str], AbstractContextManager[Mapping[str, str]]]
+"""Names a call to another process; gives the headers that carry its trace there."""
+
+log = logging.getLogger(__name__)
+
+
+def untraced(_: str) -> AbstractContextManager[Mapping[str, str]]:
+    """No headers."""
+    return nullcontext({})
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How much is under way at once, and for how long."""
+
+    part_tokens: int
+    parts_in_flight: int
+    max_queued: int
+    max_wait_s: float
+    """Longest wait of a part for its turn."""
+    timeout_s: float
+    """Longest time for one try of one part."""
+
+
+class ClusterBackend:
+    """Implements ``ports.engine.Backend`` over a route. Computing is pure, so asking twice is safe; nothing is charged
+    here.
+    """
+
+    def __init__(self, spec: ModelSpec, route: Route, tuning: Tuning, onward: Onward = untraced) -> None:
+        self._spec = spec
+        self._route = route
+        self._tuning = tuning
+        self._onward = onward
+        self._gate = FairGate(tuning.parts_in_flight, tuning.max_queued, tuning.max_wait_s)
+        self._scopes: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._is_closing = False
+
+    async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[Vector]:
+        """See the port. Raises ModelOffline, too, and Unavailable when no replica answers."""
+        if self._is_closing:
+            raise Draining
+        scope = asyncio.timeout(None)  # it never expires, unless ``close`` makes it
+        self._scopes.add(scope)
+        self._idle.clear()
+        try:
+            async with scope:
+                parts = list(split(sequences, self._tuning.part_tokens))
+                if len(parts) == 1:
+                    return await self._compute_part(sequences, caller)
+                return await self._compute_parts(parts, sequences, caller)
+        except TimeoutError:
+            raise Draining from None
+        finally:
+            self._scopes.discard(scope)
+            if not self._scopes:
+                self._idle.set()
+
+    async def _compute_parts(
+        self, parts: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]], caller: str
+    ) -> list[Vector]:
+        """A few parts at a time. The first failure cancels the rest and is raised."""
+        vectors: dict[int, Vector] = {}
+        rest = iter(parts)
+
+        async def drain() -> None:
+            for positions in rest:
+                found = await self._compute_part([sequences[p] for p in positions], caller)
+                vectors.update(zip(positions, found, strict=True))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(PARALLEL_PARTS, len(parts))):
+                    group.create_task(drain())
+        except* VectollError as failures:
+            failure = failures.exceptions[0]
+        else:
+            return [vectors[position] for position in range(len(sequences))]
+        raise failure
+
+    async def _compute_part(self, sequences: Sequence[Sequence[int]], caller: str) -> list[Vector]:
+        """Ask until a replica gives what was asked for, at most ``MAX_TRIES`` times."""
+        failure: VectollError | None = None
+        for trial in range(MAX_TRIES):
+            if trial:
+                await asyncio.sleep(PAUSE_S * trial)
+            try:
+                async with self._gate.slot(caller):
+                    answer = await self._ask(sequences, caller)
+                return self._read(answer, len(sequences))
+            except NotServed as problem:
+                raise ModelOffline(self._spec.id, str(problem)) from None
+            except Full as problem:
+                failure = AtCapacity(problem.retry_after_s)
+            except (Unreachable, TimeoutError) as problem:
+                log.warning("replica_lost", extra={"model": self._spec.id, "reason": _reason(problem)})
+                failure = Unavailable("The model's replicas do not answer. Nothing was charged.", 1)
+            except BadFrame as problem:
+                log.error("replica_answer_bad", extra={"model": self._spec.id, "reason": str(problem)})  # noqa: TRY400 - no trace: it names nothing else
+                failure = InferenceFailed()
+        assert failure is not None
+        raise failure
+
+    async def _ask(self, sequences: Sequence[Sequence[int]], caller: str) -> bytes:
+        with self._onward("replica") as headers:
+            question = encode_question(Question(sequences, caller, headers))
+            async with asyncio.timeout(self._tuning.timeout_s):
+                return await self._route.ask(question)
+
+    def _read(self, answer: bytes, count: int) -> list[Vector]:
+        """The vectors, verified. Raises BadFrame, and what the replica says instead of vectors."""
+        outcome, retry_after_s = outcome_of(answer)
+        match outcome:
+            case Outcome.OK:
+                return decode_vectors(answer, count, self._spec.dims)
+            case Outcome.FULL:
+                raise Full(retry_after_s)
+            case Outcome.LEAVING:
+                raise Unreachable("it is shutting down")
+            case Outcome.FAILED:
+                raise InferenceFailed
+            case Outcome.REFUSED:
+                raise BadFrame("a refusal: gateway and replica are not of the same kind")
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """See the port."""
+        self._is_closing = True
+        if self._scopes:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await self._idle.wait()
+        for scope in self._scopes:
+            scope.reschedule(0.0)
+        if self._scopes:
+            await self._idle.wait()
+        await self._route.close()
+
+
+def _reason(problem: Exception) -> str:
+    return str(problem) or "it did not answer in time"

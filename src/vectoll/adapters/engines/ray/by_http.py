@@ -1,0 +1,73 @@
+"""To replicas over the HTTP proxies of Serve, from outside the cluster."""
+
+import random
+from collections.abc import Sequence
+
+import aiohttp
+
+from vectoll.adapters.engines.ray.frames import MEDIA_TYPE
+from vectoll.adapters.engines.ray.names import route_prefix
+from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
+from vectoll.domain.ids import ModelId
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 1024
+
+
+class HttpRoute:
+    """Implements ``Route``. Each question goes to one of the proxies by chance, and so do later tries."""
+
+    def __init__(self, model: ModelId, urls: Sequence[str], secret: str, max_answer_bytes: int) -> None:
+        """``urls`` are the proxies' base URLs, at least one."""
+        self._urls = [url.rstrip("/") + route_prefix(model) for url in urls]
+        self._headers = {"authorization": f"Bearer {secret}", "content-type": MEDIA_TYPE}
+        self._max_answer_bytes = max_answer_bytes
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, question: bytes) -> bytes:
+        """See ``Route``. Whatever is not a frame is an answer of the proxy itself."""
+        url = random.choice(self._urls)  # noqa: S311 - to spread load
+        try:
+            async with self._open().post(
+                url, data=question, headers=self._headers, allow_redirects=False
+            ) as response:
+                if response.content_type == MEDIA_TYPE:
+                    return await _read(response, self._max_answer_bytes)
+                status = response.status
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(type(error).__name__) from None
+        if status in (401, 403):
+            raise NotServed("the cluster does not know this server's secret")
+        if status == 404:
+            raise NotServed("it is not deployed to the cluster")
+        if status == 503:
+            raise Full
+        raise Unreachable(f"HTTP {status}")
+
+    def _open(self) -> aiohttp.ClientSession:
+        """The session, made on first use: it belongs to the event loop that runs then."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=30.0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """See ``Route``."""
+        if self._session is not None:
+            await self._session.close()
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The whole body. Raises Unreachable beyond ``max_bytes``."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > max_bytes:
+            raise Unreachable("an answer that is too long")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,1 @@
+"""Engine replicas on a Ray cluster, one autoscaling Serve deployment for each model."""
