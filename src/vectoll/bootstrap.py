@@ -3,9 +3,12 @@
 What not every command needs is imported where it is used, so that `vectoll keys list` does not load an engine.
 """
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
@@ -16,7 +19,11 @@ from vectoll.loading import open_models
 from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
 from vectoll.ports.keys import KeyStore
-from vectoll.settings import Settings
+from vectoll.ports.metrics import ServerMetrics
+from vectoll.settings import Settings, TracingSettings
+
+if TYPE_CHECKING:
+    from vectoll.core.tracing import Tracer
 
 
 def lock_data_dir(settings: Settings) -> DataDirLock:
@@ -55,10 +62,13 @@ async def open_services(settings: Settings, store: SqliteStore, clock: Clock) ->
     from vectoll.core.auth import Authentication
     from vectoll.core.billing import Billing
     from vectoll.core.embed import EmbedService
+    from vectoll.core.tracing import TracedAuthenticator, TracedMetrics
 
-    metrics, limiter = PrometheusMetrics(), MemoryRateLimiter()
+    metrics: ServerMetrics = PrometheusMetrics()
+    limiter = MemoryRateLimiter()
     authenticators = _authenticators(settings, store.keys, clock)
     async with AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(open_tracer(settings.tracing))
         wallets = None
         if settings.allowance.enabled and not settings.x402.enabled:
             raise ConfigurationError("allowance.enabled needs x402.enabled")
@@ -67,6 +77,8 @@ async def open_services(settings: Settings, store: SqliteStore, clock: Clock) ->
 
             wallets = await stack.enter_async_context(open_wallets(settings, store, limiter, clock))
             authenticators = [wallets.authenticator, *authenticators]  # a sign-in wins over a key
+        if tracer:
+            metrics, authenticators = TracedMetrics(metrics), [TracedAuthenticator(a) for a in authenticators]
         models = await stack.enter_async_context(open_models(settings, metrics))
         yield Services(
             embed=EmbedService(models, Billing(store.ledger, metrics), metrics),
@@ -79,7 +91,30 @@ async def open_services(settings: Settings, store: SqliteStore, clock: Clock) ->
             settings=settings,
             metrics=metrics,
             wallets=wallets.services if wallets else None,
+            tracer=tracer,
         )
+
+
+@asynccontextmanager
+async def open_tracer(settings: TracingSettings) -> AsyncIterator["Tracer | None"]:
+    """What traces requests; None where tracing is off. Raises ConfigurationError where its extra is not installed.
+
+    For every process that serves, gateways and replicas alike.
+    """
+    if not settings.enabled or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        yield None
+        return
+    from vectoll.core.tracing import Tracer
+
+    try:
+        from vectoll.adapters.otel import OtelSpans
+    except ModuleNotFoundError:
+        raise ConfigurationError('tracing.enabled needs OpenTelemetry: pip install "vectoll[otel]"') from None
+    spans = OtelSpans(settings.endpoint, settings.sample_ratio)
+    try:
+        yield Tracer(spans)
+    finally:
+        await asyncio.to_thread(spans.close)
 
 
 def _authenticators(settings: Settings, keys: KeyStore, clock: Clock) -> Sequence[Authenticator]:

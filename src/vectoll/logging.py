@@ -15,18 +15,25 @@ import orjson
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from vectoll.core.tracing import current_trace
 from vectoll.settings import LogSettings
 
 
-def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Set up structlog and the standard library's root logger, to ``stream`` (standard error when left out)."""
+def configure_logging(
+    settings: LogSettings, stream: TextIO | None = None, *, is_traced: bool = False
+) -> None:
+    """Set up structlog and the standard library's root logger, to ``stream`` (standard error when left out).
+
+    ``is_traced`` puts the trace's id on every line that is written while a request is served.
+    """
     stream = stream or sys.stderr
     is_text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    first: list[Processor] = [_with_trace] if is_traced else []
     finish = _text(colors=stream.isatty() and not os.environ.get("NO_COLOR")) if is_text else _json()
     structlog.configure(
-        processors=[structlog.processors.add_log_level, stamp, *finish],
+        processors=[structlog.processors.add_log_level, stamp, *first, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
@@ -39,6 +46,7 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.ExtraAdder(),
                 stamp,
+                *first,
             ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
         )
@@ -59,6 +67,12 @@ def _json() -> list[Processor]:
 def _text(*, colors: bool) -> list[Processor]:
     plain = structlog.dev.plain_traceback  # the default one prints local variables where rich is installed
     return [_without_noise, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+
+
+def _with_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if trace := current_trace():
+        event["trace_id"] = trace.id
+    return event
 
 
 def _without_noise(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

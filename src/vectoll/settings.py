@@ -179,6 +179,21 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["auto", "json", "text"] = "auto"  # auto is text on a terminal and JSON elsewhere.
 
 
+class TracingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[tracing]``: OpenTelemetry traces over OTLP/HTTP. Needs `pip install "vectoll[otel]"`.
+
+    What is left out follows OpenTelemetry's environment variables (OTEL_*).
+    """
+
+    enabled: bool = False  # Whether requests are traced.
+    endpoint: str | None = (
+        None  # The collector, e.g. http://127.0.0.1:4318; else OTEL_EXPORTER_OTLP_ENDPOINT.
+    )
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] | None = (
+        None  # The share of traces that begin here and are recorded; else OTEL_TRACES_SAMPLER, else all.
+    )
+
+
 class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[[models]]``: a model to add, or what to change about one in the catalogue."""
 
@@ -245,6 +260,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     jwt: JwtSettings = field(default_factory=JwtSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     siwx: SiwxSettings = field(default_factory=SiwxSettings)
     x402: X402Settings = field(default_factory=X402Settings)
     allowance: AllowanceSettings = field(default_factory=AllowanceSettings)

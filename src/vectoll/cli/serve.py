@@ -20,7 +20,7 @@ def serve(config: Path | None, log_level: str | None, log_format: str | None, **
     from vectoll.logging import configure_logging
 
     settings = load_settings(config, {**flags, "log": {"level": log_level, "format": log_format}})
-    configure_logging(settings.log)
+    configure_logging(settings.log, is_traced=settings.tracing.enabled)
 
     from vectoll.serving import serve as serve_until_signalled
 

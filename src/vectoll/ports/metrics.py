@@ -7,7 +7,7 @@ class Metrics(Protocol):
     """Each call is cheap and never raises."""
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
-        """Time spent in one stage of a request: tokenize, hold, encode, charge."""
+        """Time spent in one stage of a request: tokenize, hold, encode (and queue, its first part), charge."""
         ...
 
     def embedded(self, model: str, inputs: int, tokens: int) -> None:

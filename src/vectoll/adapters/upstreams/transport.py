@@ -20,6 +20,7 @@ from vectoll.adapters.upstreams.failures import (
     UpstreamFailure,
 )
 from vectoll.adapters.upstreams.retries import RetryPolicy, retry_after_s
+from vectoll.core.tracing import onward
 
 T = TypeVar("T")
 
@@ -130,13 +131,17 @@ class Transport:
     ) -> bytes:
         timeout = aiohttp.ClientTimeout(total=limit_s, sock_connect=min(CONNECT_TIMEOUT_S, limit_s))
         try:
-            async with self._open().post(
-                url, data=body, headers=self._headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                if response.status == 200:
-                    return await _read(response, max_bytes)
-                error = await _read(response, MAX_ERROR_BYTES)
-                raise classify(response.status, error) or _failure(response.status, response.headers, error)
+            with onward("upstream") as trace_headers:
+                headers = {**self._headers, **trace_headers}
+                async with self._open().post(
+                    url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                ) as response:
+                    if response.status == 200:
+                        return await _read(response, max_bytes)
+                    error = await _read(response, MAX_ERROR_BYTES)
+                    raise classify(response.status, error) or _failure(
+                        response.status, response.headers, error
+                    )
         except TimeoutError:
             raise NoAnswer("timed out") from None
         except (aiohttp.ClientError, OSError) as error:

@@ -29,6 +29,8 @@ class _Waiter:
 
     future: asyncio.Future[list[Vector]]
     vectors: list[Vector | None]
+    taken_at: float = math.inf
+    """When its first sequence went to the engine, by ``time.perf_counter``."""
 
     def answer(self, error: VectollError | None) -> None:
         """On the event loop. A waiter that left is not answered."""
@@ -80,18 +82,21 @@ class Batcher:
         """
         job = Job(caller, sequences)
         waiter = _Waiter(self._loop.create_future(), [None] * len(sequences))
+        pushed_at = time.perf_counter()
         with self._wake:
             self._require_room(job)
             self._waiters[job] = waiter
             self._queue.push(job)
             self._wake.notify(min(self._idle, len(sequences)))
         try:
-            return await waiter.future
+            vectors = await waiter.future
         except asyncio.CancelledError:
             with self._lock:
                 self._queue.discard(job)
                 self._waiters.pop(job, None)
             raise
+        self._metrics.stage(self._model, "queue", max(0.0, waiter.taken_at - pushed_at))
+        return vectors
 
     def _require_room(self, job: Job) -> None:
         if self._is_closing:
@@ -116,7 +121,7 @@ class Batcher:
             except Exception as failure:  # whatever an engine raises, its waiters are answered
                 log.exception("engine_failed", extra={"model": self._model}, exc_info=failure)
                 vectors, error = [], InferenceFailed()
-            self._finish(batch, vectors, error, time.perf_counter() - started)
+            self._finish(batch, vectors, error, started)
 
     def _next_batch(self) -> list[Item]:
         """Block until there is work. Empty when the batcher is closed and nothing is left."""
@@ -131,9 +136,10 @@ class Batcher:
                 self._wake.wait()
 
     def _finish(
-        self, batch: list[Item], vectors: Sequence[Vector], error: VectollError | None, seconds: float
+        self, batch: list[Item], vectors: Sequence[Vector], error: VectollError | None, started: float
     ) -> None:
         """Hand out what a batch gave; a job is answered when its last sequence is, or at its first failure."""
+        seconds = time.perf_counter() - started
         done: list[tuple[_Waiter, VectollError | None]] = []
         with self._lock:
             self._idle += 1
@@ -143,6 +149,7 @@ class Batcher:
                 waiter = self._waiters.get(item.job)
                 if waiter is None:
                     continue
+                waiter.taken_at = min(waiter.taken_at, started)
                 if error is None:
                     waiter.vectors[item.index] = vectors[position]
                     item.job.remaining -= 1
