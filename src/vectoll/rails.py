@@ -76,18 +76,19 @@ async def open_wallets(
             Family.EVM: EvmSignatureVerifier(),
             Family.SOLANA: SolanaSignatureVerifier(),
         }
+        contracts = ContractWallets(ContractWalletVerifier(evm), limiter)
         authenticator = SiwxAuthenticator(
             SignInRules(_domains(settings, public_url), frozenset(o.network for o in top_ups.options)),
             verifiers,
             store.nonces,
             clock,
-            ContractWallets(ContractWalletVerifier(evm), limiter),
+            contracts,
         )
         watch = asyncio.create_task(top_ups.watch(settings.x402.reconcile_interval_s))
         stack.push_async_callback(_stop, watch)
         if settings.allowance.enabled:
             await stack.enter_async_context(watch_stakes(settings, store, clock))
-        keys = WalletKeys(urlsplit(public_url).netloc, verifiers, store.nonces, clock)
+        keys = WalletKeys(urlsplit(public_url).netloc, verifiers, store.nonces, clock, contracts, tuple(evm))
         asking = Asking(public_url, top_ups.options)
         yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
 

@@ -5,7 +5,9 @@ import re
 import secrets
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,23 +104,23 @@ def run_anvil(*options: str) -> Iterator[Anvil]:
     command = [
         str(_binary()), "--chain-id", str(CHAIN_ID), "--port", "0", "--slots-in-an-epoch", "1", *options
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    try:
-        url = next(
-            f"http://{found[1]}"
-            for line in process.stdout
-            if (found := re.search(r"Listening on (\S+)", line))
-        )
-        chain = Anvil(url)
-        chain.put_code(USDC, "Token")
-        chain.put_code(DIEM, "Staking")
-        yield chain
-        chain.close()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        try:
+            assert process.stdout is not None
+            lines = (re.search(r"Listening on (\S+)", line) for line in process.stdout)
+            url = next(f"http://{found[1]}" for found in lines if found)
+            # it logs each call: a pipe that nobody reads fills up, and then the chain stands still
+            reader.submit(deque, process.stdout, 0)
+            chain = Anvil(url)
+            chain.put_code(USDC, "Token")
+            chain.put_code(DIEM, "Staking")
+            yield chain
+            chain.close()
+        finally:
+            process.kill()
 
 
 def _binary() -> Path:
@@ -167,6 +169,12 @@ def authorize(
     }
 
 
+def erc6492(factory: str, deployment: str, signature: bytes) -> bytes:
+    """A signature of a wallet that is not deployed yet."""
+    arguments = [factory, bytes.fromhex(deployment[2:]), signature]
+    return encode(["address", "bytes", "bytes"], arguments) + bytes.fromhex("6492" * 16)
+
+
 def transfer_call(payload: dict[str, Any]) -> str:
     """The call with which anybody can carry out an authorisation."""
     auth = payload["authorization"]
@@ -179,5 +187,5 @@ def transfer_call(payload: dict[str, Any]) -> str:
         auth["to"],
         *numbers,
         bytes.fromhex(auth["nonce"][2:]),
-        bytes.fromhex(payload["signature"][2:]),
+        bytes.fromhex(payload["signature"].removeprefix("0x")),
     )

@@ -10,7 +10,8 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 from eth_account.signers.local import LocalAccount
-from tests.chains.anvil import USDC, Anvil, authorize, call_data, run_anvil, transfer_call
+from eth_utils.address import to_checksum_address
+from tests.chains.anvil import USDC, Anvil, authorize, call_data, erc6492, run_anvil, transfer_call
 from tests.integration.payments import Service, base_rail, encode, header, service
 
 from vectoll.adapters.payments.base import BaseRail
@@ -458,6 +459,43 @@ async def test_a_contract_wallet_pays(
     payload = authorize(payer, pay_to, TEN, holder=wallet)
     assert (await vectoll.top_ups.top_up(header(payload))).intent.payer == wallet.lower()
     assert await vectoll.balance(wallet.lower()) == usd("10")
+
+
+def counterfactual(chain: Anvil, owner: LocalAccount) -> tuple[str, str, str]:
+    """A wallet's address before it is there, the factory that makes it, and the call that does."""
+    factory = chain.deploy("Factory")
+    asked = {"to": factory, "data": call_data("Factory", "addressOf(address)", owner.address)}
+    address = to_checksum_address(f"0x{chain.rpc('eth_call', asked, 'latest')[-40:]}")
+    return address, factory, call_data("Factory", "deploy(address)", owner.address)
+
+
+async def test_a_wallet_that_is_not_deployed_is_told_so_and_pays_once_it_is(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """ERC-6492: the token asks the wallet itself, in code that does not exist yet; the chain refuses, not we."""
+    wallet, factory, deployment = counterfactual(chain, payer)
+    chain.fund(wallet, TEN)
+    payload = authorize(payer, pay_to, TEN, holder=wallet)
+    plain = bytes.fromhex(payload["signature"][2:])
+    wrapped = erc6492(factory, deployment, plain)
+    payment = header(payload | {"signature": f"0x{wrapped.hex()}"})
+    with pytest.raises(AssertionError, match="ECRecover: invalid signature length"):
+        chain.rpc("eth_call", {"to": USDC, "data": transfer_call(payload | {"signature": wrapped.hex()})})
+    assert await refused(vectoll, payment) == "wallet_not_deployed"
+    assert chain.usdc(pay_to) == 0
+    chain.send(factory, deployment)
+    assert (await vectoll.top_ups.top_up(payment)).intent.payer == wallet.lower()
+    assert chain.usdc(pay_to) == TEN
+    assert await vectoll.balance(wallet.lower()) == usd("10")
+
+
+async def test_a_broken_wrapping_is_an_invalid_signature(
+    vectoll: Service, payer: LocalAccount, pay_to: str
+) -> None:
+    payload = authorize(payer, pay_to, TEN)
+    for body in (b"", b"\xff" * 96, bytes.fromhex(payload["signature"][2:])):
+        changed = payload | {"signature": f"0x{(body + bytes.fromhex('6492' * 16)).hex()}"}
+        assert await refused(vectoll, header(changed)) == "invalid_signature"
 
 
 async def test_one_wallet_starts_at_most_ten_top_ups_a_minute(vectoll: Service, pay_to: str) -> None:

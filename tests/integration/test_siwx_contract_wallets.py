@@ -3,15 +3,20 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from eth_abi.abi import encode
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from tests.chains.anvil import Anvil, call_data, run_anvil
+from tests.chains.anvil import Anvil, call_data, erc6492, run_anvil
+from tests.ledger import FixedClock
 
 from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.limiter import MemoryRateLimiter
+from vectoll.adapters.storage.memory_wallets import MemoryNonceStore
 from vectoll.adapters.wallets.contracts import ContractWallets
-from vectoll.domain.siwx import BASE
-from vectoll.domain.wallets import WalletAddress, parse_wallet
+from vectoll.adapters.wallets.evm import EvmSignatureVerifier
+from vectoll.core.signin import ContractWallets as BudgetedContractWallets
+from vectoll.core.wallet_keys import WalletKeys
+from vectoll.domain.siwx import BASE, SignInRefused
+from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
 from vectoll.ports.wallets import RpcUnavailable
 
 OWNER = Account.from_key("0x" + "33" * 32)
@@ -56,29 +61,27 @@ async def test_a_contract_that_is_no_wallet_accepts_nothing(chain: Anvil, wallet
     assert not await ask(wallets, chain.deploy("Factory"), SIGNATURE)
 
 
-def wrap(factory: str, deployment: str, signature: bytes) -> bytes:
-    arguments = [factory, bytes.fromhex(deployment[2:]), signature]
-    return encode(["address", "bytes", "bytes"], arguments) + bytes.fromhex("6492" * 16)
+def undeployed(chain: Anvil) -> tuple[str, str, str]:
+    """A wallet's address before it is there, the factory that makes it, and the call that does."""
+    factory = chain.deploy("Factory")
+    asked = {"to": factory, "data": call_data("Factory", "addressOf(address)", OWNER.address)}
+    address = f"0x{chain.rpc('eth_call', asked, 'latest')[-40:]}"
+    return address, factory, call_data("Factory", "deploy(address)", OWNER.address)
 
 
 async def test_a_wallet_that_is_not_deployed_is_deployed_in_the_question_only(
     chain: Anvil, wallets: ContractWallets
 ) -> None:
-    factory = chain.deploy("Factory")
-    found = chain.rpc(
-        "eth_call",
-        {"to": factory, "data": call_data("Factory", "addressOf(address)", OWNER.address)},
-        "latest",
-    )
-    wallet = f"0x{found[-40:]}"
-    deployment = call_data("Factory", "deploy(address)", OWNER.address)
-    assert await ask(wallets, wallet, wrap(factory, deployment, SIGNATURE))
-    assert not await ask(wallets, wallet, wrap(factory, deployment, SIGNATURE), text="another text")
+    wallet, factory, deployment = undeployed(chain)
+    assert await ask(wallets, wallet, erc6492(factory, deployment, SIGNATURE))
+    assert not await ask(wallets, wallet, erc6492(factory, deployment, SIGNATURE), text="another text")
     other = call_data("Factory", "deploy(address)", factory)
-    assert not await ask(wallets, wallet, wrap(factory, other, SIGNATURE))
+    assert not await ask(wallets, wallet, erc6492(factory, other, SIGNATURE))
     assert chain.rpc("eth_getCode", wallet, "latest") == "0x"
     chain.send(factory, deployment)
-    assert await ask(wallets, wallet, wrap(factory, deployment, SIGNATURE)), "deployed meanwhile: still good"
+    assert await ask(wallets, wallet, erc6492(factory, deployment, SIGNATURE)), (
+        "deployed meanwhile: still good"
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff" * 96, b"\x00" * 95, (2**255).to_bytes(32, "big") * 3])
@@ -90,4 +93,55 @@ async def test_a_silent_node_is_no_answer() -> None:
     rpc = JsonRpc("http://127.0.0.1:1")
     with pytest.raises(RpcUnavailable):
         await ask(ContractWallets({BASE: rpc}), OWNER.address, SIGNATURE)
+    await rpc.close()
+
+
+@pytest.fixture
+def keys(wallets: ContractWallets) -> WalletKeys:
+    budgeted = BudgetedContractWallets(wallets, MemoryRateLimiter())
+    verifiers = {Family.EVM: EvmSignatureVerifier()}
+    return WalletKeys("api.example.com", verifiers, MemoryNonceStore(), FixedClock(), budgeted, [BASE])
+
+
+def sign(text: str) -> bytes:
+    return bytes(OWNER.sign_message(encode_defunct(text=text)).signature)
+
+
+async def refused(keys: WalletKeys, wallet: str, token: str, signature: bytes) -> str:
+    with pytest.raises(SignInRefused) as error:
+        await keys.redeem(wallet, token, f"0x{signature.hex()}")
+    return error.value.code.removeprefix("X402_SIGN_IN_")
+
+
+async def test_a_deployed_contract_wallet_makes_itself_a_key_once(chain: Anvil, keys: WalletKeys) -> None:
+    wallet = chain.deploy("Wallet", "address", OWNER.address)
+    token = keys.challenge()
+    assert await refused(keys, wallet, token, sign("another text")) == "SIGNATURE"
+    principal = await keys.redeem(wallet, token, f"0x{sign(token).hex()}")
+    assert principal.account == wallet.lower()
+    assert await refused(keys, wallet, token, sign(token)) == "REPLAYED"
+
+
+async def test_a_contract_wallet_that_is_not_deployed_makes_itself_a_key(
+    chain: Anvil, keys: WalletKeys
+) -> None:
+    wallet, factory, deployment = undeployed(chain)
+    token = keys.challenge()
+    assert await refused(keys, wallet, token, sign(token)) == "SIGNATURE"
+    principal = await keys.redeem(wallet, token, f"0x{erc6492(factory, deployment, sign(token)).hex()}")
+    assert principal.account == wallet.lower()
+
+
+async def test_keys_and_sign_ins_share_the_budget_of_questions(chain: Anvil, keys: WalletKeys) -> None:
+    wallet, token = chain.deploy("Wallet", "address", OWNER.address), keys.challenge()
+    rules = [await refused(keys, wallet, token, b"\x01" * 65) for _ in range(11)]
+    assert rules == ["SIGNATURE"] * 10 + ["UNVERIFIABLE"]
+
+
+async def test_no_key_is_made_where_the_chain_is_silent() -> None:
+    rpc = JsonRpc("http://127.0.0.1:1")
+    budgeted = BudgetedContractWallets(ContractWallets({BASE: rpc}), MemoryRateLimiter())
+    verifiers = {Family.EVM: EvmSignatureVerifier()}
+    keys = WalletKeys("api.example.com", verifiers, MemoryNonceStore(), FixedClock(), budgeted, [BASE])
+    assert await refused(keys, OWNER.address, keys.challenge(), b"\x01" * 65) == "UNVERIFIABLE"
     await rpc.close()

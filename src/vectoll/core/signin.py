@@ -19,7 +19,7 @@ from vectoll.domain.siwx import (
     chain_of,
 )
 from vectoll.domain.siwx_text import MessageFields, parse_message, render
-from vectoll.domain.wallets import Family, parse_wallet
+from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.nonces import NonceStore
@@ -36,7 +36,10 @@ CHECKS_IN_ALL = RateLimit(300)
 """How often a minute a chain is asked about contract wallets: one wallet's share, and everybody's together."""
 
 _Text = Annotated[str, Meta(max_length=4096)]
-_Signature = Annotated[str, Meta(min_length=1, max_length=12_000)]
+MAX_SIGNATURE_LENGTH = 12_000
+"""Of a signature in hex; what an ERC-6492 one with a large factory call needs, and a passkey's."""
+
+_Signature = Annotated[str, Meta(min_length=1, max_length=MAX_SIGNATURE_LENGTH)]
 
 
 class _Payload(Struct, frozen=True, rename="camel"):
@@ -135,16 +138,13 @@ class ContractWallets:
         self._verifier = verifier
         self._limiter = limiter
 
-    async def accepts(self, sign_in: SignIn) -> bool:
-        """Whether the chain says that the signature holds. Raises SignInRefused(UNVERIFIABLE)."""
-        wallet = sign_in.message.wallet
+    async def accepts(self, wallet: WalletAddress, text: str, signature: str, chain: str) -> bool:
+        """Whether the chain, a CAIP-2 id, says that the signature holds. Raises SignInRefused(UNVERIFIABLE)."""
         for limit, key in ((CHECKS_PER_WALLET, wallet.text), (CHECKS_IN_ALL, "all")):
             if not (await self._limiter.hit(limit, "contract-wallets", key)).allowed:
                 raise SignInRefused(SignInRule.UNVERIFIABLE)
         try:
-            return await self._verifier.is_accepted_by(
-                wallet, sign_in.text, sign_in.signature, sign_in.message.chain
-            )
+            return await self._verifier.is_accepted_by(wallet, text, signature, chain)
         except RpcUnavailable:
             raise SignInRefused(SignInRule.UNVERIFIABLE) from None
 
@@ -190,4 +190,6 @@ class SiwxAuthenticator:
             return True
         if self._contract_wallets is None or wallet.family is not Family.EVM:
             return False
-        return await self._contract_wallets.accepts(sign_in)
+        return await self._contract_wallets.accepts(
+            wallet, sign_in.text, sign_in.signature, sign_in.message.chain
+        )

@@ -2,9 +2,10 @@
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from vectoll.core.signin import ContractWallets
 from vectoll.domain.identity import Principal
 from vectoll.domain.siwx import MAX_AGE, MAX_SKEW, SignInRefused, SignInRule
 from vectoll.domain.siwx_text import parse_time
@@ -20,16 +21,25 @@ class WalletKeys:
     """Challenges in plain words, so that a wallet shows its owner what is signed, and for whom.
 
     Nothing is stored for a challenge: what counts is that the wallet signed this server's name and a recent time, and
-    that the nonce was not used before.
+    that the nonce was not used before. A challenge names no chain, so a contract wallet is looked for on ``chains``,
+    CAIP-2 ids of EVM networks, in their order.
     """
 
     def __init__(
-        self, domain: str, verifiers: Mapping[Family, SignatureVerifier], nonces: NonceStore, clock: Clock
+        self,
+        domain: str,
+        verifiers: Mapping[Family, SignatureVerifier],
+        nonces: NonceStore,
+        clock: Clock,
+        contract_wallets: ContractWallets | None = None,
+        chains: Sequence[str] = (),
     ) -> None:
         self._domain = domain
         self._verifiers = verifiers
         self._nonces = nonces
         self._clock = clock
+        self._contract_wallets = contract_wallets
+        self._chains = chains
 
     def challenge(self) -> str:
         """A fresh text to sign, good for five minutes."""
@@ -50,12 +60,23 @@ class WalletKeys:
             raise SignInRefused(SignInRule.IN_FUTURE)
         if issued_at + MAX_AGE <= now:
             raise SignInRefused(SignInRule.TOO_OLD)
-        if not self._verifiers[wallet.family].is_signed_by(wallet, token, signature):
+        if not await self._is_signed(wallet, token, signature):
             raise SignInRefused(SignInRule.SIGNATURE)
         good_until = issued_at + MAX_AGE + timedelta(seconds=1)
         if not await self._nonces.consume(wallet.account, f"key:{nonce}", now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=wallet.account, wallet=wallet)
+
+    async def _is_signed(self, wallet: WalletAddress, token: str, signature: str) -> bool:
+        """By the wallet's own key, else, within the same budget as a sign-in, by what the chain says."""
+        if self._verifiers[wallet.family].is_signed_by(wallet, token, signature):
+            return True
+        if self._contract_wallets is None or wallet.family is not Family.EVM:
+            return False
+        for chain in self._chains:
+            if await self._contract_wallets.accepts(wallet, token, signature, chain):
+                return True
+        return False
 
 
 def _wallet(address: str) -> WalletAddress:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from vectoll.core.signin import MAX_SIGNATURE_LENGTH
 from vectoll.http.schemas_account import CreateApiKeyRequest
 
 
@@ -228,7 +229,7 @@ class GenerateWeb3KeyRequest(CreateApiKeyRequest, kw_only=True, forbid_unknown_f
     """The body of POST /api_keys/generate_web3_key."""
 
     address: Annotated[str, Meta(min_length=32, max_length=44)]
-    signature: Annotated[str, Meta(min_length=1, max_length=200)]
+    signature: Annotated[str, Meta(min_length=1, max_length=MAX_SIGNATURE_LENGTH)]
     token: Annotated[str, Meta(min_length=1, max_length=512)]
     description: Annotated[str, Meta(max_length=64)] = "Web3 API Key"
 

@@ -35,6 +35,37 @@ def call_data(signature: str, *words: Word, tail: bytes | None = None) -> bytes:
     return selector(signature) + b"".join(head) + word(len(tail)) + padded
 
 
+_ERC6492_MARK = bytes.fromhex("6492" * 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Erc6492:
+    """A signature of a wallet that need not be deployed yet: what deploys it, and what the wallet then judges."""
+
+    factory: bytes
+    deployment: bytes
+    signature: bytes
+
+
+def erc6492_of(signature: bytes) -> Erc6492 | None:
+    """``abi.encode(address factory, bytes deployment, bytes signature)`` and the mark; None without the mark.
+
+    Raises ValueError for what has the mark and is cut short.
+    """
+    if not signature.endswith(_ERC6492_MARK):
+        return None
+    data = signature[:-32]
+    return Erc6492(data[12:32], _tail(data, 1), _tail(data, 2))
+
+
+def _tail(data: bytes, argument: int) -> bytes:
+    start = int.from_bytes(data[32 * argument : 32 * argument + 32], "big")
+    size = int.from_bytes(data[start : start + 32], "big")
+    if start + 32 + size > len(data):
+        raise ValueError("truncated")
+    return data[start + 32 : start + 32 + size]
+
+
 _EIP712_DOMAIN = keccak256(
     b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 )

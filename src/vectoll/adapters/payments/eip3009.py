@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vectoll.adapters.chains.evm import call_data, eip712_digest, eip712_domain, word
+from vectoll.adapters.chains.evm import call_data, eip712_digest, eip712_domain, erc6492_of, word
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError
 from vectoll.adapters.chains.secp256k1 import keccak256, recover
 from vectoll.domain.payments import (
@@ -72,10 +72,19 @@ class Eip3009:
         try:
             await self._rpc.call("eth_call", call, "latest")
         except RpcError as error:
-            if error.is_revert:
-                raise _refusal(error.message) from None
-            raise
+            if not error.is_revert:
+                raise
+            if await self._awaits_deployment(payment):
+                raise PaymentRefused("wallet_not_deployed", _NOT_DEPLOYED) from None
+            raise _refusal(error.message) from None
         return max(0, head.number - _LAG)
+
+    async def _awaits_deployment(self, payment: Payment) -> bool:
+        """Whether this is a wallet's ERC-6492 signature, and the wallet is not there for the token to ask."""
+        auth = authorization_of(payment)
+        if inner_signature(auth.signature) is auth.signature:
+            return False
+        return bool(await self._rpc.call("eth_getCode", auth.payer.text, "latest") == "0x")
 
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """By the receipt of the transaction that was sent, else by the authorisation's own log."""
@@ -157,12 +166,21 @@ def authorization_of(payment: Payment) -> TransferAuthorization:
     return payment.authorization
 
 
+def inner_signature(signature: bytes) -> bytes:
+    """What an ERC-6492 wrapping holds, for the token knows no wrappings; any other signature as it is."""
+    try:
+        wrapped = erc6492_of(signature)
+    except ValueError:
+        return signature
+    return signature if wrapped is None else wrapped.signature
+
+
 def transfer_call(payment: Payment) -> bytes:
     """``transferWithAuthorization``: split into v, r, s for a key's signature, whole for any other."""
     auth = authorization_of(payment)
     words = (auth.payer.text, auth.to, auth.value, auth.valid_after, auth.valid_before, auth.nonce)
     arguments = "address,address,uint256,uint256,uint256,bytes32"
-    signature = auth.signature
+    signature = inner_signature(auth.signature)
     if len(signature) != 65 or signature[64] not in (0, 1, 27, 28):
         return call_data(f"transferWithAuthorization({arguments},bytes)", *words, tail=signature)
     v = signature[64] if signature[64] >= 27 else signature[64] + 27
@@ -202,11 +220,16 @@ def _topic(address: str) -> str:
 
 _REASONS = {
     "balance": ("insufficient_funds", "The payer has too little USDC for this payment."),
-    "used": ("authorization_used", "This authorisation was used or cancelled before."),
+    "is used": ("authorization_used", "This authorisation was used or cancelled before."),
     "expired": ("expired", "The payment has expired."),
     "not yet valid": ("not_yet_valid", "The payment is not valid yet."),
     "signature": ("invalid_signature", "The payment's signature does not match its payer."),
 }
+
+_NOT_DEPLOYED = (
+    "The paying wallet is not deployed yet, and the token can ask only a contract that is there: deploy it, "
+    "for example with its first transaction, and pay again."
+)
 
 
 def _refusal(revert: str) -> PaymentRefused:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vectoll.adapters.chains.evm import call_data
+from vectoll.adapters.chains.evm import call_data, erc6492_of
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError
 from vectoll.adapters.chains.secp256k1 import eip191_digest
 from vectoll.adapters.wallets.evm import hex_bytes
@@ -10,7 +10,6 @@ from vectoll.domain.wallets import WalletAddress
 from vectoll.ports.wallets import RpcUnavailable
 
 _MAGIC = bytes.fromhex("1626ba7e")
-_WRAPPED = bytes.fromhex("6492" * 16)
 _GAS = 5_000_000
 
 
@@ -27,15 +26,15 @@ class ContractWallets:
         if not raw or rpc is None:
             return False
         digest = eip191_digest(text.encode())
-        if not raw.endswith(_WRAPPED):
-            data = call_data("isValidSignature(bytes32,bytes)", digest, tail=raw)
-            return await _says_yes(rpc, {"to": wallet.text, "data": f"0x{data.hex()}"})
         try:
-            factory, deployment, inner = _unwrap(raw)
+            wrapped = erc6492_of(raw)
         except ValueError:
             return False
-        check = call_data("isValidSignature(bytes32,bytes)", digest, tail=inner)
-        program = deploy_then_ask(factory, deployment, wallet.raw, check)
+        if wrapped is None:
+            data = call_data("isValidSignature(bytes32,bytes)", digest, tail=raw)
+            return await _says_yes(rpc, {"to": wallet.text, "data": f"0x{data.hex()}"})
+        check = call_data("isValidSignature(bytes32,bytes)", digest, tail=wrapped.signature)
+        program = deploy_then_ask(wrapped.factory, wrapped.deployment, wallet.raw, check)
         return await _says_yes(rpc, {"data": f"0x{program.hex()}"})
 
 
@@ -50,20 +49,6 @@ async def _says_yes(rpc: JsonRpc, call: Mapping[str, str]) -> bool:
     if raw is None:
         raise RpcUnavailable("the answer is not hex")
     return len(raw) >= 32 and raw[:32] == _MAGIC + bytes(28)
-
-
-def _unwrap(signature: bytes) -> tuple[bytes, bytes, bytes]:
-    """``abi.encode(address factory, bytes factoryCalldata, bytes signature)`` without its mark. Raises ValueError."""
-    data = signature[:-32]
-    return data[12:32], _tail(data, 1), _tail(data, 2)
-
-
-def _tail(data: bytes, argument: int) -> bytes:
-    start = int.from_bytes(data[32 * argument : 32 * argument + 32], "big")
-    size = int.from_bytes(data[start : start + 32], "big")
-    if start + 32 + size > len(data):
-        raise ValueError("truncated")
-    return data[start + 32 : start + 32 + size]
 
 
 def deploy_then_ask(factory: bytes, deployment: bytes, wallet: bytes, check: bytes) -> bytes:
