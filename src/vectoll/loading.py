@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint, weights_bytes
+from vectoll.adapters.checkpoints import Checkpoint, DownloadBar, locate, read_checkpoint, weights_bytes
 from vectoll.catalog_file import ServedModels, read_models
 from vectoll.core.batching.queue import BatchShape
 from vectoll.core.models import ModelRegistry
@@ -146,7 +146,7 @@ def _states(settings: Settings, served: ServedModels) -> Sequence[ModelState]:
 def _read_facts(source: ModelSource) -> CheckpointFacts | None:
     """What a checkpoint on this machine says about itself. Raises ConfigurationError for one that is broken."""
     try:
-        checkpoint = read_checkpoint(locate("", source, download=False))
+        checkpoint = read_checkpoint(locate("", source))
     except ModelOffline:
         return None
     if checkpoint.pooling is None:
@@ -179,11 +179,11 @@ def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
 
 def weights_size(spec: ModelSpec) -> int:
     """Bytes of a model's weights on disk, fetched if they must be. Blocks. Raises ModelOffline, ConfigurationError."""
-    return weights_bytes(locate(spec.id, spec.source))
+    return weights_bytes(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
 
 
 def _checkpoint(spec: ModelSpec) -> Checkpoint:
-    checkpoint = read_checkpoint(locate(spec.id, spec.source))
+    checkpoint = read_checkpoint(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
     if checkpoint.dims != spec.dims:
         raise ConfigurationError(
             f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"

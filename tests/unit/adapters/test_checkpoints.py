@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from tests.minilm import PACKAGE, minilm
 
-from vectoll.adapters.checkpoints import Attention, Family, Llama3Scaling, Rope, locate, read_checkpoint
+from vectoll.adapters.checkpoints import (
+    Attention,
+    Family,
+    Llama3Scaling,
+    Rope,
+    locate,
+    read_checkpoint,
+    show_nothing,
+)
 from vectoll.adapters.checkpoints.location import is_complete, wanted_files
 from vectoll.domain.catalog import ModelSource, Pooling
 from vectoll.domain.errors import ConfigurationError, ModelOffline
@@ -110,13 +118,13 @@ def test_a_package_that_is_not_installed_is_offline() -> None:
 
 
 def test_a_repository_that_cannot_be_reached_is_offline(hub_cache: Path) -> None:
-    with pytest.raises(ModelOffline, match="hub cannot be reached"):
-        locate("m", ModelSource(package="no-such-package", repo="owner/name"))
+    with pytest.raises(ModelOffline, match="HF_HUB_OFFLINE"):
+        locate("m", ModelSource(package="no-such-package", repo="owner/name"), show=show_nothing)
 
 
 def test_a_repository_is_not_fetched_unless_wanted(hub_cache: Path) -> None:
     with pytest.raises(ModelOffline, match="vectoll models pull m"):
-        locate("m", ModelSource(repo="owner/name"), download=False)
+        locate("m", ModelSource(repo="owner/name"))
 
 
 def test_a_repository_id_that_is_none_is_a_setting_to_correct(hub_cache: Path) -> None:
@@ -131,21 +139,43 @@ def test_a_cached_repository_needs_no_network(hub_cache: Path) -> None:
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(commit)
     assert locate("m", ModelSource(repo="owner/name")) == snapshot
-    assert locate("m", ModelSource(repo="owner/name", revision=commit), download=False) == snapshot
+    assert locate("m", ModelSource(repo="owner/name", revision=commit)) == snapshot
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(ModelOffline, match="pull"):
-        locate("m", ModelSource(repo="owner/name"), download=False)
+        locate("m", ModelSource(repo="owner/name"))
 
 
 def test_only_one_form_of_the_weights_is_fetched() -> None:
     described = ["config.json", "1_Pooling/config.json", "tokenizer.json"]
-    onnx = ["onnx/model.onnx", "onnx/model.onnx_data"]
-    noise = ["README.md", "pytorch_model.bin", "onnx/model_O4.onnx", "gguf/x.safetensors", "imgs/a.json"]
+    onnx = ["onnx/model.onnx", "onnx/model.onnx_data", "onnx/Constant_7_attr__value"]
+    noise = ["README.md", "onnx/model_O4.onnx", "onnx/tokenizer.json", "gguf/x.safetensors", "imgs/a.json"]
+    pickled = ["pytorch_model.bin"]
     single = ["model.safetensors"]
     sharded = ["model.safetensors.index.json", "model-1-of-2.safetensors", "model-2-of-2.safetensors"]
-    assert sorted(wanted_files([*described, *onnx, *noise, *single])) == sorted([*described, *single])
-    assert sorted(wanted_files([*described, *onnx, *noise, *sharded])) == sorted([*described, *sharded])
+    assert sorted(wanted_files([*described, *onnx, *noise, *pickled, *single])) == sorted(
+        [*described, *single]
+    )
+    assert sorted(wanted_files([*described, *onnx, *noise, *pickled, *sharded])) == sorted(
+        [*described, *sharded]
+    )
+    assert sorted(wanted_files([*described, *onnx, *noise, *pickled])) == sorted([*described, *pickled])
     assert sorted(wanted_files([*described, *onnx, *noise])) == sorted([*described, *onnx])
+    assert wanted_files([*described, *noise]) == []
+
+
+def test_of_bge_m3_as_it_is_published_its_one_file_of_weights_is_fetched() -> None:
+    published = [
+        ".gitattributes", "1_Pooling/config.json", "README.md", "colbert_linear.pt", "config.json",
+        "config_sentence_transformers.json", "imgs/bm25.jpg", "long.jpg", "modules.json",
+        "onnx/Constant_7_attr__value", "onnx/config.json", "onnx/model.onnx", "onnx/model.onnx_data",
+        "onnx/tokenizer.json", "pytorch_model.bin", "sentence_bert_config.json", "sentencepiece.bpe.model",
+        "sparse_linear.pt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    assert set(wanted_files(published)) == {
+        "1_Pooling/config.json", "config.json", "config_sentence_transformers.json", "modules.json",
+        "pytorch_model.bin", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
 
 
 def test_a_download_without_every_shard_is_not_complete(folder: Folder) -> None:

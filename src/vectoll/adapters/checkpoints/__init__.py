@@ -1,6 +1,6 @@
 """Model folders in the Hugging Face layout: where they are, what they say, and their weights, memory-mapped.
 
-The engines and the tokenizer read through here. Nothing in a folder is executed or unpickled.
+The engines and the tokenizer read through here. Nothing in a folder is executed.
 """
 
 from vectoll.adapters.checkpoints.architecture import (
@@ -12,7 +12,9 @@ from vectoll.adapters.checkpoints.architecture import (
     Rope,
 )
 from vectoll.adapters.checkpoints.config import Checkpoint, read_checkpoint
-from vectoll.adapters.checkpoints.location import locate, weights_bytes
+from vectoll.adapters.checkpoints.hub import Fetched, Show, fetch, gigabytes, show_nothing
+from vectoll.adapters.checkpoints.location import locate, wanted_files, weights_bytes
+from vectoll.adapters.checkpoints.progress import DownloadBar
 from vectoll.adapters.checkpoints.rotary import inverse_frequencies
 from vectoll.adapters.checkpoints.safetensors import DType, TensorView, Weights, open_weights
 
@@ -22,14 +24,21 @@ __all__ = [
     "Attention",
     "Checkpoint",
     "DType",
+    "DownloadBar",
     "Family",
+    "Fetched",
     "Llama3Scaling",
     "Rope",
+    "Show",
     "TensorView",
     "Weights",
+    "fetch",
+    "gigabytes",
     "inverse_frequencies",
     "locate",
     "open_weights",
     "read_checkpoint",
+    "show_nothing",
+    "wanted_files",
     "weights_bytes",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 from vectoll.adapters.checkpoints.architecture import Architecture, Config, read_architecture, text_tower
 from vectoll.adapters.checkpoints.location import CONFIG_NAME, GRAPH_FILES, TOKENIZER_NAME
 from vectoll.adapters.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, Weights, open_weights
+from vectoll.adapters.checkpoints.torch_zip import PICKLE_NAME, open_torch_zip
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
 
@@ -61,9 +62,9 @@ class Checkpoint:
         return self.folder / TOKENIZER_NAME
 
     @property
-    def has_safetensors(self) -> bool:
+    def has_weights(self) -> bool:
         """Whether there are weights to build a graph from."""
-        return any((self.folder / name).is_file() for name in (SINGLE_NAME, INDEX_NAME))
+        return any((self.folder / name).is_file() for name in (SINGLE_NAME, INDEX_NAME, PICKLE_NAME))
 
     @property
     def graph_file(self) -> Path | None:
@@ -75,7 +76,11 @@ class Checkpoint:
 
         Raises ConfigurationError when they cannot be read.
         """
-        weights = open_weights(self.folder)
+        has_safetensors = any((self.folder / name).is_file() for name in (SINGLE_NAME, INDEX_NAME))
+        pickled = self.folder / PICKLE_NAME
+        weights = (
+            open_weights(self.folder) if has_safetensors or not pickled.is_file() else open_torch_zip(pickled)
+        )
         table = (
             "embeddings.word_embeddings.weight"
             if self.architecture.family.is_encoder

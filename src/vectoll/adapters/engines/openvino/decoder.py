@@ -10,9 +10,9 @@ from vectoll.adapters.engines.openvino.layers import (
     attend,
     axes,
     causal_mask,
+    full_mask,
     linear,
     model,
-    padding_mask,
     pool,
     repeat_heads,
     rms_norm,
@@ -32,7 +32,7 @@ def build_decoder(architecture: Architecture, weights: Weights, pooling: Pooling
     if architecture.attention is Attention.CAUSAL:
         mask = causal_mask(inputs, architecture.sliding_window)
     else:
-        mask = padding_mask(inputs)
+        mask = full_mask(inputs)
     for index in range(architecture.layers):
         layer = weights.under(f"layers.{index}.")
         normed = rms_norm(states, layer, "input_layernorm", architecture.norm_eps)

@@ -12,10 +12,10 @@ from vectoll.adapters.engines.openvino.layers import (
     array,
     attend,
     axes,
+    full_mask,
     layer_norm,
     linear,
     model,
-    padding_mask,
     pool,
     split_heads,
     weight,
@@ -28,7 +28,7 @@ def build_encoder(architecture: Architecture, weights: Weights, pooling: Pooling
     """The whole graph, from token ids to normalised vectors."""
     inputs = Inputs.create()
     states = _embed(inputs, architecture, weights.under("embeddings."))
-    mask = padding_mask(inputs)
+    mask = full_mask(inputs)
     for index in range(architecture.layers):
         states = _block(states, mask, architecture, weights.under(f"encoder.layer.{index}."))
     return model(inputs, pool(states, inputs, pooling))
@@ -45,8 +45,7 @@ def _embed(inputs: Inputs, architecture: Architecture, weights: Weights) -> Node
     places = ops.gather(
         ops.constant(np.ascontiguousarray(table)), inputs.positions, ops.constant(np.int32(0))
     )
-    summed = ops.add(words, ops.unsqueeze(places, axes(0)))
-    return layer_norm(summed, weights, "LayerNorm", architecture.norm_eps)
+    return layer_norm(ops.add(words, places), weights, "LayerNorm", architecture.norm_eps)
 
 
 def _block(states: Node, mask: Node, architecture: Architecture, weights: Weights) -> Node:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, cast
 
-import numpy as np
-
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
 from vectoll.adapters.engines.openvino.int8 import compress_weights
+from vectoll.adapters.engines.openvino.packing import pack
 from vectoll.adapters.engines.openvino.readymade import read_graph
 from vectoll.adapters.engines.openvino.runtime import ov
 from vectoll.domain.catalog import Pooling
@@ -23,6 +22,9 @@ LARGE_PARAMETERS = 1_000_000_000
 CORES_PER_LARGE_STREAM = 4
 INPUTS_PER_SCALE = 64
 """With int8 weights: how many neighbouring inputs of a product are rounded by one scale."""
+
+
+EMPTY = cast(Vector, memoryview(b"").cast("f"))
 
 
 class Precision(StrEnum):
@@ -39,8 +41,12 @@ class Precision(StrEnum):
 class OpenVinoEngine:
     """Implements ``vectoll.ports.engine.Engine``."""
 
-    def __init__(self, compiled: Any, architecture: Architecture, streams: int, reads: object) -> None:
+    def __init__(
+        self, compiled: Any, architecture: Architecture, streams: int, reads: object, *, packed: bool = True
+    ) -> None:
         """``compiled`` reads the memory of ``reads`` in place, so both live as long as the engine."""
+        self.packed = packed
+        """Whether sequences share rows, so that a batch costs what its tokens do; else what its longest makes it."""
         self._compiled = compiled
         self._architecture = architecture
         self._reads: object = reads
@@ -58,41 +64,24 @@ class OpenVinoEngine:
 
     def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
-        ids, lengths = _pad(batch, self._architecture.positions)
+        packed = pack(batch, self._architecture.positions, shared_rows=self.packed)
+        ids = packed.ids
         if ids.min() < 0 or ids.max() >= self._architecture.vocab:
             raise ValueError(f"a token id must be in range({self._architecture.vocab})")
         request = self._requests[stream]
-        request.infer([ids, lengths], share_inputs=True, share_outputs=True)
+        request.infer(packed.inputs, share_inputs=True, share_outputs=True)
         # One copy out of the buffer that the stream's next batch overwrites; every vector is a view into it.
         copied = memoryview(request.get_output_tensor(0).data.tobytes())
         size = 4 * self.dims
-        return [cast(Vector, copied[at : at + size].cast("f")) for at in range(0, len(copied), size)]
+        vectors: list[Vector] = [EMPTY] * len(batch)
+        for at, index in enumerate(packed.order):
+            vectors[index] = cast(Vector, copied[at * size : (at + 1) * size].cast("f"))
+        return vectors
 
     def close(self) -> None:
         """Free the weights."""
         self._requests.clear()
         self._compiled = self._reads = None
-
-
-def _pad(batch: Sequence[Sequence[int]], positions: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """int32 ids [B, S] with zeros behind each sequence, and int32 lengths [B]. S is at most ``positions``."""
-    lengths = np.fromiter(map(len, batch), np.int32, len(batch))
-    longest = int(lengths.max())
-    if lengths.min() < 1 or longest > positions:
-        raise ValueError(f"a sequence must have 1 to {positions} tokens, one per position")
-    ids = np.zeros((len(batch), min(round_up(longest), positions)), np.int32)
-    for row, sequence in zip(ids, batch, strict=True):
-        row[: len(sequence)] = sequence
-    return ids, lengths
-
-
-def round_up(length: int) -> int:
-    """The next of few lengths: exact to 15, then in steps of about a sixteenth, at most 16 tokens.
-
-    OpenVINO keeps generated code for every shape it has seen, up to a megabyte each.
-    """
-    step = min(16, 1 << max(0, length.bit_length() - 4))
-    return -(-length // step) * step
 
 
 def load_engine(
@@ -121,14 +110,16 @@ def load_engine(
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(max(streams, cores if is_large else 0)),
     }
-    weights = checkpoint.open_weights() if checkpoint.has_safetensors else None
+    weights = checkpoint.open_weights() if checkpoint.has_weights else None
     graph = _build(core, checkpoint, weights, pooling)
     integers = None
     if precision == Precision.INT8:
         integers = compress_weights(graph)
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(INPUTS_PER_SCALE)
     compiled = core.compile_model(graph, "CPU", options)
-    engine = OpenVinoEngine(compiled, checkpoint.architecture, streams, reads=(weights, integers))
+    engine = OpenVinoEngine(
+        compiled, checkpoint.architecture, streams, reads=(weights, integers), packed=weights is not None
+    )
     for stream in range(streams):  # the first batch packs the weights, once for all streams
         engine.embed([[0] * min(8, checkpoint.architecture.positions)], stream)
     _release_pages(weights, integers)
@@ -147,7 +138,9 @@ def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: 
     """From the weights themselves where they are published, else from a graph that is."""
     if weights is None:
         if checkpoint.graph_file is None:
-            raise ConfigurationError(f"{checkpoint.folder} has no safetensors, OpenVINO or ONNX weights")
+            raise ConfigurationError(
+                f"{checkpoint.folder} has no weights: safetensors, pytorch_model.bin, OpenVINO or ONNX"
+            )
         return read_graph(core, checkpoint.graph_file, pooling)
     build = build_encoder if checkpoint.architecture.family.is_encoder else build_decoder
     try:

@@ -1,6 +1,6 @@
 """Operations that every family's graph is made of.
 
-Shapes: B sequences, S positions after padding, H hidden size, N heads, K key-value heads, D head size. Nodes are
+Shapes: B sequences of T tokens in R rows of S places, H hidden size, N heads, K key-value heads, D head size. Nodes are
 float32 in the graph; OpenVINO computes the inner ones in bfloat16 where the engine asks for it.
 """
 
@@ -54,26 +54,34 @@ def weight(view: TensorView) -> Node:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The graph's inputs and what follows from them."""
+    """The graph's inputs, all int32: see ``packing.PackedBatch``."""
 
     ids: Node
-    """int32 [B, S], padded with anything that is a token id."""
-    lengths: Node
-    """int32 [B], each at least 1."""
+    """[R, S]"""
+    owners: Node
+    """[R, S]"""
+    query_owners: Node
+    """[R, S], or [R, 1] where every row has one sequence: a mask of one row each then serves all its queries."""
     positions: Node
-    """int32 [S]: 0, 1, 2 …"""
-    is_token: Node
-    """boolean [B, S]: False for padding."""
+    """[R, S]"""
+    places: Node
+    """[T]"""
+    lengths: Node
+    """[B]"""
 
     @classmethod
     def create(cls) -> "Inputs":
-        """Fresh parameters of any batch size and length."""
-        ids = ops.parameter([-1, -1], np.int32, "input_ids")
-        lengths = ops.parameter([-1], np.int32, "lengths")
-        size = ops.gather(ops.shape_of(ids, "i32"), ops.constant(np.int32(1)), ops.constant(np.int32(0)))
-        positions = ops.range(ops.constant(np.int32(0)), size, ops.constant(np.int32(1)), "i32")
-        is_token = ops.less(ops.unsqueeze(positions, axes(0)), ops.unsqueeze(lengths, axes(1)))
-        return cls(ids, lengths, positions, is_token)
+        """Fresh parameters of any size."""
+        rows = ("input_ids", "owners", "query_owners", "positions")
+        return cls(
+            *(ops.parameter([-1, -1], np.int32, name) for name in rows),
+            *(ops.parameter([-1], np.int32, name) for name in ("places", "lengths")),
+        )
+
+    @property
+    def nodes(self) -> list[Node]:
+        """In the order of ``PackedBatch.inputs``."""
+        return [self.ids, self.owners, self.query_owners, self.positions, self.places, self.lengths]
 
 
 def linear(x: Node, weights: Weights, *names: str) -> Node:
@@ -114,26 +122,33 @@ def activate(x: Node, activation: Activation) -> Node:
             return ops.swish(x)
 
 
-def padding_mask(inputs: Inputs) -> Node:
-    """What to add to attention scores so that padding is not seen: float32 [B, 1, 1, S]."""
-    mask = ops.select(inputs.is_token, scalar(0.0), ops.constant(MASKED))
-    return ops.unsqueeze(mask, axes(1, 2))
+def full_mask(inputs: Inputs) -> Node:
+    """What to add to attention scores so that a token sees its own sequence only: float32 [R, 1, S or 1, S]."""
+    return _as_bias(_is_own(inputs))
 
 
 def causal_mask(inputs: Inputs, window: int | None) -> Node:
-    """What to add to attention scores so that only the past is seen, at most ``window`` tokens with oneself.
-
-    float32 [1, 1, S, S]. Padding comes behind every token, so it is never in a token's past.
+    """What to add to attention scores so that a token sees its own sequence's past only, at most ``window`` tokens
+    with itself: float32 [R, 1, S, S].
     """
-    query, key = ops.unsqueeze(inputs.positions, axes(1)), ops.unsqueeze(inputs.positions, axes(0))
-    is_seen = ops.less_equal(key, query)
+    query, key = ops.unsqueeze(inputs.positions, axes(2)), ops.unsqueeze(inputs.positions, axes(1))
+    is_seen = ops.logical_and(_is_own(inputs), ops.less_equal(key, query))
     if window is not None:
         is_seen = ops.logical_and(is_seen, ops.less(ops.subtract(query, key), ops.constant(np.int32(window))))
-    return ops.unsqueeze(ops.select(is_seen, scalar(0.0), ops.constant(MASKED)), axes(0, 1))
+    return _as_bias(is_seen)
+
+
+def _is_own(inputs: Inputs) -> Node:
+    """boolean [R, S or 1, S]: whether a query and a key are of one sequence."""
+    return ops.equal(ops.unsqueeze(inputs.query_owners, axes(2)), ops.unsqueeze(inputs.owners, axes(1)))
+
+
+def _as_bias(is_seen: Node) -> Node:
+    return ops.unsqueeze(ops.select(is_seen, scalar(0.0), ops.constant(MASKED)), axes(1))
 
 
 def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
-    """Softmax attention: [B, N, S, D] three times and a mask that broadcasts to [B, N, S, S] → [B, S, N * D]."""
+    """Softmax attention: [R, N, S, D] three times and a mask that broadcasts to [R, N, S, S] → [R, S, N * D]."""
     seen = ops.scaled_dot_product_attention(query, key, value, mask, causal=False)
     merged = ops.transpose(seen, axes(0, 2, 1, 3))
     shape = merged.get_output_partial_shape(0)
@@ -141,12 +156,12 @@ def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
 
 
 def split_heads(x: Node, heads: int, head_dim: int) -> Node:
-    """[B, S, heads * D] → [B, heads, S, D]."""
+    """[R, S, heads * D] → [R, heads, S, D]."""
     return ops.transpose(ops.reshape(x, axes(0, 0, heads, head_dim), True), axes(0, 2, 1, 3))
 
 
 def repeat_heads(x: Node, times: int) -> Node:
-    """[B, K, S, D] → [B, K * times, S, D]: each key-value head serves ``times`` query heads in a row."""
+    """[R, K, S, D] → [R, K * times, S, D]: each key-value head serves ``times`` query heads in a row."""
     if times == 1:
         return x
     shape = x.get_output_partial_shape(0)
@@ -158,24 +173,30 @@ def repeat_heads(x: Node, times: int) -> Node:
 
 
 def pool(states: Node, inputs: Inputs, pooling: Pooling) -> Node:
-    """[B, S, H] → L2-normalised [B, H]. Padding plays no part."""
+    """[R, S, H] → L2-normalised [B, H]. Padding plays no part."""
+    hidden = states.get_output_partial_shape(0)[2].get_length()
+    tokens = ops.reshape(states, axes(-1, hidden), False)
+    starts = ops.cum_sum(inputs.lengths, ops.constant(np.int32(0)), exclusive=True)
     match pooling:
         case Pooling.CLS:
-            vector = ops.gather(states, ops.constant(np.int32(0)), ops.constant(np.int32(1)))
+            vector = _rows_at(tokens, inputs, starts)
         case Pooling.LAST:
-            last = ops.subtract(inputs.lengths, ops.constant(np.int32(1)))
-            vector = ops.gather(states, ops.unsqueeze(last, axes(1)), axes(1), 1)
-            vector = ops.squeeze(vector, axes(1))
+            ends = ops.add(starts, ops.subtract(inputs.lengths, ops.constant(np.int32(1))))
+            vector = _rows_at(tokens, inputs, ends)
         case Pooling.MEAN:
-            # A sum, not a product of matrices: those would be computed in bf16.
-            kept = ops.multiply(states, ops.unsqueeze(ops.convert(inputs.is_token, "f32"), axes(2)))
-            total = ops.reduce_sum(kept, axes(1), False)
-            vector = ops.divide(total, ops.convert(ops.unsqueeze(inputs.lengths, axes(1)), "f32"))
+            # Sums of rows, not a product of matrices: those would be computed in bf16.
+            vector = ops.embedding_bag_offsets(tokens, inputs.places, starts, reduction="mean")
         case Pooling.UPSTREAM:
             raise ConfigurationError("pooling: an upstream's own is not one that can be computed here")
     return ops.normalize_l2(vector, axes(1), 1e-12, "max")
 
 
+def _rows_at(tokens: Node, inputs: Inputs, indices: Node) -> Node:
+    """[B, H]: the states of the tokens that are ``indices`` among all tokens."""
+    first_axis = ops.constant(np.int32(0))
+    return ops.gather(tokens, ops.gather(inputs.places, indices, first_axis), first_axis)
+
+
 def model(inputs: Inputs, vectors: Node) -> Any:
-    """The finished graph: ``input_ids`` and ``lengths`` in, [B, H] out."""
-    return ov.Model([ops.result(vectors)], [inputs.ids, inputs.lengths], "vectoll")
+    """The finished graph: ``Inputs.nodes`` in, [B, H] out."""
+    return ov.Model([ops.result(vectors)], inputs.nodes, "vectoll")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vectoll.adapters.engines.openvino.layers import Inputs, Node, model, pool
+from vectoll.adapters.engines.openvino.packing import NOBODY
 from vectoll.adapters.engines.openvino.runtime import ops
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
@@ -14,7 +15,7 @@ _STATES = ("last_hidden_state", "token_embeddings")
 
 
 def read_graph(core: Any, path: Path, pooling: Pooling) -> Any:
-    """The graph in ``path`` as a model of ``input_ids`` and ``lengths``; weights stay where they are on disk.
+    """The graph in ``path`` as a model of our inputs, of one sequence a row; weights stay where they are on disk.
 
     Raises ConfigurationError for a file that cannot be read, or whose inputs or outputs are not an encoder's.
     """
@@ -35,7 +36,7 @@ def _source(path: Path, names: set[str], inputs: Inputs) -> Node:
     if "input_ids" in names:
         return inputs.ids
     if "attention_mask" in names:
-        return inputs.is_token
+        return ops.not_equal(inputs.owners, ops.constant(np.int32(NOBODY)))
     if "token_type_ids" in names:
         return ops.multiply(inputs.ids, ops.constant(np.int32(0)))
     raise ConfigurationError(
@@ -44,7 +45,7 @@ def _source(path: Path, names: set[str], inputs: Inputs) -> Node:
 
 
 def _states(path: Path, graph: Any) -> Node:
-    """The output of shape [B, S, H] before any pooling."""
+    """The output of shape [R, S, H] before any pooling."""
     by_name = {name: output for output in graph.outputs for name in output.get_names()}
     for name in _STATES:
         if name in by_name:

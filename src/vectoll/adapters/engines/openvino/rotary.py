@@ -11,7 +11,7 @@ from vectoll.adapters.engines.openvino.runtime import ops
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Cosines and sines of the batch's positions, each [1, 1, S, D]."""
+    """Cosines and sines of the batch's positions, each [R, 1, S, D]."""
 
     cosines: Node
     sines: Node
@@ -27,7 +27,7 @@ class Rotation:
         return cls(cosines, sines, architecture.head_dim)
 
     def rotate(self, x: Node) -> Node:
-        """[B, heads, S, D] → the same, the halves of D turned against each other."""
+        """[R, heads, S, D] → the same, the halves of D turned against each other."""
         half = self.head_dim // 2
         first, second = ops.variadic_split(x, ops.constant(np.int32(3)), axes(half, half)).outputs()
         turned = ops.concat([ops.negative(second), first], -1)
@@ -35,6 +35,6 @@ class Rotation:
 
 
 def _look_up(table: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", positions: Node) -> Node:
-    """float32 [1, 1, S, D]: each half of the head reads the same angles."""
+    """float32 [R, 1, S, D]: each half of the head reads the same angles."""
     half = ops.gather(ops.constant(table.astype(np.float32)), positions, ops.constant(np.int32(0)))
-    return ops.unsqueeze(ops.concat([half, half], -1), axes(0, 1))
+    return ops.unsqueeze(ops.concat([half, half], -1), axes(1))

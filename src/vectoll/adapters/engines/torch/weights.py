@@ -1,19 +1,13 @@
 """A checkpoint's tensors, on the device, in the shape the networks use: projections that read the same input fused."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from vectoll.adapters.checkpoints import Checkpoint, DType, TensorView
 from vectoll.domain.errors import ConfigurationError
 
-PICKLE_NAME = "pytorch_model.bin"
-"""What a repository without safetensors publishes (bge-m3). Read with ``weights_only``: it can hold tensors only."""
-
 _DTYPES = {DType.F32: torch.float32, DType.F16: torch.float16, DType.BF16: torch.bfloat16}
-_WORDS = "embeddings.word_embeddings.weight"
 
 Linear = tuple[torch.nn.Parameter, torch.nn.Parameter | None]
 """Weight ``[out, in]`` and bias ``[out]``."""
@@ -55,12 +49,12 @@ class CheckpointTensors:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        self._read = _open(checkpoint)
+        self._weights = checkpoint.open_weights()
         self._device = device
         self._dtype = dtype
 
     def __contains__(self, name: object) -> bool:
-        return name in self._read
+        return name in self._weights
 
     def tensor(self, *names: str) -> torch.nn.Parameter:
         """The tensors of these names, one below the other. Raises ConfigurationError when one is missing."""
@@ -77,9 +71,9 @@ class CheckpointTensors:
     norm = linear
 
     def _load(self, name: str) -> torch.Tensor:
-        if name not in self._read:
+        if name not in self._weights:
             raise ConfigurationError(f"the checkpoint lacks the weight {name}")
-        return self._read[name]().to(device=self._device, dtype=self._dtype)
+        return _from_view(self._weights[name]).to(device=self._device, dtype=self._dtype)
 
 
 def encoder_layer(tensors: CheckpointTensors, index: int) -> EncoderLayer:
@@ -113,21 +107,5 @@ def decoder_layer(tensors: CheckpointTensors, index: int) -> DecoderLayer:
     )
 
 
-def _open(checkpoint: Checkpoint) -> Mapping[str, Callable[[], torch.Tensor]]:
-    """Every tensor of the text tower by its plain name, read when called. Safetensors first."""
-    pickle = checkpoint.folder / PICKLE_NAME
-    if checkpoint.has_safetensors or not pickle.is_file():
-        weights = checkpoint.open_weights()
-        return {name: partial(_from_view, weights, name) for name in weights}
-    state = torch.load(pickle, map_location="cpu", mmap=True, weights_only=True)
-    prefix = next((name.removesuffix(_WORDS) for name in state if name.endswith(_WORDS)), "")
-    return {name.removeprefix(prefix): partial(_itself, tensor) for name, tensor in state.items()}
-
-
-def _from_view(weights: Mapping[str, TensorView], name: str) -> torch.Tensor:
-    view = weights[name]
+def _from_view(view: TensorView) -> torch.Tensor:
     return torch.frombuffer(view.data, dtype=_DTYPES[view.dtype]).reshape(view.shape)
-
-
-def _itself(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor

@@ -1,0 +1,44 @@
+"""A bar for downloads, where somebody looks."""
+
+import sys
+import time
+
+EVERY_S = 0.2
+WIDTH = 30
+
+
+class DownloadBar:
+    """A ``hub.Show`` on standard error: a bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._is_seen = sys.stderr.isatty()
+        self._started = self._shown = time.monotonic()
+        self._first: int | None = None
+        self._is_drawn = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw, unless nobody looks or it was drawn just now. The end is always drawn where the beginning was."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        is_end = done >= total and self._is_drawn
+        if not self._is_seen or (now - self._shown < EVERY_S and not is_end):
+            return
+        self._shown = now
+        self._is_drawn = not is_end
+        share = done / total if total else 1.0
+        rate = (done - self._first) / max(now - self._started, 1e-9)
+        sys.stderr.write(
+            f"\r{self._title}  [{'#' * int(share * WIDTH):<{WIDTH}}] {share:4.0%}  "
+            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s\033[K"
+        )
+        if is_end:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self._is_drawn:
+            sys.stderr.write("\n")
+            self._is_drawn = False
