@@ -31,7 +31,7 @@ from benchmarks.peak import Peak, available_cores, best_precision
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, locate, read_checkpoint
 from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
-from vectoll.adapters.engines.openvino.engine import round_up
+from vectoll.adapters.engines.openvino.packing import round_up
 from vectoll.adapters.tokenizers import load_tokenizer
 from vectoll.core.batching.queue import BatchShape, FairQueue, Job
 from vectoll.domain.catalog import ModelSource

@@ -15,7 +15,7 @@ from tests.minilm import minilm
 
 from vectoll.adapters.checkpoints import read_checkpoint
 from vectoll.adapters.engines.openvino import OpenVinoEngine, Precision, load_engine
-from vectoll.adapters.engines.openvino.engine import _pad, resolve_precision, round_up
+from vectoll.adapters.engines.openvino.engine import resolve_precision
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
 
@@ -119,16 +119,3 @@ def test_a_closed_engine_holds_no_weights() -> None:
     engine.close()
     gc.collect()
     assert reads() is None
-
-
-def test_shapes_are_few_and_padding_stays_small() -> None:
-    rounded = [round_up(length) for length in range(1, 513)]
-    assert all(0 <= up - length < 16 for length, up in enumerate(rounded, 1))
-    assert all(up / length <= 1.125 for length, up in enumerate(rounded, 1))
-    assert len(set(rounded)) <= 64
-    assert rounded[:16] == list(range(1, 17))
-
-
-def test_padding_never_exceeds_the_positions() -> None:
-    assert _pad([[1] * 513], 514)[0].shape == (1, 514)
-    assert _pad([[1] * 33, [1] * 2], 514)[0].shape == (2, 36)
