@@ -167,14 +167,32 @@ class LoadedEngine:
 
 def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
     """A model's weights on this machine. Blocks. Raises ModelOffline, ConfigurationError, and what engines raise."""
+    checkpoint = _checkpoint(spec)
+    if settings.device == "cuda":
+        return _load_on_gpu(spec, checkpoint, settings)
     from vectoll.adapters.engines.openvino import load_engine as load_openvino
 
-    checkpoint = _checkpoint(spec)
     precision = settings.precision if spec.precision == "auto" else spec.precision
     streams = settings.streams or _cores()
     engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
     shape = BatchShape(settings.batch_tokens or DEFAULT_BATCH_TOKENS)
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+
+
+def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
+    try:
+        from vectoll.adapters.engines.torch import load_engine as load_torch
+    except ImportError:
+        raise ConfigurationError('setting engine.device: cuda needs pip install "vectoll[cuda]"') from None
+    precision = settings.precision if spec.precision == "auto" else spec.precision
+    if precision == "int8":
+        raise ConfigurationError(f"model {spec.id!r}: precision int8 is for engine.device cpu")
+    engine = load_torch(
+        checkpoint, pooling=spec.pooling, precision=precision, max_batch_tokens=settings.batch_tokens
+    )
+    return LoadedEngine(
+        engine, BatchShape(engine.max_batch_tokens, padded=False), checkpoint.architecture.vocab
+    )
 
 
 def weights_size(spec: ModelSpec) -> int:
@@ -227,8 +245,9 @@ async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics) -
 def _reach(spec: ModelSpec, settings: Settings) -> Backend:
     """The model's replicas on a Ray cluster. Raises ModelOffline, ConfigurationError."""
     from vectoll.adapters.engines.ray import open_cluster_backend
+    from vectoll.core.tracing import onward
 
-    return open_cluster_backend(spec, settings.cluster, settings.queue)
+    return open_cluster_backend(spec, settings.cluster, settings.queue, onward)
 
 
 def _connect(spec: ModelSpec, upstream: Upstream) -> EmbeddingModel:

@@ -50,6 +50,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     backend: Literal["local", "ray"] = (
         "local"  # Where: local is this process; ray is the replicas of `vectoll cluster deploy`.
     )
+    device: Literal["cpu", "cuda"] = "cpu"  # What computes: OpenVINO on the CPU, or torch on an NVIDIA GPU.
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
     streams: Natural = 0  # Batches computed side by side; 0 is one per core.
     batch_tokens: Natural = (
@@ -80,9 +81,12 @@ class ClusterSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_replicas: Positive = 4  # Most replicas of each model.
     replica_cpus: Annotated[float, Meta(gt=0)] = 1.0  # Cores of one replica; whole ones are engine streams.
     replica_gpus: Annotated[float, Meta(ge=0)] = (
-        0.0  # GPUs of one replica, or a share of one; 0 takes what the weights need where engine.device is cuda.
+        0.0  # GPUs of one replica, or a share of one; 0 is what its weights need, none where engine.device is cpu.
     )
-    gpu_memory_mib: Natural = 0  # Memory of one GPU: lets small models share one; 0 gives each a whole one.
+    gpu_memory_mib: Natural = 0  # Memory of one GPU, so that small models share it; 0 gives each a whole one.
+    surge_percent: Annotated[int, Meta(ge=0, le=100)] = (
+        25  # Replicas that a new deployment may add before old ones go, in percent; 0 needs no spare room.
+    )
     target_ongoing_requests: Positive = 16  # Parts in flight per replica that autoscaling aims at.
     max_ongoing_requests: Positive = 64  # Parts that one replica works on or has in its own fair queue.
     max_queued_requests: Positive = 2048  # Parts that wait in a gateway, after which the answer is 503.

@@ -7,6 +7,7 @@ import click
 
 from vectoll import __version__
 from vectoll.cli.allowance import allowance
+from vectoll.cli.cluster import cluster
 from vectoll.cli.completion import completion
 from vectoll.cli.config import config
 from vectoll.cli.credit import credit
@@ -58,6 +59,7 @@ for _command in (
     ledger,
     payments,
     models,
+    cluster,
     config,
     completion,
     reference,

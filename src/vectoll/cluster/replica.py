@@ -36,7 +36,7 @@ Load = Callable[[ModelSpec, EngineSettings], LoadedEngine]
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """All that a replica must know. Holds no secret; when it changes, replicas are replaced one after the other."""
+    """All that a replica must know. Holds no secret."""
 
     spec: ModelSpec
     engine: EngineSettings
@@ -44,8 +44,6 @@ class ReplicaPlan:
     secret_digest: bytes = b""
     """SHA-256 of what gateways outside the cluster must know; empty lets in none."""
     version: str = __version__
-    generation: str = ""
-    """A new one replaces the replicas although nothing else has changed."""
 
 
 class EngineReplica:

@@ -1,0 +1,111 @@
+"""vectoll cluster deploy, status, delete"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vectoll.cli.options import as_json, with_settings
+from vectoll.cli.output import print_json, print_table
+from vectoll.domain.errors import ConfigurationError
+from vectoll.settings import Settings
+
+if TYPE_CHECKING:
+    from vectoll.cluster.deploy import ModelStatus
+    from vectoll.domain.catalog import ModelSpec
+
+
+@click.group()
+def cluster() -> None:
+    """Run models on a Ray cluster (pip install "vectoll[ray]")."""
+
+
+@cluster.command()
+@click.argument("models", nargs=-1)
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600.0, help="Seconds to wait for replicas [600]."
+)
+@with_settings
+def deploy(settings: Settings, models: tuple[str, ...], timeout: float) -> None:
+    """Deploy MODELS, or all that are served, with the settings in force; replace those that run, one by one.
+
+    Nothing in flight is lost: old replicas go when new ones answer.
+    """
+    specs = _specs(settings, models)
+    _join(settings)
+    from vectoll.cluster import deploy as on_cluster
+    from vectoll.loading import weights_size
+
+    for spec in specs:
+        wanted = on_cluster.needs(spec, weights_size(spec), settings)
+        if not on_cluster.fits_some_node(wanted):
+            click.secho(
+                f"{spec.id}: no node has {wanted.cpus:g} CPUs, {wanted.gpus:g} GPUs and "
+                f"{wanted.memory_bytes / 2**30:.1f} GiB of memory for a replica; waiting for one",
+                fg="yellow",
+                err=True,
+            )
+        on_cluster.deploy(spec, wanted, settings)
+    on_cluster.wait([spec.id for spec in specs], timeout, _tell)
+
+
+@cluster.command()
+@as_json
+@with_settings
+def status(settings: Settings, as_json: bool) -> None:
+    """Show what is deployed, and how its replicas are."""
+    _join(settings)
+    from vectoll.cluster import deploy as on_cluster
+
+    found = on_cluster.status([spec.id for spec in _specs(settings, ())])
+    if as_json:
+        print_json(found)
+    else:
+        rows = [(each.name, each.state, _counts(each), each.message.partition("\n")[0]) for each in found]
+        print_table(("MODEL", "STATE", "REPLICAS", "MESSAGE"), rows)
+
+
+@cluster.command()
+@click.argument("models", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="Everything that vectoll has deployed.")
+@with_settings
+def delete(settings: Settings, models: tuple[str, ...], is_all: bool) -> None:
+    """Take MODELS off the cluster when what is in flight is done."""
+    if bool(models) == is_all:
+        raise click.UsageError("name models, or give --all")
+    _join(settings)
+    from vectoll.cluster import deploy as on_cluster
+
+    for name in [each.name for each in on_cluster.status([])] if is_all else models:
+        if not on_cluster.delete(name):
+            raise click.ClickException(f"{name} is not deployed")
+        click.echo(f"deleted {name}")
+
+
+def _join(settings: Settings) -> None:
+    try:
+        from vectoll.cluster.deploy import join
+    except ImportError:
+        raise ConfigurationError('this command needs Ray: pip install "vectoll[ray]"') from None
+    join(settings.cluster)
+
+
+def _specs(settings: Settings, names: tuple[str, ...]) -> "list[ModelSpec]":
+    """The models of these names, else all that are switched on. Upstreams stay in the gateways."""
+    from vectoll.loading import model_states, read_served_models
+
+    if not names:
+        return [s.spec for s in model_states(settings) if s.offline is None and s.spec.upstream is None]
+    catalog = read_served_models(settings).catalog
+    specs = [catalog.resolve(name) for name in names]
+    for spec in specs:
+        if spec.upstream is not None:
+            raise click.ClickException(f"{spec.id} is an upstream's model: gateways ask it themselves")
+    return specs
+
+
+def _tell(found: "ModelStatus") -> None:
+    click.echo(f"{found.name}: {found.state.lower()} ({_counts(found) or 'no replicas yet'})")
+
+
+def _counts(found: "ModelStatus") -> str:
+    return ", ".join(f"{count} {state.lower()}" for state, count in found.replicas.items() if count)
