@@ -5,7 +5,7 @@ What not every command needs is imported where it is used, so that `vectoll keys
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
 from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.ledger import Verification
 from vectoll.http.services import Services
 from vectoll.loading import open_models
 from vectoll.ports.authenticator import Authenticator
@@ -24,6 +25,9 @@ from vectoll.settings import Settings, TracingSettings
 
 if TYPE_CHECKING:
     from vectoll.core.tracing import Tracer
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done, and how much there is."""
 
 
 def lock_data_dir(settings: Settings) -> DataDirLock:
@@ -51,6 +55,23 @@ async def open_store(
         yield store
     finally:
         await store.close()
+
+
+def back_up_store(settings: Settings, file: Path, *, replace: bool, progress: Progress) -> Verification:
+    """Copy the ledger to ``file`` while it is in use, and verify the copy. Raises ConfigurationError."""
+    from vectoll.adapters.storage.sqlite.backup import back_up
+
+    if not has_ledger(settings):
+        raise ConfigurationError(f"there is no ledger in {settings.data_dir}: check --data-dir")
+    return back_up(Path(settings.data_dir), file, replace=replace, progress=progress)
+
+
+def restore_store(settings: Settings, file: Path, *, replace: bool, progress: Progress) -> Verification:
+    """Make a backup the ledger, while no server uses the data directory. Raises ConfigurationError."""
+    from vectoll.adapters.storage.sqlite.backup import restore
+
+    with lock_data_dir(settings):
+        return restore(file, Path(settings.data_dir), replace=replace, progress=progress)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import click
 
 from vectoll import __version__
 from vectoll.cli.allowance import allowance
+from vectoll.cli.backup import backup, restore
 from vectoll.cli.cluster import cluster
 from vectoll.cli.completion import completion
 from vectoll.cli.config import config
@@ -58,6 +59,8 @@ for _command in (
     usage,
     ledger,
     payments,
+    backup,
+    restore,
     models,
     cluster,
     config,

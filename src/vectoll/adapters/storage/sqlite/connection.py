@@ -90,6 +90,11 @@ def _migrate(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+def newest_schema() -> int:
+    """The schema that this program writes, and the newest that it reads."""
+    return max(_migrations())
+
+
 def _schema_version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version

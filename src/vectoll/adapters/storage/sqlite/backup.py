@@ -1,0 +1,169 @@
+"""Copies of a ledger that can be trusted: taken while it is written to, verified before they count."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from vectoll.adapters.storage.sqlite.connection import (
+    BUSY_TIMEOUT_S,
+    DATABASE_NAME,
+    connect_to_read,
+    newest_schema,
+    prepare,
+)
+from vectoll.adapters.storage.sqlite.verification import MAX_FAULTS, verify
+from vectoll.adapters.storage.sqlite.write_lock import write_lock
+from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.ledger import Verification
+
+PAGES_PER_STEP = 2048
+"""8 MiB between two reports of progress."""
+
+Progress = Callable[[int, int], None]
+"""Called with the pages copied and the pages that there are."""
+
+
+def back_up(data_dir: Path, file: Path, *, replace: bool, progress: Progress) -> Verification:
+    """Copy the ledger as it is at this moment into one file, durably, and verify the copy.
+
+    Writers go on meanwhile: the copy is one snapshot. ``file`` is only there, under its name, when it is whole and
+    verified. Raises ConfigurationError.
+    """
+    if _is_same(file, data_dir / DATABASE_NAME):
+        raise ConfigurationError(f"{file} is the ledger itself")
+    if file.exists() and not replace:
+        raise ConfigurationError(f"{file} exists already; --force replaces it")
+    with _explaining(f"cannot back up to {file}"), _new_file(file) as copy:
+        with closing(connect_to_read(data_dir / DATABASE_NAME)) as source:
+            source.execute("BEGIN")
+            source.execute(
+                "SELECT count(*) FROM sqlite_schema"
+            ).fetchone()  # the snapshot begins with the first read
+            _copy(source, copy, progress)
+        return check_backup(copy)
+
+
+def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) -> Verification:
+    """Make ``file`` the ledger of ``data_dir``, brought up to this program's schema. It is verified first.
+
+    The caller holds the data directory's lock. A ledger that is there is kept beside it as ``….replaced``, the one
+    before that is deleted. Raises ConfigurationError, before anything is changed.
+    """
+    path = data_dir / DATABASE_NAME
+    if _is_same(file, path):
+        raise ConfigurationError(f"{file} is the ledger itself")
+    if path.exists() and not replace:
+        raise ConfigurationError(f"there is a ledger in {data_dir} already; --force replaces it")
+    check_backup(file)
+    restored = path.with_name(f"{path.name}.restored")
+    with _explaining(f"cannot restore to {data_dir}"):
+        with _new_file(restored) as copy, closing(_open(file)) as source:
+            _copy(source, copy, progress)
+        with write_lock(path, BUSY_TIMEOUT_S):
+            _set_aside(path)
+            restored.replace(path)
+            _sync(data_dir)
+        prepare(data_dir)
+        with closing(connect_to_read(path)) as db:
+            return _verified(db, path)
+
+
+def check_backup(file: Path) -> Verification:
+    """Whether a file is a ledger that can be served from. Raises ConfigurationError when it is not."""
+    if _log_of(file).exists():
+        raise ConfigurationError(f"{file} was in use when it was copied; copies are made by `vectoll backup`")
+    with _explaining(f"cannot read {file}"), closing(_open(file)) as db:
+        version: int = db.execute("PRAGMA user_version").fetchone()[0]
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if not version or not {"accounts", "transfers"} <= tables:
+            raise ConfigurationError(f"{file} is no backup of a vectoll ledger")
+        if version > newest_schema():
+            raise ConfigurationError(f"{file} was written by a newer vectoll (schema {version})")
+        faults = [fault for (fault,) in db.execute(f"PRAGMA integrity_check({MAX_FAULTS})") if fault != "ok"]
+        faults += [
+            f"a row of {table} refers to nothing" for table, *_ in db.execute("PRAGMA foreign_key_check")
+        ]
+        if faults:
+            raise ConfigurationError(f"{file} is damaged: {faults[0]}")
+        return _verified(db, file)
+
+
+def _verified(db: sqlite3.Connection, file: Path) -> Verification:
+    found = verify(db)
+    if not found.is_clean:
+        wrong = found.disagreements[0]
+        raise ConfigurationError(
+            f"the ledger in {file} does not add up: {wrong.subject}: expected {wrong.expected}, found {wrong.found}"
+        )
+    return found
+
+
+def _copy(source: sqlite3.Connection, file: Path, progress: Progress) -> None:
+    """Every page, into an empty file that needs no others beside it."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as target:
+        source.backup(
+            target,
+            pages=PAGES_PER_STEP,
+            progress=lambda _, left, total: progress(total - left, total),
+            sleep=0,
+        )
+        target.execute("PRAGMA journal_mode = DELETE")
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """A backup, to be read only, with nothing written beside it."""
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[Path]:
+    """Yields an empty file that gets its name, durably, when all went well, and is deleted when not."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(file)
+        _sync(file.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> None:
+    """Keep the ledger that is replaced, as it is: it may be damaged. Its log must not meet the new one."""
+    kept = path.with_name(f"{path.name}.replaced")
+    if path.exists():
+        _log_of(kept).unlink(missing_ok=True)
+        path.replace(kept)
+    if _log_of(path).exists():
+        _log_of(path).replace(_log_of(kept))
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+
+
+def _log_of(database: Path) -> Path:
+    return database.with_name(f"{database.name}-wal")
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explaining(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"{what}: {error.strerror or error}") from None
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"{what}: {error}") from None

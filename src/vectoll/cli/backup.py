@@ -1,0 +1,71 @@
+"""vectoll backup, vectoll restore"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from vectoll.cli.options import as_json, with_settings
+from vectoll.cli.output import print_json
+from vectoll.domain.ledger import Verification
+from vectoll.settings import Settings
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@as_json
+@with_settings
+def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
+    """Copy the ledger to FILE, also while a server runs, and verify the copy.
+
+    FILE is one moment's ledger with its keys and payments, and appears only when it is whole and adds up.
+    """
+    from vectoll.bootstrap import back_up_store
+
+    with _progress("Copying") as progress:
+        found = back_up_store(settings, file, replace=force, progress=progress)
+    _report("Backed up to", file, found, as_json)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--force", is_flag=True, help="Replace the ledger that is there; it is kept as ….replaced.")
+@as_json
+@with_settings
+def restore(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
+    """Make FILE, which `vectoll backup` wrote, the ledger of the data directory. No server may run there.
+
+    FILE is verified before anything is changed.
+    """
+    from vectoll.bootstrap import restore_store
+
+    with _progress("Restoring") as progress:
+        found = restore_store(settings, file, replace=force, progress=progress)
+    _report("Restored from", file, found, as_json)
+
+
+def _report(what: str, file: Path, found: Verification, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": str(file), "accounts": found.accounts, "transfers": found.transfers})
+    else:
+        click.echo(f"{what} {file}: {found.accounts:,} accounts, {found.transfers:,} transfers, verified.")
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.length = max(1, total)
+            bar.update(done - bar.pos)
+
+        yield show
