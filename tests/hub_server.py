@@ -24,6 +24,15 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Send this many bytes of a file and no more until told."""
+
+    after: int
+    held: threading.Event
+    until: threading.Event
+
+
+@dataclass(frozen=True)
 class Status:
     """Answer with this instead."""
 
@@ -49,7 +58,7 @@ class HubServer:
     branches: dict[str, str] = field(default_factory=lambda: {"main": "a" * 40})
     asked: list[Asked] = field(default_factory=list)
     info_faults: deque[Status] = field(default_factory=deque)
-    file_faults: deque[Cut | Status] = field(default_factory=deque)
+    file_faults: deque[Cut | Hold | Status] = field(default_factory=deque)
     honours_ranges: bool = True
     is_gated: bool = False
     corrupts: str = ""
@@ -129,11 +138,15 @@ class _Handler(BaseHTTPRequestHandler):
             headers, status = {"content-range": f"bytes {start}-{len(raw) - 1}/{len(raw)}"}, 206
         body = raw[start:]
         cut = len(body)
-        if self.hub.file_faults and len(raw) >= LARGE_BYTES and isinstance(self.hub.file_faults[0], Cut):
-            fault = self.hub.file_faults.popleft()
-            assert isinstance(fault, Cut)
+        fault = self.hub.file_faults[0] if self.hub.file_faults and len(raw) >= LARGE_BYTES else None
+        if isinstance(fault, Cut | Hold):
+            self.hub.file_faults.popleft()
             cut = fault.after
         self._end(status, headers, body, cut)
+        if isinstance(fault, Hold):
+            self.wfile.flush()
+            fault.held.set()
+            fault.until.wait(60)
 
     def _end(self, status: int, headers: dict[str, str], body: bytes = b"", cut: int | None = None) -> None:
         self.send_response(status)

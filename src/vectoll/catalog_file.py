@@ -6,7 +6,7 @@ Both are the same tables. The operator's fields win one by one; naming a model i
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -69,13 +69,8 @@ def read_models(
     builtin: tuple[ModelSettings, ...] | None = None,
 ) -> ServedModels:
     """Merge, complete and check every model. Raises ConfigurationError, one line that names model and setting."""
-    named = {entry.id: entry for entry in settings.models}
-    if len(named) < len(settings.models):
-        raise ConfigurationError("setting models: two [[models]] entries have the same id")
-    base = {entry.id: entry for entry in (builtin_models() if builtin is None else builtin)}
-    merged = {model_id: _merge(entry, named.get(model_id)) for model_id, entry in base.items()}
-    merged |= {model_id: entry for model_id, entry in named.items() if model_id not in base}
-    specs = [_to_spec(entry, settings, read_facts) for entry in merged.values() if entry.enabled]
+    named = {entry.id for entry in settings.models}
+    specs = [_to_spec(entry, settings, read_facts) for entry in read_entries(settings, builtin)]
     offline = {
         spec.id: reason
         for spec in specs
@@ -85,6 +80,27 @@ def read_models(
         return ServedModels(Catalog(specs), offline)
     except ValueError as error:
         raise ConfigurationError(f"setting models: {error}") from None
+
+
+def read_entries(
+    settings: Settings, builtin: tuple[ModelSettings, ...] | None = None
+) -> Sequence[ModelSettings]:
+    """The catalogue's tables with the operator's changes, less those that are hidden. Raises ConfigurationError."""
+    named = {entry.id: entry for entry in settings.models}
+    if len(named) < len(settings.models):
+        raise ConfigurationError("setting models: two [[models]] entries have the same id")
+    base = {entry.id: entry for entry in (builtin_models() if builtin is None else builtin)}
+    merged = {model_id: _merge(entry, named.get(model_id)) for model_id, entry in base.items()}
+    merged |= {model_id: entry for model_id, entry in named.items() if model_id not in base}
+    return [entry for entry in merged.values() if entry.enabled]
+
+
+def source_of(entry: ModelSettings) -> ModelSource | None:
+    """Where a model's weights come from; None when its vectors are bought."""
+    if _kind(entry) is not ModelKind.LOCAL:
+        return None
+    path = Path(entry.path).expanduser() if entry.path else None
+    return ModelSource(path=path, package=entry.package, repo=entry.repo, revision=entry.revision)
 
 
 def _offline_reason(upstream: Upstream, is_named: bool, environ: Mapping[str, str]) -> str | None:
@@ -129,12 +145,7 @@ def _kind(entry: ModelSettings) -> ModelKind:
 def _to_spec(entry: ModelSettings, settings: Settings, read_facts: ReadFacts | None) -> ModelSpec:
     kind = _kind(entry)
     upstream = None if kind is ModelKind.LOCAL else _upstream(entry, kind)
-    source = ModelSource(
-        path=Path(entry.path).expanduser() if entry.path else None,
-        package=entry.package,
-        repo=entry.repo,
-        revision=entry.revision,
-    )
+    source = source_of(entry) or ModelSource()
     if upstream is None and source == ModelSource():
         raise _wrong(
             entry, "path", "give path or repo for a checkpoint, or kind and base_url for an upstream"
@@ -236,7 +247,8 @@ def _price(entry: ModelSettings, settings: Settings) -> Price:
 def _needed(entry: ModelSettings, name: str, given: T | None, from_checkpoint: T | None) -> T:
     value = given if given is not None else from_checkpoint
     if value is None:
-        raise _wrong(entry, name, "set it: no checkpoint on this machine says it")
+        hint = f"; `vectoll models pull {entry.id}` brings one" if entry.repo else ""
+        raise _wrong(entry, name, f"set it: no checkpoint on this machine says it{hint}")
     return value
 
 

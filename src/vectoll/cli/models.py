@@ -1,15 +1,19 @@
-"""vectoll models list"""
+"""vectoll models"""
 
 import click
 
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json, print_table
+from vectoll.cli.pull import pull
 from vectoll.settings import Settings
 
 
 @click.group()
 def models() -> None:
-    """Look at the models of the catalogue."""
+    """Look at the models of the catalogue, fetch their weights, check them."""
+
+
+models.add_command(pull)
 
 
 @models.command("list")

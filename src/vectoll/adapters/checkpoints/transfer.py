@@ -107,6 +107,7 @@ class _Part:
             self.restart_from(0)
             raise Damaged("it is longer than announced")
         self._file.write(piece)
+        self._file.flush()  # a process that is killed leaves it, too
         self._digest.update(piece)
         self.bytes_there += len(piece)
 
