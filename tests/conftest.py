@@ -1,8 +1,10 @@
 """What every test relies on."""
 
 import sys
+from collections.abc import Iterator
 
 import pytest
+from tests.postgres import PostgresServer, make_schema, run_apart, run_postgres
 
 RECURSION_LIMIT = sys.getrecursionlimit()
 
@@ -15,3 +17,18 @@ def pytest_runtest_call() -> None:
     that is nested without end then overflows the C stack and kills the process instead of raising RecursionError.
     """
     sys.setrecursionlimit(RECURSION_LIMIT)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests that ask for it."""
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_url(postgres: PostgresServer) -> str:
+    """A database with the schema; ``emptied`` makes it empty for the next test."""
+    url = postgres.new_database()
+    run_apart(make_schema(url))
+    return url

@@ -1,13 +1,18 @@
 """What every RateLimiter does."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.postgres import POOL, emptied
 
 from vectoll.adapters.limiter import EXACT_UP_TO, MemoryRateLimiter
+from vectoll.adapters.storage.postgres.database import connect
+from vectoll.adapters.storage.postgres.limiter import PostgresRateLimiter
 from vectoll.domain.limits import RateLimit
 from vectoll.ports.limiter import RateLimiter
 
@@ -34,10 +39,25 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     return wall
 
 
-@pytest.fixture(params=[MemoryRateLimiter])
-def limiter(request: pytest.FixtureRequest, wall: Wall) -> RateLimiter:
-    make: Callable[[], RateLimiter] = request.param
-    return make()
+@dataclass
+class WallClock:
+    """The same wall as a Clock."""
+
+    wall: Wall
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.wall.now, UTC)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def limiter(request: pytest.FixtureRequest, wall: Wall) -> AsyncIterator[RateLimiter]:
+    if request.param == "memory":
+        yield MemoryRateLimiter()
+        return
+    url = request.getfixturevalue("database_url")
+    database = await connect(await emptied(url), POOL)
+    yield PostgresRateLimiter(database, WallClock(wall))
+    await database.close()
 
 
 @EITHER

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 from tests.ledger import FixedClock
+from tests.postgres import POOL, emptied
 
 from vectoll.adapters.storage.memory import MemoryStore
-from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.adapters.storage.postgres import open_postgres
+from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.ports.keys import KeyStore
 from vectoll.ports.ledger import Ledger
+from vectoll.ports.store import Store
 
 
 @pytest.fixture
@@ -17,20 +20,26 @@ def clock() -> FixedClock:
     return FixedClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: FixedClock
-) -> AsyncIterator[MemoryStore | SqliteStore]:
-    store = MemoryStore(clock) if request.param == "memory" else await open_sqlite(tmp_path, clock)
+async def open_store(kind: str, request: pytest.FixtureRequest, tmp_path: Path, clock: FixedClock) -> Store:
+    if kind == "memory":
+        return MemoryStore(clock)
+    if kind == "sqlite":
+        return await open_sqlite(tmp_path, clock)
+    return await open_postgres(await emptied(request.getfixturevalue("database_url")), clock, POOL)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FixedClock) -> AsyncIterator[Store]:
+    store = await open_store(request.param, request, tmp_path, clock)
     yield store
     await store.close()
 
 
 @pytest.fixture
-def ledger(store: MemoryStore | SqliteStore) -> Ledger:
+def ledger(store: Store) -> Ledger:
     return store.ledger
 
 
 @pytest.fixture
-def keys(store: MemoryStore | SqliteStore) -> KeyStore:
+def keys(store: Store) -> KeyStore:
     return store.keys

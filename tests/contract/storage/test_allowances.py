@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 from tests.ledger import ALICE, BOB, PRICE, TOKEN, FixedClock, make_credit, make_hold
+from tests.postgres import execute
 
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.storage.sqlite import SqliteStore
@@ -15,8 +16,8 @@ from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Balance, Transfer, TransferCode
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, usd
 from vectoll.ports.ledger import UsageQuery
+from vectoll.ports.store import Store
 
-Store = MemoryStore | SqliteStore
 TODAY = Day("2026-11-18")
 
 
@@ -250,14 +251,17 @@ async def test_a_largest_balance_and_an_allowance_stay_within_64_bits(store: Sto
     await check_books(store)
 
 
-async def test_verify_finds_an_allowance_that_was_changed(store: Store) -> None:
+async def test_verify_finds_an_allowance_that_was_changed(store: Store, database_url: str) -> None:
     if isinstance(store, MemoryStore):
         store.ledger._allowances.spend(ALICE, TODAY, 1)
     else:
         await store.ledger.post(make_credit(1))
         await store.allowances.grant(ALICE, tokens(1))
-        with sqlite3.connect(store.path) as db:
-            db.execute("UPDATE allowances SET spent = 1")
+        if isinstance(store, SqliteStore):
+            with sqlite3.connect(store.path) as db:
+                db.execute("UPDATE allowances SET spent = 1")
+        else:
+            await execute(database_url, "UPDATE vectoll.allowances SET spent = 1")
     found = {d.found for d in (await store.ledger.verify()).disagreements}
     assert "1 spent" in found
 

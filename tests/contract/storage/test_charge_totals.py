@@ -5,14 +5,12 @@ from datetime import timedelta
 import pytest
 from tests.ledger import ALICE, BOB, NOON, TOKEN, FixedClock, make_credit, make_debit, make_hold
 
-from vectoll.adapters.storage.memory import MemoryStore
-from vectoll.adapters.storage.sqlite import SqliteStore
 from vectoll.domain.ids import AccountId, KeyId, ModelId
 from vectoll.domain.money import MAX_AMOUNT, Amount, Price
 from vectoll.ports.history import ChargeTotal
 from vectoll.ports.ledger import Ledger
+from vectoll.ports.store import Store
 
-Store = MemoryStore | SqliteStore
 MINILM = ModelId("minilm")
 
 

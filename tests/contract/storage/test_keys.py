@@ -6,13 +6,12 @@ from datetime import timedelta
 import pytest
 from tests.ledger import ALICE, BOB, NOON, make_credit, make_key
 
-from vectoll.adapters.storage.memory import MemoryStore
-from vectoll.adapters.storage.sqlite import SqliteStore
 from vectoll.domain.errors import Forbidden, InvalidRequest
 from vectoll.domain.identity import ApiKey, KeyKind, LimitPeriod, SpendLimit, digest_of
 from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.money import ZERO, usd
 from vectoll.ports.keys import KeyStore
+from vectoll.ports.store import Store
 
 FULL = make_key(
     "full",
@@ -36,7 +35,7 @@ async def test_unknown_keys(keys: KeyStore) -> None:
     assert await keys.list() == []
 
 
-async def test_adding_a_key_opens_its_account_and_keeps_an_old_one(store: MemoryStore | SqliteStore) -> None:
+async def test_adding_a_key_opens_its_account_and_keeps_an_old_one(store: Store) -> None:
     await store.ledger.post(make_credit("5"))
     await store.keys.add(make_key("a", ALICE))
     await store.keys.add(make_key("b", BOB))

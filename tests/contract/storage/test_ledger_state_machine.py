@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.ledger import ALICE, BOB, FixedClock, make_credit, make_debit, make_hold
+from tests.postgres import POOL, emptied, execute
 
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.memory import MemoryStore
+from vectoll.adapters.storage.postgres import PostgresStore, open_postgres
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
 from vectoll.domain.allowances import Day, StakeSnapshot, day_of
 from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance, SpendLimitReached
@@ -411,8 +413,38 @@ class SqliteMachine(LedgerMachine):
         self.directory.cleanup()
 
 
-@pytest.mark.parametrize(("machine", "examples"), [(MemoryMachine, 100), (SqliteMachine, 40)])
-def test_ledger_agrees_with_the_model(machine: type[LedgerMachine], examples: int) -> None:
+class PostgresMachine(LedgerMachine):
+    """A crash cuts the connections, a minute passes in which nobody renews the holds, and another gateway comes."""
+
+    url: str
+
+    async def open(self) -> PostgresStore:
+        return await open_postgres(await emptied(self.url), self.clock, POOL)
+
+    async def crash(self) -> None:
+        self.store.database.is_closed = True
+        self.store.database._pool.terminate()
+        await self.store.close()
+        while await execute(self.url, CONNECTED):  # noqa: ASYNC110 - a server that notices has no event
+            await asyncio.sleep(0.001)
+        await execute(self.url, "UPDATE vectoll.holds SET expires_at = now() - interval '1 second'")
+        self.store = await open_postgres(self.url, self.clock, POOL)
+
+
+CONNECTED = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'vectoll' AND state <> 'idle'
+"""
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(MemoryMachine, 100), (SqliteMachine, 40), (PostgresMachine, 25)]
+)
+def test_ledger_agrees_with_the_model(
+    machine: type[LedgerMachine], examples: int, request: pytest.FixtureRequest
+) -> None:
+    if issubclass(machine, PostgresMachine):
+        machine.url = request.getfixturevalue("database_url")
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 from tests.ledger import NOON, FixedClock
 
-from vectoll.adapters.storage.memory import MemoryStore
-from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.domain.errors import InvalidRequest, Unavailable
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import MAX_AMOUNT, usd
 from vectoll.domain.payments import Intent, IntentState, PaymentId
 from vectoll.ports.payments import EvidenceConsumed
+from vectoll.ports.store import Store
 
-Store = MemoryStore | SqliteStore
 WALLET = AccountId("0x" + "ab" * 20)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.ledger import ALICE, NOON, make_hold
 
-from vectoll.adapters.storage import audit, holds
+from vectoll.adapters.storage import audit, holds, postgres, sqlite
 from vectoll.adapters.storage.audit import Audit
+from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.sqlite import connection, open_sqlite, writer
 from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
@@ -112,13 +114,15 @@ def test_an_audit_lists_only_so_many_disagreements(monkeypatch: pytest.MonkeyPat
     )  # ten balances and their sum, less three
 
 
-def test_every_statement_has_a_name_of_its_own_and_is_used() -> None:
-    folder = Path(connection.__file__).parent
+@pytest.mark.parametrize("package", [sqlite, postgres])
+def test_every_statement_has_a_name_of_its_own_and_is_used(package: ModuleType) -> None:
+    folder = Path(str(package.__file__)).parent
     source = "".join(path.read_text() for path in folder.glob("*.py"))
-    for name in connection._blocks():
+    blocks = read_blocks(package.__name__)
+    for name in blocks:
         assert f'"{name}"' in source, name
     text = "".join(path.read_text() for path in folder.joinpath("sql").iterdir())
-    assert text.count("-- name: ") - text.count("`-- name: ") == len(connection._blocks())
+    assert text.count("-- name: ") - text.count("`-- name: ") == len(blocks)
 
 
 def test_a_script_that_ends_in_mid_statement_is_a_bug() -> None:

@@ -1,7 +1,6 @@
 """Opening the database file: its settings, its schema, and its SQL by name."""
 
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,6 +8,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import ConfigurationError
 
@@ -120,13 +120,4 @@ def _statements(script: str) -> Iterator[str]:
 @cache
 def sql(name: str) -> str:
     """The statement under ``-- name: name`` in one of the files in ``sql/``."""
-    return _blocks()[name]
-
-
-@cache
-def _blocks() -> dict[str, str]:
-    blocks: dict[str, str] = {}
-    for file in resources.files(__package__).joinpath("sql").iterdir():
-        _, *parts = re.split(r"^-- name: (\w+)\n", file.read_text(), flags=re.MULTILINE)
-        blocks.update(zip(parts[::2], map(str.strip, parts[1::2]), strict=True))
-    return blocks
+    return read_blocks(__package__)[name]

@@ -4,9 +4,10 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
-from vectoll.adapters.storage.sqlite.rows import read_balance, to_transfer
+from vectoll.adapters.storage.sqlite.rows import read_balance
 from vectoll.adapters.storage.times import to_micros
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import Amount

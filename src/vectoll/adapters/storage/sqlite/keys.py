@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.rows import from_key, to_key
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
-from vectoll.adapters.storage.sqlite.rows import from_key, to_key
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.adapters.storage.times import to_micros

@@ -7,9 +7,10 @@ from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.holds import Holds
+from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
-from vectoll.adapters.storage.sqlite.rows import read_transfer, to_transfer
+from vectoll.adapters.storage.sqlite.rows import read_transfer
 from vectoll.adapters.storage.sqlite.verification import verify
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.adapters.storage.times import from_micros, to_micros

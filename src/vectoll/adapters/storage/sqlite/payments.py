@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.rows import changeable, from_intent, to_intent
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
-from vectoll.adapters.storage.times import from_micros, to_micros
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Amount
 from vectoll.domain.payments import Intent, IntentState, PaymentId
@@ -27,7 +26,7 @@ class SqlitePayments:
         """None when written, else what is stored under this id."""
 
         def insert(work: Work) -> Intent | None:
-            row = (intent.id, intent.network, intent.payer, *_changeable(intent))
+            row = from_intent(intent)
             if work.connection.execute(sql("insert_payment"), row).rowcount:
                 return None
             return _stored(work, intent.id)
@@ -37,7 +36,7 @@ class SqlitePayments:
     async def get(self, payment: PaymentId) -> Intent | None:
         """One intent."""
         row = self._reader.read(lambda db: db.execute(sql("payment"), (payment,)).fetchone())
-        return _intent(row) if row else None
+        return to_intent(row) if row else None
 
     async def advance(self, old: Intent, new: Intent) -> Intent | None:
         """Replace ``old`` by ``new``, unless it is outdated."""
@@ -77,14 +76,14 @@ class SqlitePayments:
     async def open(self) -> Sequence[Intent]:
         """What has still to be watched, oldest first."""
         return await self._reader.read_in_thread(
-            lambda db: [_intent(row) for row in db.execute(sql("open_payments"))]
+            lambda db: [to_intent(row) for row in db.execute(sql("open_payments"))]
         )
 
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:
         """The newest intents, newest first."""
         wanted = (None if state is None else state.value, limit)
         return await self._reader.read_in_thread(
-            lambda db: [_intent(row) for row in db.execute(sql("list_payments"), wanted)]
+            lambda db: [to_intent(row) for row in db.execute(sql("list_payments"), wanted)]
         )
 
 
@@ -95,50 +94,10 @@ def _is_current(work: Work, old: Intent) -> bool:
 
 def _advance(work: Work, old: Intent, new: Intent) -> Intent | None:
     advanced = replace(new, version=old.version + 1)
-    row = (*_changeable(advanced), old.id, old.version)
+    row = (*changeable(advanced), old.id, old.version)
     return advanced if work.connection.execute(sql("update_payment"), row).rowcount else None
 
 
 def _stored(work: Work, payment: PaymentId) -> Intent | None:
     row = work.connection.execute(sql("payment"), (payment,)).fetchone()
-    return _intent(row) if row else None
-
-
-def _changeable(intent: Intent) -> tuple[Any, ...]:
-    return (
-        intent.base_units,
-        intent.payload,
-        intent.state.value,
-        to_micros(intent.created_at),
-        to_micros(intent.updated_at),
-        intent.since_block,
-        intent.tx,
-        intent.raw_tx,
-        intent.log_index,
-        int(intent.is_final),
-        intent.balance_after,
-        intent.reason,
-        intent.version,
-    )
-
-
-def _intent(row: tuple[Any, ...]) -> Intent:
-    """From the columns of ``-- name: payment``."""
-    return Intent(
-        id=row[0],
-        network=row[1],
-        payer=row[2],
-        base_units=row[3],
-        payload=row[4],
-        state=IntentState(row[5]),
-        created_at=from_micros(row[6]),
-        updated_at=from_micros(row[7]),
-        since_block=row[8],
-        tx=row[9],
-        raw_tx=row[10],
-        log_index=row[11],
-        is_final=bool(row[12]),
-        balance_after=None if row[13] is None else Amount(row[13]),
-        reason=row[14],
-        version=row[15],
-    )
+    return to_intent(row) if row else None

@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.rows import from_transfer
 from vectoll.adapters.storage.sqlite.allowance_rows import AllowanceRows
 from vectoll.adapters.storage.sqlite.connection import sql
-from vectoll.adapters.storage.sqlite.rows import from_transfer, read_transfer
+from vectoll.adapters.storage.sqlite.rows import read_transfer
 from vectoll.adapters.storage.times import period_starts
 from vectoll.domain.allowances import Day, day_of
 from vectoll.domain.errors import IdempotencyConflict, Unavailable, VectollError

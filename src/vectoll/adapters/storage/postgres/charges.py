@@ -1,0 +1,143 @@
+"""Group commit: charges that wait together are one statement, one transaction and one flush of the disk."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.postgres.database import Database, Row
+from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
+from vectoll.adapters.storage.postgres.holds import limit_columns, refusal
+from vectoll.adapters.storage.postgres.lane import Lane
+from vectoll.adapters.storage.rows import to_transfer
+from vectoll.adapters.storage.times import period_starts, to_micros
+from vectoll.domain.allowances import day_of
+from vectoll.domain.errors import IdempotencyConflict, Unavailable
+from vectoll.domain.ids import TransferId
+from vectoll.domain.ledger import Hold, Transfer, system_account
+from vectoll.ports.clock import Clock
+
+RETRY_S = 0.1
+MAX_ABANDONED = 10_000
+"""Charges whose outcome is still to be found out; more are left as they are."""
+
+_log = logging.getLogger("vectoll.storage")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A charge to be made."""
+
+    hold: Hold
+    tokens: int
+    duration_ms: int
+
+
+class Charges:
+    """Makes charges, and answers for those whose connection was lost on the way.
+
+    A group is tried again until ``Database.timeout_s`` is over: a charge that was made before is found by its id and
+    not made twice. What is given up then is answered with Unavailable and handed on by ``abandoned``: whether it was
+    made will be known when the database is back.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._lane: Lane[Wish, Transfer] = Lane(self._charge, lambda wish: wish.hold.id)
+        self.abandoned: deque[Hold] = deque(maxlen=MAX_ABANDONED)
+
+    def submit(self, wish: Wish) -> "asyncio.Future[Transfer]":
+        """Make one charge in the next group, whatever becomes of the future."""
+        return self._lane.submit(wish)
+
+    async def close(self) -> None:
+        """Finish what was asked for."""
+        await self._lane.close()
+
+    async def _charge(self, wishes: Sequence[Wish]) -> Sequence[Transfer | Exception]:
+        now = self._clock.now()
+        made = [rules.charge_of(wish.hold, wish.tokens, wish.duration_ms, now) for wish in wishes]
+        columns = [list(column) for column in zip(*map(_columns, wishes, made), strict=True)]
+        periods, starts = zip(*period_starts(now), strict=True)
+        common = (
+            to_micros(now),
+            day_of(now),
+            system_account("revenue", now),
+            system_account("allowance", now),
+            [period.value for period in periods],
+            list(starts),
+        )
+        rows = await self._until_answered(wishes, *columns, *common)
+        earlier = await self._existing([made[row[0] - 1].id for row in rows if row[1] == "exists"])
+        outcomes: list[Transfer | Exception] = list(made)
+        for number, outcome, seq, available, spent in rows:
+            wish, charge = wishes[number - 1], made[number - 1]
+            match outcome:
+                case "charged":
+                    outcomes[number - 1] = replace(charge, seq=seq)
+                case "exists":
+                    outcomes[number - 1] = _same_charge(earlier[charge.id], wish.hold)
+                case _:
+                    outcomes[number - 1] = refusal(wish.hold, charge.amount, outcome, available, spent)
+        return outcomes
+
+    async def _until_answered(self, wishes: Sequence[Wish], *parameters: object) -> Sequence[Row]:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._database.timeout_s
+        is_unknown = False
+        while True:
+            try:
+                return await self._database.fetch("charge", *parameters)
+            except asyncpg.CheckViolationError as error:
+                raise Unavailable(_bound(error)) from error
+            except Unavailable as error:
+                is_unknown |= isinstance(error, OutcomeUnknown)
+                if loop.time() >= give_up_at or self._database.is_closed:
+                    self._abandon(wishes, is_unknown)
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    async def _existing(self, ids: Sequence[TransferId]) -> Mapping[TransferId, Transfer]:
+        if not ids:
+            return {}
+        found = map(to_transfer, await self._database.fetch("transfers", list(ids)))
+        return {transfer.id: transfer for transfer in found}
+
+    def _abandon(self, wishes: Sequence[Wish], is_unknown: bool) -> None:
+        _log.error("gave up %d charges: the database does not answer", len(wishes))
+        if is_unknown:
+            self.abandoned.extend(wish.hold for wish in wishes)
+
+
+def _columns(wish: Wish, charge: Transfer) -> tuple[object, ...]:
+    limit = limit_columns(wish.hold, charge.created_at)[1:]
+    return (
+        charge.id,
+        charge.request_id,
+        charge.debit,
+        charge.amount,
+        charge.tokens,
+        charge.duration_ms,
+        charge.model,
+        charge.key,
+        charge.fingerprint,
+        *limit,
+    )
+
+
+def _same_charge(existing: Transfer, hold: Hold) -> Transfer | Exception:
+    try:
+        return rules.earlier_charge(existing, hold)
+    except IdempotencyConflict as error:
+        return error
+
+
+def _bound(error: asyncpg.CheckViolationError) -> str:
+    if getattr(error, "constraint_name", "") == "a_key_spends_what_can_be_counted":
+        return "This API key has spent all that can be counted. Create another one."
+    return "The ledger's own accounts have reached what can be counted this month."

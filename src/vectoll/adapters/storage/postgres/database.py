@@ -1,0 +1,168 @@
+"""A bounded pool of connections, and statements by name: each has a time limit, and a lost connection is replaced."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import asyncpg
+
+from vectoll.adapters.storage.blocks import read_blocks
+from vectoll.adapters.storage.postgres.failures import CANNOT_SERVE, COLLIDED, CONNECTION_LOST, unavailable
+from vectoll.domain.errors import ConfigurationError, Draining
+
+LONG_S = 3600.0
+"""What reads the whole ledger may take an hour."""
+OLDEST_SERVER = 15
+
+T = TypeVar("T")
+Connection = Any
+"""``asyncpg.Connection``, whose own types promise little."""
+Row = Sequence[Any]
+
+
+def sql(name: str) -> str:
+    """The statement under ``-- name: name`` in one of the files in ``sql/``."""
+    return read_blocks(__package__)[name]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How many connections one process may have, and how long a statement may take, waiting for locks included."""
+
+    connections: int = 10
+    timeout_s: float = 5.0
+
+
+class Database:
+    """For one event loop. Every method raises Unavailable when the database does not answer, Draining once closed."""
+
+    def __init__(self, pool: Any, settings: PoolSettings) -> None:
+        self._pool = pool
+        self.timeout_s = settings.timeout_s
+        self.is_closed = False
+
+    async def fetch(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Sequence[Row]:
+        """The rows of a named statement, in one round trip: a transaction of its own, durable on return.
+
+        After a collision with another transaction it is tried once more; after the loss of a connection too, where
+        ``is_repeatable``: carrying it out twice does what once does. Raises OutcomeUnknown when it may or may not
+        have been carried out.
+        """
+        statement = sql(name)
+        rows: Sequence[Row] = await self.run(lambda db: db.fetch(statement, *parameters), is_repeatable)
+        return rows
+
+    async def value(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Any:
+        """The first column of the only row, None when there is no row."""
+        rows = await self.fetch(name, *parameters, is_repeatable=is_repeatable)
+        return rows[0][0] if rows else None
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]], is_repeatable: bool) -> T:
+        """Call ``work`` with a connection, as ``fetch`` does with a statement."""
+        has_failed = False
+        while True:
+            was_sent = False
+            try:
+                async with self._pool.acquire(timeout=self.timeout_s) as connection:
+                    was_sent = True
+                    return await work(connection)
+            except (*CONNECTION_LOST, *COLLIDED, *CANNOT_SERVE) as error:
+                if self.is_closed:
+                    raise Draining from None
+                is_lost = isinstance(error, CONNECTION_LOST)
+                may_repeat = isinstance(error, COLLIDED) or (is_lost and (is_repeatable or not was_sent))
+                if has_failed or not may_repeat:
+                    if isinstance(error, asyncpg.UniqueViolationError):
+                        raise
+                    raise unavailable(error, was_sent=was_sent) from error
+                has_failed = True
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A connection that sees one moment of the database, for reads that may take long."""
+        try:
+            async with (
+                self._pool.acquire(timeout=self.timeout_s) as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                await connection.execute("SET LOCAL statement_timeout = 0", timeout=self.timeout_s)
+                yield connection
+        except (*CONNECTION_LOST, *CANNOT_SERVE) as error:
+            if self.is_closed:
+                raise Draining from None
+            raise unavailable(error, was_sent=False) from error
+
+    async def close(self) -> None:
+        """Give the connections back; statements under way end first, or are cut off when their time is over."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        try:
+            await asyncio.wait_for(self._pool.close(), self.timeout_s)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+async def connect(url: str, settings: PoolSettings) -> Database:
+    """Open a pool. Raises ConfigurationError, which never holds the URL: there may be a password in it."""
+    milliseconds = str(int(settings.timeout_s * 1000))
+    try:
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=settings.connections,
+            timeout=settings.timeout_s,
+            command_timeout=settings.timeout_s * 2,  # the server's own limit comes first
+            max_inactive_connection_lifetime=300,
+            reset=_leave_as_it_is,
+            server_settings={
+                "application_name": "vectoll",
+                "statement_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+                "tcp_user_timeout": milliseconds,
+                "jit": "off",
+            },
+        )
+    except (*CONNECTION_LOST, asyncpg.PostgresError, ValueError) as error:
+        raise ConfigurationError(
+            f"cannot connect to the database in database.url: {_explain(error)}"
+        ) from None
+    database = Database(pool, settings)
+    try:
+        await _check_server(database)
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+async def _check_server(database: Database) -> None:
+    version = await database.run(_server_version, is_repeatable=True)
+    if version < OLDEST_SERVER:
+        raise ConfigurationError(f"PostgreSQL {OLDEST_SERVER} or newer is needed, the database is {version}")
+
+
+async def _server_version(connection: Connection) -> int:
+    major: int = connection.get_server_version().major
+    return major
+
+
+async def _leave_as_it_is(connection: Connection) -> None:
+    """Nothing here changes a session, so there is nothing to reset: a round trip less for every statement."""
+
+
+def _explain(error: BaseException) -> str:
+    """Why, in words that hold no secret: the server's own message, the system's, or what kind of error it was."""
+    match error:
+        case asyncpg.PostgresError():
+            return str(error.args[0]) if error.args else type(error).__name__
+        case asyncpg.ClientConfigurationError() | ValueError():
+            return "it is not a URL such as postgresql://user:password@host:5432/name"
+        case TimeoutError():
+            return "no answer in time"
+        case OSError() if error.strerror:
+            return error.strerror
+        case _:
+            return type(error).__name__

@@ -1,0 +1,42 @@
+"""What went wrong between here and the database, in the words that callers know."""
+
+import asyncpg
+
+from vectoll.domain.errors import Unavailable
+
+CONNECTION_LOST = (
+    OSError,  # TimeoutError is one
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+"""A connection that cannot be made, or is gone: a statement that was under way may have been carried out."""
+
+CANNOT_SERVE = (
+    asyncpg.InsufficientResourcesError,  # the disk or the memory is full, or there are too many connections
+    asyncpg.QueryCanceledError,  # took longer than a statement may
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, or a primary that no longer is one
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.PostgresIOError,
+)
+"""The database said no, and has done nothing."""
+
+COLLIDED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError)
+"""Another transaction was first. Nothing was done; a second attempt sees what it did."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection went away after a statement was sent: it may have been carried out."""
+
+
+def unavailable(cause: BaseException, *, was_sent: bool) -> Unavailable:
+    """What a caller is told. Says nothing of the database's address or of what was asked."""
+    kind = OutcomeUnknown if was_sent and isinstance(cause, CONNECTION_LOST) else Unavailable
+    error = kind("The database cannot be reached right now. Please try again.", retry_after_s=1)
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,155 @@
+"""The ledger in PostgreSQL: holds are rows, charges are group-committed, and every step is one statement."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from vectoll.adapters.storage import rules
+from vectoll.adapters.storage.postgres.charges import Charges, Wish
+from vectoll.adapters.storage.postgres.database import Database
+from vectoll.adapters.storage.postgres.holds import HoldRows, key_of
+from vectoll.adapters.storage.postgres.verification import verify
+from vectoll.adapters.storage.rows import from_transfer, to_transfer
+from vectoll.adapters.storage.times import from_micros, to_micros
+from vectoll.domain.allowances import day_of
+from vectoll.domain.errors import InsufficientBalance
+from vectoll.domain.identity import SpendLimit
+from vectoll.domain.ids import AccountId, KeyId, TransferId
+from vectoll.domain.ledger import Balance, Hold, Transfer, TransferCode, Verification
+from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount
+from vectoll.ports.clock import Clock
+from vectoll.ports.ledger import KeyUsage, UsageQuery
+
+_BEGINNING, _END = -(2**63), 2**63 - 1
+
+
+class PostgresLedger:
+    """See ``vectoll.ports.ledger.Ledger`` for what each method promises."""
+
+    def __init__(self, database: Database, holds: HoldRows, charges: Charges, clock: Clock) -> None:
+        self._database = database
+        self._holds = holds
+        self._charges = charges
+        self._clock = clock
+
+    async def hold(self, hold: Hold) -> Transfer | None:
+        """Set the quote aside, or return the earlier charge."""
+        rules.check_holder(hold.principal.account)
+        await self._check_size(hold, hold.quote.amount)
+        if await self._holds.take(hold, self._clock.now()):
+            return None
+        existing = await self.transfer(hold.id)
+        assert existing is not None
+        return rules.earlier_charge(existing, hold)
+
+    async def charge(self, hold: Hold, tokens: int, duration_ms: int) -> Transfer:
+        """Charge what was used, durably; the hold is gone afterwards.
+
+        Without an active hold (it was released, or has lapsed) the charge is applied if the account's balance and
+        the key's limit allow it, as a transfer that is posted would be.
+        """
+        was_active = self._holds.claim(hold)
+        try:
+            await self._check_size(hold, rules.charged_amount(hold, tokens))
+            charging = self._charges.submit(Wish(hold, tokens, duration_ms))
+        except BaseException:
+            if was_active:
+                await self._holds.forget(key_of(hold))
+            raise
+        return await charging
+
+    async def release(self, hold: Hold) -> None:
+        """Give the hold back."""
+        await self._holds.release(hold)
+
+    async def post(self, transfer: Transfer) -> Transfer:
+        """Apply a transfer that is not a charge, once."""
+        rules.check_post(transfer)
+        rows = await self._database.fetch("post", (0, *from_transfer(transfer)))
+        outcome, seq, debit, credit = rows[0]
+        match outcome:
+            case "applied":
+                return replace(transfer, seq=seq)
+            case "exists":
+                existing = await self.transfer(transfer.id)
+                assert existing is not None
+                return rules.earlier_post(existing, transfer)
+            case _:
+                rules.check_movement(transfer, debit, credit)
+                raise AssertionError("the database refused what the rules allow")
+
+    async def balance(self, account: AccountId) -> Balance:
+        """What an account has and what is held of it, from one moment."""
+        rows = await self._database.fetch("balance", account, day_of(self._clock.now()))
+        balance, held, allowance, granted = (Amount(int(value)) for value in rows[0])
+        return Balance(balance, held, allowance, granted)
+
+    async def transfer(self, transfer_id: TransferId) -> Transfer | None:
+        """One transfer by id."""
+        rows = await self._database.fetch("transfer", transfer_id)
+        return to_transfer(rows[0]) if rows else None
+
+    async def usage(self, query: UsageQuery) -> Sequence[Transfer]:
+        """A page of an account's transfers."""
+        rules.check_query(query)
+        rows = await self._database.fetch(
+            "usage",
+            query.account,
+            query.after_seq,
+            _BEGINNING if query.start is None else to_micros(query.start),
+            _END if query.end is None else to_micros(query.end),
+            None if query.code is None else query.code.value,
+            query.limit,
+        )
+        return [to_transfer(row) for row in rows]
+
+    async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
+        """What a key has spent lately."""
+        days = [to_micros(day) for day in rules.trailing_days(now)]
+        period, start = rules.period_of(limit, now)
+        rows = await self._database.fetch("key_usage", key, min(days), max(days), period.value, start)
+        trailing, current, used_at = rows[0]
+        return KeyUsage(
+            trailing_seven_days=Amount(int(trailing)),
+            current_period=Amount(current or ZERO),
+            last_used_at=None if used_at is None else from_micros(used_at),
+        )
+
+    async def verify(self) -> Verification:
+        """Recompute the books, from one snapshot."""
+        async with self._database.snapshot() as connection:
+            return await verify(connection)
+
+    async def undo_abandoned(self) -> None:
+        """Find out what became of charges that were given up, and undo those that were made and not delivered.
+
+        A charge of nothing takes the place of one that was not made, so that it cannot be made later; one that was
+        made is refunded. A request with an Idempotency-Key keeps its charge: its client can ask for the answer again.
+        """
+        abandoned = self._charges.abandoned
+        while abandoned:
+            hold = abandoned[0]
+            if hold.fingerprint is None:
+                charge = await self._charges.submit(Wish(hold, 0, 0))
+                if charge.amount:
+                    await self.post(_refund_of(charge))
+            abandoned.popleft()
+
+    async def _check_size(self, hold: Hold, amount: Amount) -> None:
+        """An amount that no account can have is refused here: it may not fit the database's integers."""
+        if amount > MAX_AMOUNT:
+            raise InsufficientBalance(amount, (await self.balance(hold.principal.account)).available)
+
+
+def _refund_of(charge: Transfer) -> Transfer:
+    """What takes back a charge whose answer was not delivered, once."""
+    return Transfer(
+        id=TransferId(f"undelivered_{charge.id}"),
+        debit=charge.credit,
+        credit=charge.debit,
+        amount=charge.amount,
+        code=TransferCode.REFUND,
+        created_at=charge.created_at,
+        request_id=charge.request_id,
+        note="the database was lost before the answer was delivered",
+    )

@@ -1,0 +1,120 @@
+"""The schema's versions: each is a part that is made before the new program runs, and one after the old has gone.
+
+``NNNN_name.pre.sql`` adds: programs of the version before go on working beside it. ``NNNN_name.post.sql`` takes away
+what only they needed. So gateways are replaced one by one: ``vectoll db migrate --pre``, then the programs, then
+``vectoll db migrate --post``. A function whose behaviour changes gets a new name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+
+from vectoll.adapters.storage.postgres.database import Connection, Database, sql
+from vectoll.domain.errors import ConfigurationError
+
+Scripts = Mapping[int, str]
+MIGRATE_TIMEOUT_S = 3600.0
+
+
+class Part(StrEnum):
+    """Before or after the programs are replaced."""
+
+    PRE = "pre"
+    POST = "post"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersions:
+    """How far the database is, and how far this program would take it."""
+
+    pre: int
+    post: int
+    newest: int
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer program has migrated it."""
+        return max(self.pre, self.post) > self.newest
+
+
+@cache
+def scripts(part: Part) -> Scripts:
+    """The text of each migration of one part by its number."""
+    files = resources.files(__package__).joinpath("migrations").iterdir()
+    return {int(file.name[:4]): file.read_text() for file in files if file.name.endswith(f".{part}.sql")}
+
+
+def newest() -> int:
+    """The version that this program wants."""
+    return max(*scripts(Part.PRE), *scripts(Part.POST), 0)
+
+
+async def versions(database: Database) -> SchemaVersions:
+    """Where the database stands."""
+    return await database.run(_read, is_repeatable=True)
+
+
+async def check(database: Database) -> None:
+    """Raises ConfigurationError, with the command to run, where this program cannot use the schema as it is.
+
+    A schema whose first part is newer is fine: the next program's gateways are about to take over.
+    """
+    found = await versions(database)
+    if found.post > found.newest:
+        raise ConfigurationError(
+            f"the database's schema ({found.post}) is newer than this vectoll ({found.newest}): install a newer one"
+        )
+    if found.pre < found.newest:
+        state = f"has schema {found.pre}, this vectoll needs {found.newest}" if found.pre else "is empty"
+        raise ConfigurationError(f"the database {state}: run `vectoll db migrate`")
+
+
+async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.POST)) -> SchemaVersions:
+    """Bring the schema to this program's version, all or nothing. Two at once are safe: the second waits.
+
+    Raises ConfigurationError when a newer program has migrated it, or when the second part is asked for before the
+    first was made.
+    """
+
+    async def work(db: Connection) -> SchemaVersions:
+        async with db.transaction():
+            await db.execute("SET LOCAL statement_timeout = 0")
+            await db.execute("SET LOCAL lock_timeout = 0")
+            await db.execute(sql("lock_schema"), timeout=MIGRATE_TIMEOUT_S)
+            found = await _read(db)
+            if found.is_newer:
+                raise ConfigurationError(
+                    f"the database's schema ({max(found.pre, found.post)}) is newer than this vectoll "
+                    f"({found.newest}): nothing was changed"
+                )
+            if not found.pre and not found.post:
+                await _make_versions(db)
+            for part in parts:
+                await _apply(db, part, await _read(db))
+            return await _read(db)
+
+    return await database.run(work, is_repeatable=False)
+
+
+async def _apply(db: Connection, part: Part, found: SchemaVersions) -> None:
+    if part is Part.POST and found.pre < found.newest:
+        raise ConfigurationError("the first part is missing: run `vectoll db migrate --pre` before --post")
+    done = found.pre if part is Part.PRE else found.post
+    for number in range(done + 1, found.newest + 1):
+        if script := scripts(part).get(number):
+            await db.execute(script, timeout=MIGRATE_TIMEOUT_S)
+    await db.execute(sql("set_version"), part.value, found.newest)
+
+
+async def _make_versions(db: Connection) -> None:
+    if not await db.fetchval(sql("has_versions")):
+        await db.execute(sql("make_versions"))
+
+
+async def _read(db: Connection) -> SchemaVersions:
+    found: dict[str, int] = {}
+    if await db.fetchval(sql("has_versions")):
+        found = dict(await db.fetch(sql("versions")))
+    return SchemaVersions(found.get("pre", 0), found.get("post", 0), newest())

@@ -1,0 +1,103 @@
+-- name: take_holds
+SELECT ordinal, outcome, available, spent
+FROM vectoll.take_holds($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+
+-- name: release_holds
+SELECT vectoll.release_holds($1, $2);
+
+-- name: renew_holds
+SELECT vectoll.renew_holds($1, $2, $3);
+
+-- name: sweep_holds
+SELECT vectoll.sweep_holds();
+
+-- name: charge
+SELECT ordinal, outcome, seq, available, spent
+FROM vectoll.charge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
+
+-- name: post
+SELECT outcome, seq, debit_balance, credit_balance FROM vectoll.post($1, false);
+
+-- name: balance
+SELECT
+    coalesce((SELECT balance FROM vectoll.accounts WHERE id = $1), 0) AS balance,
+    coalesce(
+        (SELECT sum(amount) FROM vectoll.holds WHERE account = $1 AND expires_at > clock_timestamp()), 0
+    )::numeric AS held,
+    vectoll.allowance_left($1, $2) AS allowance,
+    coalesce(
+        (SELECT granted FROM vectoll.allowances WHERE account = $1 AND day = $2),
+        (SELECT per_day FROM vectoll.daily_grants WHERE account = $1),
+        0
+    ) AS granted;
+
+-- name: transfer
+SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
+FROM vectoll.transfers
+WHERE id = $1;
+
+-- name: transfers
+SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
+FROM vectoll.transfers
+WHERE id = ANY ($1);
+
+-- name: usage
+SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
+FROM (
+    (
+        SELECT * FROM vectoll.transfers
+        WHERE debit = $1 AND seq > $2 AND created_at >= $3 AND created_at < $4
+            AND ($5::text IS NULL OR code = $5)
+        ORDER BY seq LIMIT $6
+    )
+    UNION ALL
+    (
+        SELECT * FROM vectoll.transfers
+        WHERE credit = $1 AND seq > $2 AND created_at >= $3 AND created_at < $4
+            AND ($5::text IS NULL OR code = $5)
+        ORDER BY seq LIMIT $6
+    )
+) t
+ORDER BY seq LIMIT $6;
+
+-- name: newest_transfers
+SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq,
+    coalesce((SELECT balance FROM vectoll.accounts WHERE id = $1), 0)
+FROM (
+    (SELECT * FROM vectoll.transfers WHERE debit = $1 ORDER BY seq DESC LIMIT $2)
+    UNION ALL
+    (SELECT * FROM vectoll.transfers WHERE credit = $1 ORDER BY seq DESC LIMIT $2)
+) t
+ORDER BY seq DESC LIMIT $2;
+
+-- name: charge_totals
+SELECT debit, key, model, count(*), sum(tokens), sum(amount)
+FROM vectoll.transfers
+WHERE created_at >= $1 AND code = 'CHARGE' AND ($2::text IS NULL OR debit = $2)
+GROUP BY debit, key, model;
+
+-- name: key_usage
+SELECT
+    (
+        SELECT coalesce(sum(spent), 0) FROM vectoll.key_spend
+        WHERE key = $1 AND period = 'EPOCH' AND start >= $2 AND start <= $3
+    ),
+    (SELECT spent FROM vectoll.key_spend WHERE key = $1 AND period = $4 AND start = $5),
+    (SELECT created_at FROM vectoll.transfers WHERE key = $1 ORDER BY seq DESC LIMIT 1);
+
+-- name: all_postings
+SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END
+FROM vectoll.transfers
+ORDER BY seq;
+
+-- name: ledger_head
+SELECT seq FROM vectoll.ledger_head;
+
+-- name: all_balances
+SELECT id, balance FROM vectoll.accounts;
+
+-- name: all_spends
+SELECT key, period, start, spent FROM vectoll.key_spend;
+
+-- name: all_allowances
+SELECT account, day, granted, spent FROM vectoll.allowances;

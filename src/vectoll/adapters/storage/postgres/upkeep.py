@@ -1,0 +1,48 @@
+"""What one gateway does beside its requests: renew its holds, settle what was given up, sweep what has lapsed."""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from vectoll.adapters.storage.postgres.database import Database
+from vectoll.adapters.storage.postgres.holds import HoldRows
+from vectoll.adapters.storage.postgres.ledger import PostgresLedger
+from vectoll.domain.errors import VectollError
+
+EVERY_S = 5.0
+SWEEP_EVERY = 6
+"""Rounds from one sweep to the next."""
+
+_log = logging.getLogger("vectoll.storage")
+
+
+class Upkeep:
+    """A task from construction to ``close``. A round that fails is made up for by the next."""
+
+    def __init__(self, database: Database, holds: HoldRows, ledger: PostgresLedger) -> None:
+        self._database = database
+        self._holds = holds
+        self._ledger = ledger
+        self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """One last attempt to settle what was given up, then no more."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        with suppress(VectollError):
+            await self._ledger.undo_abandoned()
+
+    async def _work(self) -> None:
+        rounds = 0
+        while True:
+            await asyncio.sleep(EVERY_S)
+            rounds += 1
+            try:
+                await self._holds.renew()
+                await self._ledger.undo_abandoned()
+                if rounds % SWEEP_EVERY == 0:
+                    await self._database.fetch("sweep_holds")
+                    await self._database.fetch("sweep_limits")
+            except VectollError as error:
+                _log.warning("upkeep of the database is late: %s", error)
