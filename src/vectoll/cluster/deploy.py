@@ -102,7 +102,9 @@ def _plan(spec: ModelSpec, settings: Settings, secret: str | None) -> ReplicaPla
     """Only what a replica needs leaves this machine: above all no wallet's key."""
     streams = settings.engine.streams or max(1, int(settings.cluster.replica_cpus))
     digest = hashlib.sha256(secret.encode()).digest() if secret else b""
-    return ReplicaPlan(spec, replace(settings.engine, streams=streams), settings.queue, digest)
+    return ReplicaPlan(
+        spec, replace(settings.engine, streams=streams), settings.queue, settings.tracing, digest
+    )
 
 
 def _options(settings: Settings, wanted: Needs) -> dict[str, Any]:

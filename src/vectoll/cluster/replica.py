@@ -1,9 +1,11 @@
 """One engine replica: the same fair queue and engine as in a single process, behind a frame of bytes."""
 
+import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -19,12 +21,14 @@ from vectoll.adapters.engines.ray.frames import (
     encode_answer,
     encode_refusal,
 )
+from vectoll.bootstrap import open_tracer
 from vectoll.core.batching.batcher import Batcher
+from vectoll.core.tracing import TracedMetrics, Tracer
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import AtCapacity, Draining, VectollError
 from vectoll.loading import LoadedEngine, load_engine
 from vectoll.ports.metrics import NoMetrics
-from vectoll.settings import EngineSettings, QueueSettings
+from vectoll.settings import EngineSettings, QueueSettings, TracingSettings
 
 MAX_QUESTION_BYTES = 64 * 2**20
 
@@ -41,6 +45,7 @@ class ReplicaPlan:
     spec: ModelSpec
     engine: EngineSettings
     queue: QueueSettings
+    tracing: TracingSettings
     secret_digest: bytes = b""
     """SHA-256 of what gateways outside the cluster must know; empty lets in none."""
     version: str = __version__
@@ -56,6 +61,7 @@ class EngineReplica:
                 f"this node has vectoll {__version__}, the deployment is for {plan.version}: install the same"
             )
         self._plan = plan
+        self._stack = AsyncExitStack()
         loaded = load(plan.spec, plan.engine)
         self._vocab_size = loaded.vocab_size
         self._batcher = Batcher(
@@ -64,8 +70,10 @@ class EngineReplica:
             model=plan.spec.id,
             max_queue_tokens=plan.queue.max_tokens,
             max_wait_s=plan.queue.max_wait_s,
-            metrics=NoMetrics(),
+            metrics=TracedMetrics(NoMetrics()),
         )
+        self._tracer: Tracer | None = None
+        self._opening_tracer = asyncio.ensure_future(self._open_tracer())
 
     async def answer(self, question: bytes) -> bytes:
         """Frame in, frame out (``adapters.engines.ray.frames``). Raises nothing that a gateway must know of."""
@@ -76,7 +84,8 @@ class EngineReplica:
             log.warning("question_refused: %s", problem)
             return encode_refusal(Outcome.REFUSED)
         try:
-            vectors = await self._batcher.compute(asked.sequences, asked.caller)
+            with self._traced(asked.headers):
+                vectors = await self._batcher.compute(asked.sequences, asked.caller)
         except AtCapacity as full:
             return encode_refusal(Outcome.FULL, full.retry_after_s or 1)
         except Draining:
@@ -84,6 +93,18 @@ class EngineReplica:
         except VectollError:
             return encode_refusal(Outcome.FAILED)
         return encode_answer(vectors, self._plan.spec.dims)
+
+    async def _open_tracer(self) -> None:
+        """For as long as the process lives."""
+        self._tracer = await self._stack.enter_async_context(open_tracer(self._plan.tracing))
+
+    async def check_health(self) -> None:
+        """Serve's hook: whoever cannot trace as it is told to is replaced, which shows why."""
+        await self._opening_tracer
+
+    def _traced(self, headers: Mapping[str, str]) -> AbstractContextManager[object]:
+        """Go on with the gateway's trace, where there is one."""
+        return self._tracer.trace("embed", headers) if self._tracer and headers else nullcontext()
 
     def _check(self, asked: Question) -> None:
         """Keep out what an engine would fail on, and with it the others in its batch. Raises BadFrame."""

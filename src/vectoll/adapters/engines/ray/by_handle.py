@@ -12,19 +12,25 @@ from typing import Any
 
 from vectoll.adapters.engines.ray.names import NAMESPACE, app_name
 from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
+from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.ids import ModelId
 
 _connecting = threading.Lock()
 
 
 def connect(address: str) -> None:
-    """Join the cluster, once for this process. Blocks. Raises NotServed.
+    """Join the cluster, once for this process. Blocks. Raises NotServed, ConfigurationError.
 
     Not from the main thread of a server: there Ray would take over SIGTERM.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray  # noqa: PLC0415 - an extra, and a second of start-up
-
+    try:
+        import ray  # noqa: PLC0415 - an extra, and a second of start-up
+        from ray import serve  # noqa: F401, PLC0415 - sets up its logger, which is quieted below
+    except ImportError:
+        raise ConfigurationError('setting engine.backend: ray needs pip install "vectoll[ray]"') from None
+    for name in ("ray", "ray.serve"):  # else a line for every request that a replica's death delays
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _connecting:
         if ray.is_initialized():
             return
@@ -38,8 +44,6 @@ def connect(address: str) -> None:
             )
         except (ConnectionError, RuntimeError, ValueError):
             raise NotServed("its Ray cluster cannot be reached") from None
-    for name in ("ray", "ray.serve"):  # a line for every request that a replica's death delays
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def open_handle(model: ModelId, address: str) -> "HandleRoute":
