@@ -2,7 +2,10 @@
 
 import mmap
 import os
+import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Any, cast
 
@@ -24,6 +27,8 @@ INPUTS_PER_SCALE = 64
 """With int8 weights: how many neighbouring inputs of a product are rounded by one scale."""
 
 
+ENGINE_NICENESS = 5
+"""How far the computing threads step back behind the event loop."""
 EMPTY = cast(Vector, memoryview(b"").cast("f"))
 
 
@@ -100,20 +105,37 @@ def load_engine(
     pooling = pooling or checkpoint.pooling
     if pooling is None:
         raise ConfigurationError(f"{checkpoint.folder} does not say its pooling: set models.pooling")
+    with ThreadPoolExecutor(1, initializer=_step_back) as thread:
+        return thread.submit(_load, checkpoint, pooling, Precision(precision), streams).result()
+
+
+def _step_back() -> None:
+    """Give this thread, and the computing threads that it starts, a lower priority than the event loop's.
+
+    Otherwise the loop waits for a core while it holds the interpreter's lock, and the engine's threads for the lock:
+    a quarter fewer requests/s on two cores. Linux only: elsewhere priorities are a process's.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        lowered = min(19, os.getpriority(os.PRIO_PROCESS, thread) + ENGINE_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, thread, lowered)
+
+
+def _load(checkpoint: Checkpoint, pooling: Pooling, precision: Precision, streams: int) -> OpenVinoEngine:
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     cores = len(os.sched_getaffinity(0))
     is_large = checkpoint.architecture.matrix_parameters >= LARGE_PARAMETERS
     streams = streams or (max(1, cores // CORES_PER_LARGE_STREAM) if is_large else cores)
     options = {
-        "INFERENCE_PRECISION_HINT": resolve_precision(Precision(precision), capabilities).value,
+        "INFERENCE_PRECISION_HINT": resolve_precision(precision, capabilities).value,
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(max(streams, cores if is_large else 0)),
     }
     weights = checkpoint.open_weights() if checkpoint.has_weights else None
     graph = _build(core, checkpoint, weights, pooling)
     integers = None
-    if precision == Precision.INT8:
+    if precision is Precision.INT8:
         integers = compress_weights(graph)
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(INPUTS_PER_SCALE)
     compiled = core.compile_model(graph, "CPU", options)
