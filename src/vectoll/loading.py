@@ -12,22 +12,32 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vectoll.adapters.checkpoints import Checkpoint, DownloadBar, locate, read_checkpoint, weights_bytes
+from vectoll.adapters.checkpoints import locate, read_checkpoint
 from vectoll.catalog_file import ServedModels, read_models
-from vectoll.core.batching.queue import BatchShape
 from vectoll.core.models import ModelRegistry
 from vectoll.core.residency import Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
 from vectoll.domain.errors import AtCapacity, ConfigurationError, ModelOffline, VectollError
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
-from vectoll.ports.engine import Backend, Engine
+from vectoll.engines import (
+    LoadedEngine,
+    cores,
+    load_engine,
+    memory_budget,
+    memory_need,
+    open_checkpoint,
+    weights_size,
+)
+from vectoll.ports.engine import Backend
 from vectoll.ports.metrics import Metrics, NoMetrics
 from vectoll.ports.model import EmbeddingModel, ForeignTokens, Tokenizer
-from vectoll.settings import EngineSettings, Settings
+from vectoll.settings import Settings
 
-DEFAULT_BATCH_TOKENS = 384
-"""Padded tokens per batch: the fastest on a core with 1 to 2 MiB of its own cache (docs/benchmarks.md)."""
+__all__ = [
+    "LoadedEngine", "ModelState", "load_engine", "model_states", "open_model", "open_models", "read_served_models",
+    "weights_size",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +53,14 @@ class ModelState:
 @asynccontextmanager
 async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[ModelRegistry]:
     """The catalogue with every model that is switched on; those to load on start are loaded. One that fails is
-    offline, and the others serve.
+    offline, and the others serve. Raises ConfigurationError, also for a device that is not there.
     """
     served = read_served_models(settings)
     states = _states(settings, served)
     offline = {state.spec.id: state.offline for state in states if state.offline}
-    residency = Residency(settings.engine.memory_mib * 2**20 or _machine_bytes() * 3 // 4)
-    with ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize") as threads:
+    computes_here = settings.engine.backend == "local"
+    residency = Residency(await asyncio.to_thread(memory_budget, settings.engine) if computes_here else 0)
+    with ThreadPoolExecutor(cores(), thread_name_prefix="tokenize") as threads:
         models = {
             state.spec.id: _resident(state.spec, settings, metrics, threads, residency, offline)
             for state in states
@@ -80,7 +91,7 @@ def _resident(
         if spec.upstream is not None or settings.engine.backend == "ray":
             return 0
         with _explaining(spec):
-            return await asyncio.to_thread(weights_size, spec)
+            return await asyncio.to_thread(memory_need, spec, settings.engine)
 
     async def load() -> EmbeddingModel:
         with _explaining(spec):
@@ -109,7 +120,7 @@ def _explaining(spec: ModelSpec) -> Iterator[None]:
 async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingModel]:
     """One model by id or alias, without a server or a ledger. Raises UnknownModel, ModelOffline."""
     spec = read_served_models(settings).catalog.resolve(name)
-    with ThreadPoolExecutor(_cores(), thread_name_prefix="tokenize") as threads:
+    with ThreadPoolExecutor(cores(), thread_name_prefix="tokenize") as threads:
         model = await _load(spec, settings, NoMetrics(), threads)
         try:
             yield model
@@ -155,60 +166,6 @@ def _read_facts(source: ModelSource) -> CheckpointFacts | None:
     return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedEngine:
-    """An engine in memory, and what feeds it must know."""
-
-    engine: Engine
-    shape: BatchShape
-    vocab_size: int
-    """Token ids must be in ``range(vocab_size)``."""
-
-
-def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
-    """A model's weights on this machine. Blocks. Raises ModelOffline, ConfigurationError, and what engines raise."""
-    checkpoint = _checkpoint(spec)
-    if settings.device == "cuda":
-        return _load_on_gpu(spec, checkpoint, settings)
-    from vectoll.adapters.engines.openvino import load_engine as load_openvino
-
-    precision = settings.precision if spec.precision == "auto" else spec.precision
-    streams = settings.streams or _cores()
-    engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
-    shape = BatchShape(settings.batch_tokens or DEFAULT_BATCH_TOKENS)
-    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
-
-
-def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
-    try:
-        from vectoll.adapters.engines.torch import load_engine as load_torch
-    except ImportError:
-        raise ConfigurationError('setting engine.device: cuda needs pip install "vectoll[cuda]"') from None
-    precision = settings.precision if spec.precision == "auto" else spec.precision
-    if precision == "int8":
-        raise ConfigurationError(f"model {spec.id!r}: precision int8 is for engine.device cpu")
-    engine = load_torch(
-        checkpoint, pooling=spec.pooling, precision=precision, max_batch_tokens=settings.batch_tokens
-    )
-    return LoadedEngine(
-        engine, BatchShape(engine.max_batch_tokens, padded=False), checkpoint.architecture.vocab
-    )
-
-
-def weights_size(spec: ModelSpec) -> int:
-    """Bytes of a model's weights on disk, fetched if they must be. Blocks. Raises ModelOffline, ConfigurationError."""
-    return weights_bytes(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
-
-
-def _checkpoint(spec: ModelSpec) -> Checkpoint:
-    checkpoint = read_checkpoint(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
-    if checkpoint.dims != spec.dims:
-        raise ConfigurationError(
-            f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
-        )
-    return checkpoint
-
-
 async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
     """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
     if spec.upstream is not None:
@@ -217,7 +174,7 @@ async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: 
     from vectoll.core.batching.local import LocalModel
 
     def load() -> CheckpointTokenizer:
-        return load_tokenizer(_checkpoint(spec), spec.pooling)
+        return load_tokenizer(open_checkpoint(spec), spec.pooling)
 
     tokenizer = await asyncio.to_thread(load)
     if settings.engine.backend == "ray":
@@ -271,16 +228,3 @@ def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:
     from vectoll.adapters.token_ids import BytePairText, load_vocabulary
 
     return BytePairText(load_vocabulary(spec.token_ids.value))
-
-
-def _cores() -> int:
-    """The cores that this process may use, where the system says; macOS does not."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _machine_bytes() -> int:
-    """The memory of this machine, or of the container that this process may not leave."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    return min(machine, int(text)) if text.isdigit() else machine

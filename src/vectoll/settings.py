@@ -50,13 +50,15 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     backend: Literal["local", "ray"] = (
         "local"  # Where: local is this process; ray is the replicas of `vectoll cluster deploy`.
     )
-    device: Literal["cpu", "cuda"] = "cpu"  # What computes: OpenVINO on the CPU, or torch on an NVIDIA GPU.
+    device: Literal["auto", "cpu", "cuda"] = (
+        "auto"  # OpenVINO on the CPU or torch on an NVIDIA GPU; auto is the GPU where torch and one are there.
+    )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
     streams: Natural = 0  # Batches computed side by side; 0 is one per core.
     batch_tokens: Natural = (
         0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
     )
-    memory_mib: Natural = 0  # Memory that loaded weights may take; 0 is three quarters of the machine's.
+    memory_mib: Natural = 0  # Memory that loaded weights may take; 0 is three quarters of the device's.
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):

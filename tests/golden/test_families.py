@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.golden.texts import TEXTS
+from tests.reference import embed_with_transformers
 from tests.tiny_checkpoints import MAKERS, PROMPTS
 
 from vectoll.adapters.checkpoints import Attention, Checkpoint, read_checkpoint
@@ -175,9 +176,6 @@ def test_without_rotary_scaling_a_vector_is_another(name: str, checkpoint: Check
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_golden_vectors_are_still_what_transformers_computes(name: str, checkpoint: Checkpoint) -> None:
-    pytest.importorskip("torch")
-    from tests.reference import embed_with_transformers
-
     assert checkpoint.pooling
     actual = embed_with_transformers(checkpoint.folder, ids_of(name), checkpoint.pooling)
     assert min_cosine(actual, expected(name)) >= 0.999999

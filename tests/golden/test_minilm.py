@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.golden.texts import TEXTS
 from tests.minilm import minilm
+from tests.reference import embed_with_transformers
 
 from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
 from vectoll.adapters.tokenizers import load_tokenizer
@@ -66,9 +67,6 @@ def test_the_usual_three_sentences(engine: OpenVinoEngine) -> None:
 
 
 def test_the_golden_vectors_are_still_what_transformers_computes() -> None:
-    pytest.importorskip("torch")
-    from tests.reference import embed_with_transformers
-
     actual = embed_with_transformers(minilm().folder, GOLDEN["ids"], "mean")
     assert cosines(actual, EXPECTED).min() >= 0.999999
 

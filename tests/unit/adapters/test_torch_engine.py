@@ -9,22 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint
+from vectoll.adapters.engines.torch import TorchEngine, load_engine
+from vectoll.adapters.engines.torch.attention import flash_attention
+from vectoll.adapters.engines.torch.kernels import Kernels
+from vectoll.adapters.engines.torch.networks import Decoder, Encoder
+from vectoll.adapters.engines.torch.packing import Packer
+from vectoll.adapters.engines.torch.weights import CheckpointTensors
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from vectoll.adapters.engines.torch import TorchEngine, load_engine  # noqa: E402
-from vectoll.adapters.engines.torch.attention import flash_attention  # noqa: E402
-from vectoll.adapters.engines.torch.kernels import Kernels  # noqa: E402
-from vectoll.adapters.engines.torch.networks import Decoder, Encoder  # noqa: E402
-from vectoll.adapters.engines.torch.packing import Packer  # noqa: E402
-from vectoll.adapters.engines.torch.weights import CheckpointTensors  # noqa: E402
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 VOCAB = 200

@@ -7,25 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vectoll.adapters.checkpoints import Activation, Architecture, Attention, Family
-from vectoll.domain.catalog import Pooling
-from vectoll.domain.errors import ConfigurationError
-
-torch = pytest.importorskip("torch")
-
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-
-from vectoll.adapters.engines.torch.attention import flash_attention, segmented_attention  # noqa: E402
-from vectoll.adapters.engines.torch.engine import (  # noqa: E402
+from vectoll.adapters.engines.torch.attention import flash_attention, segmented_attention
+from vectoll.adapters.engines.torch.engine import (
     MAX_BATCH_TOKENS,
     MIN_BATCH_TOKENS,
     TorchEngine,
     _batch_tokens,
     matrix_parameters,
 )
-from vectoll.adapters.engines.torch.kernels import Kernels, compiled_kernels  # noqa: E402
-from vectoll.adapters.engines.torch.packing import Packer, Segments  # noqa: E402
+from vectoll.adapters.engines.torch.kernels import Kernels, compiled_kernels
+from vectoll.adapters.engines.torch.packing import Packer, Segments
+from vectoll.domain.catalog import Pooling
+from vectoll.domain.errors import ConfigurationError
 
 
 def shape(**changes: Any) -> Architecture:

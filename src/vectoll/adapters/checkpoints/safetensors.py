@@ -93,6 +93,12 @@ class Weights(Mapping[str, TensorView]):
         entries = (entry for name, (_, entry) in self._tensors.items() if name.startswith(self._prefix))
         return sum(entry.end - entry.start for entry in entries)
 
+    @property
+    def element_count(self) -> int:
+        """How many numbers there are in view that engines compute with."""
+        entries = (entry for name, (_, entry) in self._tensors.items() if name.startswith(self._prefix))
+        return sum(math.prod(entry.shape) for entry in entries if entry.dtype in DType._value2member_map_)
+
     def release_pages(self) -> None:
         """Give the memory that reading has filled back to the system. What is read again comes from the file."""
         for pages in {id(buffer.obj): buffer.obj for buffer, _ in self._tensors.values()}.values():

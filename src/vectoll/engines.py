@@ -1,0 +1,166 @@
+"""The part of the composition root that brings one model's weights into memory, on the device that settings name.
+
+Heavy libraries are imported when they are needed: torch only once it is known that a GPU is there.
+"""
+
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vectoll.adapters.checkpoints import Checkpoint, DownloadBar, locate, read_checkpoint, weights_bytes
+from vectoll.core.batching.queue import BatchShape
+from vectoll.domain.catalog import ModelSpec
+from vectoll.domain.errors import ConfigurationError
+from vectoll.ports.engine import Engine
+from vectoll.settings import EngineSettings
+
+DEFAULT_BATCH_TOKENS = 384
+"""Padded tokens per batch: the fastest on a core with 1 to 2 MiB of its own cache (docs/benchmarks.md)."""
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine in memory, and what feeds it must know."""
+
+    engine: Engine
+    shape: BatchShape
+    vocab_size: int
+    """Token ids must be in ``range(vocab_size)``."""
+
+
+def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
+    """A model's weights on this machine. Blocks. Raises ModelOffline, ConfigurationError, and what engines raise."""
+    checkpoint = open_checkpoint(spec)
+    if choose_device(settings) == "cuda" and _suits_gpu(spec, checkpoint, settings):
+        return _load_on_gpu(spec, checkpoint, settings)
+    from vectoll.adapters.engines.openvino import load_engine as load_openvino
+
+    streams = settings.streams or cores()
+    precision = _precision(spec, settings)
+    engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
+    shape = BatchShape(settings.batch_tokens or DEFAULT_BATCH_TOKENS, padded=not engine.packed)
+    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+
+
+def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
+    from vectoll.adapters.engines.torch import load_engine as load_torch
+
+    engine = load_torch(
+        checkpoint,
+        pooling=spec.pooling,
+        precision=_precision(spec, settings),
+        max_batch_tokens=settings.batch_tokens,
+    )
+    shape = BatchShape(engine.max_batch_tokens, padded=not engine.packed)
+    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+
+
+def _precision(spec: ModelSpec, settings: EngineSettings) -> str:
+    return settings.precision if spec.precision == "auto" else spec.precision
+
+
+def _suits_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> bool:
+    """Whether the GPU engine can run a model. Raises ConfigurationError where the operator insists and it cannot."""
+    if _precision(spec, settings) == "int8":
+        why = "precision int8 is for the CPU"
+    elif not checkpoint.has_weights:
+        why = "only a graph (OpenVINO, ONNX) is published, which is for the CPU"
+    else:
+        return True
+    if settings.device == "cuda":
+        raise ConfigurationError(f"model {spec.id!r}: {why}, and setting engine.device is cuda")
+    return False
+
+
+def choose_device(settings: EngineSettings) -> Device:
+    """``auto`` is the GPU where there is one that torch can use. Raises ConfigurationError for ``cuda`` without."""
+    if settings.device == "cpu":
+        return "cpu"
+    why = missing_for_cuda()
+    if why is None:
+        return "cuda"
+    if settings.device == "cuda":
+        raise ConfigurationError(f"setting engine.device: cuda cannot be used: {why}")
+    return "cpu"
+
+
+def missing_for_cuda() -> str | None:
+    """What keeps torch from using a GPU here; None when nothing does. Imports torch only where a GPU is."""
+    if importlib.util.find_spec("torch") is None:
+        return 'torch is not installed; pip install "vectoll[cuda]"'
+    if not _gpus():
+        return "no NVIDIA GPU is visible (driver, CUDA_VISIBLE_DEVICES)"
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return f"torch {torch.__version__} is not built for this GPU's driver"
+
+
+def _gpus() -> int:
+    """How many GPUs the driver shows to this process, without torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    is_there = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if is_there else 0
+
+
+def weights_size(spec: ModelSpec) -> int:
+    """Bytes of a model's weights on disk, fetched if they must be. Blocks. Raises ModelOffline, ConfigurationError."""
+    return weights_bytes(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
+
+
+def memory_need(spec: ModelSpec, settings: EngineSettings) -> int:
+    """Bytes that a model's weights take when loaded. Blocks. Raises what ``weights_size`` raises.
+
+    On the GPU each weight of the text tower takes what the arithmetic takes; on the CPU about what it does on disk.
+    """
+    on_disk = weights_size(spec)
+    if choose_device(settings) == "cpu":
+        return on_disk
+    checkpoint = open_checkpoint(spec)
+    if not _suits_gpu(spec, checkpoint, settings):
+        return on_disk
+    return checkpoint.open_weights().element_count * (4 if _precision(spec, settings) == "f32" else 2)
+
+
+def memory_budget(settings: EngineSettings) -> int:
+    """Bytes that all loaded weights may take together: three quarters of the device's unless the operator says."""
+    if settings.memory_mib:
+        return settings.memory_mib * 2**20
+    if choose_device(settings) == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[1]) * 3 // 4
+    return machine_bytes() * 3 // 4
+
+
+def open_checkpoint(spec: ModelSpec) -> Checkpoint:
+    """A model's folder, read; fetched if it must be. Blocks. Raises ModelOffline, ConfigurationError."""
+    checkpoint = read_checkpoint(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
+    if checkpoint.dims != spec.dims:
+        raise ConfigurationError(
+            f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
+        )
+    return checkpoint
+
+
+def cores() -> int:
+    """The cores that this process may use, where the system says; macOS does not."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_bytes() -> int:
+    """The memory of this machine, or of the container that this process may not leave."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(machine, int(text)) if text.isdigit() else machine
