@@ -6,12 +6,12 @@ What not every command needs is imported where it is used, so that `vectoll keys
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vectoll.adapters.storage.lock import DataDirLock
-from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.ledger import Verification
@@ -20,7 +20,9 @@ from vectoll.loading import open_models
 from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
 from vectoll.ports.keys import KeyStore
+from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.metrics import ServerMetrics
+from vectoll.ports.store import Store
 from vectoll.settings import Settings, TracingSettings
 
 if TYPE_CHECKING:
@@ -30,24 +32,33 @@ Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is."""
 
 
-def lock_data_dir(settings: Settings) -> DataDirLock:
-    """A context in which this process alone serves from the data directory. Entering raises ConfigurationError."""
-    return DataDirLock(Path(settings.data_dir))
+def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
+    """A context in which this process alone serves from the data directory. Entering raises ConfigurationError.
+
+    With a database there is nothing to lock: any number of gateways may serve from it.
+    """
+    return nullcontext() if settings.database.url else DataDirLock(Path(settings.data_dir))
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether anything was ever stored in the data directory."""
-    return (Path(settings.data_dir) / DATABASE_NAME).exists()
+    """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened."""
+    return bool(settings.database.url) or (Path(settings.data_dir) / DATABASE_NAME).exists()
 
 
 @asynccontextmanager
 async def open_store(
     settings: Settings, clock: Clock | None = None, *, must_exist: bool = False
-) -> AsyncIterator[SqliteStore]:
-    """The ledger and the keys in the data directory. Safe beside a server that uses the same one.
+) -> AsyncIterator[Store]:
+    """The ledger, the keys and all else, in the database or the data directory. Safe beside servers that use it.
 
-    Raises ConfigurationError; with ``must_exist`` also where it would have to make a new one.
+    Raises ConfigurationError; with ``must_exist`` also where it would have to make a new data directory.
     """
+    if settings.database.url:
+        from vectoll.databases import open_shared_store
+
+        async with open_shared_store(settings.database, clock) as shared:
+            yield shared
+        return
     if must_exist and not has_ledger(settings):
         raise ConfigurationError(f"there is no ledger in {settings.data_dir}: check --data-dir")
     store = await open_sqlite(Path(settings.data_dir), clock)
@@ -61,6 +72,7 @@ def back_up_store(settings: Settings, file: Path, *, replace: bool, progress: Pr
     """Copy the ledger to ``file`` while it is in use, and verify the copy. Raises ConfigurationError."""
     from vectoll.adapters.storage.sqlite.backup import back_up
 
+    _require_file(settings)
     if not has_ledger(settings):
         raise ConfigurationError(f"there is no ledger in {settings.data_dir}: check --data-dir")
     return back_up(Path(settings.data_dir), file, replace=replace, progress=progress)
@@ -70,24 +82,31 @@ def restore_store(settings: Settings, file: Path, *, replace: bool, progress: Pr
     """Make a backup the ledger, while no server uses the data directory. Raises ConfigurationError."""
     from vectoll.adapters.storage.sqlite.backup import restore
 
+    _require_file(settings)
     with lock_data_dir(settings):
         return restore(file, Path(settings.data_dir), replace=replace, progress=progress)
 
 
+def _require_file(settings: Settings) -> None:
+    """Raises ConfigurationError where the ledger is in a database, which has tools of its own."""
+    if settings.database.url:
+        raise ConfigurationError("the ledger is in the database: use pg_dump and pg_restore")
+
+
 @asynccontextmanager
-async def open_services(settings: Settings, store: SqliteStore, clock: Clock) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, store: Store, clock: Clock) -> AsyncIterator[Services]:
     """Everything that HTTP serves with, models loaded. Raises ConfigurationError."""
-    from vectoll.adapters.limiter import MemoryRateLimiter
     from vectoll.adapters.metrics import PrometheusMetrics
     from vectoll.core.admission import Admission
     from vectoll.core.auth import Authentication
     from vectoll.core.billing import Billing
     from vectoll.core.embed import EmbedService
+    from vectoll.core.recent_keys import RecentKeys
     from vectoll.core.tracing import TracedAuthenticator, TracedMetrics
 
     metrics: ServerMetrics = PrometheusMetrics()
-    limiter = MemoryRateLimiter()
-    authenticators = _authenticators(settings, store.keys, clock)
+    limiter, keys = _limiter(settings, store), RecentKeys(store.keys)
+    authenticators = _authenticators(settings, keys, clock)
     async with AsyncExitStack() as stack:
         tracer = await stack.enter_async_context(open_tracer(settings.tracing))
         wallets = None
@@ -107,7 +126,7 @@ async def open_services(settings: Settings, store: SqliteStore, clock: Clock) ->
             auth=Authentication(authenticators),
             admission=Admission(limiter, settings.limits),
             ledger=store.ledger,
-            keys=store.keys,
+            keys=keys,
             clock=clock,
             settings=settings,
             metrics=metrics,
@@ -136,6 +155,17 @@ async def open_tracer(settings: TracingSettings) -> AsyncIterator["Tracer | None
         yield Tracer(spans)
     finally:
         await asyncio.to_thread(spans.close)
+
+
+def _limiter(settings: Settings, store: Store) -> RateLimiter:
+    """One count for all gateways where they share a database."""
+    if settings.database.url:
+        from vectoll.databases import shared_limiter
+
+        return shared_limiter(store)
+    from vectoll.adapters.limiter import MemoryRateLimiter
+
+    return MemoryRateLimiter()
 
 
 def _authenticators(settings: Settings, keys: KeyStore, clock: Clock) -> Sequence[Authenticator]:

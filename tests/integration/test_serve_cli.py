@@ -55,7 +55,9 @@ def test_server_sees_what_commands_write_at_once(tmp_path: Path) -> None:
             vectoll.run("credit", "add", "--key", key.id, "--usd", "1")
             credited = client.post("/api/v1/embeddings", json=body)
             charged = vectoll.json("usage")
-            vectoll.run("keys", "revoke", key.id)
+            other = vectoll.create_key("1")  # never used before: what it was is not remembered
+            vectoll.run("keys", "revoke", other.id)
+        with server.client(other) as client:
             revoked = client.post("/api/v1/embeddings", json=body)
     assert [answer.status_code for answer in (before, credited, revoked)] == [402, 200, 401]
     assert charged[0]["tokens"] == credited.json()["usage"]["prompt_tokens"]

@@ -62,10 +62,8 @@ class OpenHold:
         self._started = time.perf_counter()
 
     async def __aenter__(self) -> Self:
-        started = time.perf_counter()
         self._earlier = await self._ledger.hold(self._hold)
         self._is_open = self._earlier is None
-        self._metrics.stage(self._hold.quote.model, "hold", time.perf_counter() - started)
         return self
 
     async def charge(self, usage: Usage) -> Transfer:

@@ -1,8 +1,6 @@
 """The one flow of a request, from validated input to charged vectors (DESIGN.md, steps 4 to 10)."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vectoll.core.admission import Permit
@@ -12,7 +10,7 @@ from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.embedding import EmbeddingRequest, Embeddings
 from vectoll.domain.errors import InvalidRequest, ModelNotPermitted
 from vectoll.domain.identity import Principal
-from vectoll.domain.ids import RequestId
+from vectoll.domain.ids import ModelId, RequestId
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Quote
 from vectoll.ports.metrics import Metrics
@@ -52,25 +50,36 @@ class EmbedService:
         await permit.take_request(spec.id)
         _check(principal, request, spec)
         model = await self._models.get(spec)
-        with self._timed(spec, "tokenize"):
-            encodings = await model.tokenize(request.inputs)
+        watch = Stopwatch(self._metrics, spec.id)
+        encodings = await model.tokenize(request.inputs)
+        watch.lap("tokenize")
         quote = Quote(spec.id, sum(e.token_count for e in encodings), spec.price)
         await permit.take_tokens(spec.id, quote.tokens)
         async with self._billing.hold(principal, quote, request, request_id, idempotency_key) as hold:
-            with self._timed(spec, "encode"):
-                embeddings = await model.embed(
-                    encodings, dimensions=request.dimensions, caller=principal.caller
-                )
-            with self._timed(spec, "charge"):
-                charge = await hold.charge(embeddings.usage)
+            watch.lap("hold")
+            embeddings = await model.embed(encodings, dimensions=request.dimensions, caller=principal.caller)
+            watch.lap("encode")
+            charge = await hold.charge(embeddings.usage)
+            watch.lap("charge")
         self._metrics.embedded(spec.id, len(encodings), embeddings.usage.prompt_tokens)
         return EmbedResult(spec, embeddings, charge)
 
-    @contextmanager
-    def _timed(self, spec: ModelSpec, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._metrics.stage(spec.id, stage, time.perf_counter() - started)
+
+class Stopwatch:
+    """Reports how long each stage of a request took."""
+
+    __slots__ = ("_metrics", "_model", "_started")
+
+    def __init__(self, metrics: Metrics, model: ModelId) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._started = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """One stage is over, and the next begins."""
+        now = time.perf_counter()
+        self._metrics.stage(self._model, stage, now - self._started)
+        self._started = now
 
 
 def _check(principal: Principal, request: EmbeddingRequest, spec: ModelSpec) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs
@@ -95,30 +94,38 @@ class ResidentModel:
 
     async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Raises ModelOffline and AtCapacity, too."""
-        async with self._in_use() as model:
+        model = await self._enter()
+        try:
             return await model.tokenize(inputs)
+        finally:
+            self._users -= 1
 
     async def embed(
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
     ) -> Embeddings:
         """See ``EmbeddingModel.embed``. Raises ModelOffline, too: it may have been unloaded since ``tokenize``."""
-        async with self._in_use() as model:
+        model = await self._enter()
+        try:
             return await model.embed(encodings, dimensions=dimensions, caller=caller)
+        finally:
+            self._users -= 1
 
     async def load(self) -> None:
         """Be ready before the first request. Raises ModelOffline and AtCapacity."""
-        async with self._in_use():
-            pass
+        await self._enter()
+        self._users -= 1
 
-    @asynccontextmanager
-    async def _in_use(self) -> AsyncIterator[EmbeddingModel]:
+    async def _enter(self) -> EmbeddingModel:
+        """The model, in use from now on: whoever calls this counts itself out of ``_users`` again."""
         self._users += 1
         try:
-            yield self._model or await self._loaded()
-            if self._model is not None:
-                self._residency.touch(self)
-        finally:
+            model = self._model or await self._loaded()
+        except BaseException:
             self._users -= 1
+            raise
+        if self._model is not None:
+            self._residency.touch(self)
+        return model
 
     async def _loaded(self) -> EmbeddingModel:
         """Load once for all who wait; whoever gives up waiting does not stop it for the others."""

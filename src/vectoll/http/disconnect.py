@@ -7,9 +7,14 @@ from typing import Self
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+WATCH_AFTER_S = 0.02
+"""Work that is done sooner is not watched: a task to watch would cost more than the little that it could save."""
+
 
 class CancelledOnDisconnect:
     """``async with``: cancels its body when the client leaves, and raises ClientDisconnect in its place.
+
+    Looks from ``WATCH_AFTER_S`` on. A client that left before, and whose work was done by then, counts as served.
 
     Enter it only after the whole request body was received: from then on the server has nothing else to say.
     Built like ``asyncio.timeout``: a cancellation from elsewhere passes through untouched.
@@ -24,18 +29,24 @@ class CancelledOnDisconnect:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._watcher = asyncio.ensure_future(self._watch())
+        self._watcher: asyncio.Task[None] | None = None
+        self._start = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watcher.cancel()
+        self._start.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if not self._has_left:
             return
         is_ours_alone = self._task.uncancel() <= self._cancelling
         if is_ours_alone and exc_type is asyncio.CancelledError:
             raise ClientDisconnect from exc
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

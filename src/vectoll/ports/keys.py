@@ -9,7 +9,9 @@ from vectoll.domain.ids import AccountId, KeyId
 
 
 class KeyStore(Protocol):
-    """Keys by digest and by id. A revocation is seen by the next lookup."""
+    """Keys by digest and by id. A revocation is seen by the next lookup of the store it was made through, and
+    within a second everywhere.
+    """
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key, and its account if that is new."""
