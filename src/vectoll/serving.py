@@ -92,6 +92,7 @@ class _Server(uvicorn.Server):
         self._readiness.phase = Phase.READY
         host, port = self._listener.getsockname()[:2]
         log.info("ready", host=host, port=port, process=os.getpid())
+        _tell_supervisor("READY=1")
         models = [s.id for s in self._services.models.specs if not self._services.models.offline_reason(s)]
         text = welcome(
             _base_url(host, port),
@@ -107,6 +108,7 @@ class _Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._readiness.phase = Phase.DRAINING
+        _tell_supervisor("STOPPING=1")
         self._drained_by = time.monotonic() + self._settings.drain_timeout_s
 
     async def on_tick(self, counter: int) -> bool:
@@ -121,6 +123,18 @@ class _Server(uvicorn.Server):
         """Answer those who still wait for vectors: 503, uncharged. Then close what is left."""
         await self._services.models.close()
         await super().shutdown(sockets)
+
+
+def _tell_supervisor(state: str) -> None:
+    """sd_notify(3): how a systemd unit of Type=notify learns of it. Without such a supervisor nothing happens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        try:
+            notifier.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            log.warning("supervisor does not listen", reason=error.strerror)
 
 
 def _spare_the_collector() -> None:

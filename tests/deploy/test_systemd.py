@@ -1,0 +1,71 @@
+"""The systemd unit, by systemd's own judgement, and the server's part of Type=notify."""
+
+import configparser
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from tests.deploy.tools import DEPLOY, run, tool
+from tests.live import COMMAND, Vectoll
+
+from vectoll.settings import Settings
+
+UNIT = (DEPLOY / "systemd" / "vectoll.service").read_text()
+INSTALLED_AT = "/opt/vectoll/bin/vectoll"
+MOST_EXPOSURE = 2.0
+"""systemd-analyze security: 0 is shut, 10 is wide open."""
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit, with the program where it is on this machine: systemd looks whether it can be run."""
+    file = tmp_path / "vectoll.service"
+    assert UNIT.count(INSTALLED_AT) == 1
+    file.write_text(UNIT.replace(INSTALLED_AT, str(COMMAND)))
+    return file
+
+
+def test_systemd_accepts_the_unit_without_a_word(unit: Path) -> None:
+    done = run(tool("systemd-analyze"), "verify", "--man=no", unit)
+    ours = [line for line in done.stderr.splitlines() if "vectoll" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+def test_systemd_would_have_said_so_of_a_wrong_one(unit: Path) -> None:
+    unit.write_text(unit.read_text().replace("ProtectSystem=strict", "ProtectSystem=strictly"))
+    done = run(tool("systemd-analyze"), "verify", "--man=no", unit)
+    assert "Failed to parse protect system value" in done.stderr
+
+
+def test_the_service_is_shut_off_from_what_it_does_not_need(unit: Path) -> None:
+    done = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", unit)
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= MOST_EXPOSURE
+
+
+def test_the_service_has_time_to_drain() -> None:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT)
+    service = parser["Service"]
+    assert float(service["TimeoutStopSec"]) >= Settings().drain_timeout_s + 15
+    assert (service["Type"], service["Restart"], service["DynamicUser"]) == ("notify", "on-failure", "yes")
+
+
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_the_server_says_when_it_is_ready_and_when_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_abstract: bool
+) -> None:
+    name = f"vectoll-test-{tmp_path.name}"
+    address = f"\0{name}" if is_abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(address)
+        supervisor.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
+        with Vectoll(tmp_path / "home").serve() as server:
+            assert supervisor.recv(64) == b"READY=1"
+            server.terminate()
+            assert supervisor.recv(64) == b"STOPPING=1"
+            assert server.process.wait(30) == 0
