@@ -20,7 +20,6 @@ from vectoll.adapters.payments.eip3009 import Eip3009
 from vectoll.adapters.payments.facilitator import AnySender, FacilitatorRail
 from vectoll.adapters.payments.solana import SolanaRail
 from vectoll.adapters.payments.spl import Spl
-from vectoll.adapters.storage.sqlite import SqliteStore
 from vectoll.adapters.wallets.contracts import ContractWallets as ContractWalletVerifier
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
@@ -38,6 +37,7 @@ from vectoll.http.services import WalletServices
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.payments import Rail
+from vectoll.ports.store import Store
 from vectoll.ports.wallets import SignatureVerifier
 from vectoll.settings import BaseSettings, Settings, SolanaSettings
 
@@ -61,7 +61,7 @@ class Wallets:
 
 @asynccontextmanager
 async def open_wallets(
-    settings: Settings, store: SqliteStore, limiter: RateLimiter, clock: Clock
+    settings: Settings, store: Store, limiter: RateLimiter, clock: Clock
 ) -> AsyncIterator[Wallets]:
     """Sign-in and payments, with open payments watched in the background. Raises ConfigurationError."""
     public_url = _public_url(settings)
@@ -95,7 +95,7 @@ async def open_wallets(
 
 @asynccontextmanager
 async def open_top_ups(
-    settings: Settings, store: SqliteStore, limiter: RateLimiter, clock: Clock
+    settings: Settings, store: Store, limiter: RateLimiter, clock: Clock
 ) -> AsyncIterator[TopUps]:
     """The configured rails and the state machine over them, watching nothing yet."""
     rails = make_rails(settings)
@@ -109,7 +109,7 @@ async def open_top_ups(
 
 
 @asynccontextmanager
-async def watch_stakes(settings: Settings, store: SqliteStore, clock: Clock) -> AsyncIterator[None]:
+async def watch_stakes(settings: Settings, store: Store, clock: Clock) -> AsyncIterator[None]:
     """Stakes become daily allowances in the background. Raises ConfigurationError."""
     token = _address("allowance.token", settings.allowance.token, Family.EVM)
     minimum = _base_units(settings.allowance.minimum_units)

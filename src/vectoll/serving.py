@@ -33,7 +33,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.servi
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError before anything is served."""
     with lock_data_dir(settings), _listen(settings) as listener:
-        secret = prepare_development_key(Path(settings.data_dir), is_first_start=not has_ledger(settings))
+        secret = None
+        if not settings.database.url:  # gateways on one database are no place to try things out
+            secret = prepare_development_key(Path(settings.data_dir), is_first_start=not has_ledger(settings))
         uvloop.run(_serve(settings, listener, secret))
 
 

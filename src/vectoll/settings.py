@@ -54,7 +54,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         "auto"  # OpenVINO on the CPU or torch on an NVIDIA GPU; auto is the GPU where torch and one are there.
     )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
-    streams: Natural = 0  # Batches computed side by side; 0 is one per core.
+    streams: Natural = 0  # Batches computed side by side; 0 is one per core, fewer for very large models.
     batch_tokens: Natural = (
         0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
     )
@@ -83,7 +83,7 @@ class ClusterSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_replicas: Positive = 4  # Most replicas of each model.
     replica_cpus: Annotated[float, Meta(gt=0)] = 1.0  # Cores of one replica; whole ones are engine streams.
     replica_gpus: Annotated[float, Meta(ge=0)] = (
-        0.0  # GPUs of one replica, or a share of one; 0 is what its weights need, none where engine.device is cpu.
+        0.0  # GPUs of one replica, or a share of one; 0 is what its weights need, none unless engine.device is cuda.
     )
     gpu_memory_mib: Natural = 0  # Memory of one GPU, so that small models share it; 0 gives each a whole one.
     surge_percent: Annotated[int, Meta(ge=0, le=100)] = (
@@ -178,6 +178,17 @@ class AllowanceSettings(Struct, frozen=True, forbid_unknown_fields=True):
     minimum_units: str = "0.1"  # A smaller stake, in whole tokens, is worth nothing.
 
 
+class DatabaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[database]``: PostgreSQL, shared by any number of gateways, instead of a file in the data directory."""
+
+    url: Text | None = None  # postgresql://user:password@host:5432/name; a file in data_dir when left out.
+    connections: Positive = 10  # Connections that one gateway may have.
+    timeout_s: Seconds = 5.0  # How long one statement may take, waiting for locks included.
+
+    def __repr__(self) -> str:
+        return f"DatabaseSettings(url={'…' if self.url else None}, connections={self.connections})"
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[log]``: one line per event on standard error."""
 
@@ -260,6 +271,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     drain_timeout_s: Seconds = 30.0  # How long requests in flight may take to finish after SIGTERM.
     forwarded_allow_ips: str = "127.0.0.1"  # Proxies whose X-Forwarded-For is believed, comma-separated.
     compression_min_bytes: Natural = 1024  # Answers smaller than this are never compressed.
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)

@@ -27,7 +27,7 @@ def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
     """
     from vectoll.bootstrap import back_up_store
 
-    with _progress("Copying") as progress:
+    with progress_bar("Copying") as progress:
         found = back_up_store(settings, file, replace=force, progress=progress)
     _report("Backed up to", file, found, as_json)
 
@@ -44,7 +44,7 @@ def restore(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
     """
     from vectoll.bootstrap import restore_store
 
-    with _progress("Restoring") as progress:
+    with progress_bar("Restoring") as progress:
         found = restore_store(settings, file, replace=force, progress=progress)
     _report("Restored from", file, found, as_json)
 
@@ -57,7 +57,7 @@ def _report(what: str, file: Path, found: Verification, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error where that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None

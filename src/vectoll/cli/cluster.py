@@ -33,7 +33,7 @@ def deploy(settings: Settings, models: tuple[str, ...], timeout: float) -> None:
     specs = _specs(settings, models)
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
-    from vectoll.loading import weights_size
+    from vectoll.engines import weights_size
 
     for spec in specs:
         wanted = on_cluster.needs(spec, weights_size(spec), settings)

@@ -2,6 +2,7 @@
 
 import click
 
+from vectoll.cli.check import check
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json, print_table
 from vectoll.cli.pull import pull
@@ -14,6 +15,7 @@ def models() -> None:
 
 
 models.add_command(pull)
+models.add_command(check)
 
 
 @models.command("list")

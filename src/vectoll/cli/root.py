@@ -12,6 +12,7 @@ from vectoll.cli.cluster import cluster
 from vectoll.cli.completion import completion
 from vectoll.cli.config import config
 from vectoll.cli.credit import credit
+from vectoll.cli.db import db
 from vectoll.cli.embed import embed
 from vectoll.cli.keys import keys
 from vectoll.cli.ledger import ledger
@@ -58,6 +59,7 @@ for _command in (
     allowance,
     usage,
     ledger,
+    db,
     payments,
     backup,
     restore,

@@ -38,6 +38,24 @@ class SchemaVersions:
         """Whether a newer program has migrated it."""
         return max(self.pre, self.post) > self.newest
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether this program can serve from it: also while the next program's gateways are about to take over."""
+        return self.post <= self.newest <= self.pre
+
+    @property
+    def advice(self) -> str | None:
+        """What to run next; None where there is nothing to do."""
+        if self.post > self.newest:
+            return (
+                f"The schema ({self.post}) is newer than this vectoll ({self.newest}): install a newer one."
+            )
+        if self.pre < self.newest:
+            return "Run `vectoll db migrate`."
+        if self.post < self.newest:
+            return "Once no older program runs: `vectoll db migrate --post`."
+        return None
+
 
 @cache
 def scripts(part: Part) -> Scripts:
@@ -57,18 +75,11 @@ async def versions(database: Database) -> SchemaVersions:
 
 
 async def check(database: Database) -> None:
-    """Raises ConfigurationError, with the command to run, where this program cannot use the schema as it is.
-
-    A schema whose first part is newer is fine: the next program's gateways are about to take over.
-    """
+    """Raises ConfigurationError, with the command to run, where this program cannot use the schema as it is."""
     found = await versions(database)
-    if found.post > found.newest:
-        raise ConfigurationError(
-            f"the database's schema ({found.post}) is newer than this vectoll ({found.newest}): install a newer one"
-        )
-    if found.pre < found.newest:
-        state = f"has schema {found.pre}, this vectoll needs {found.newest}" if found.pre else "is empty"
-        raise ConfigurationError(f"the database {state}: run `vectoll db migrate`")
+    if not found.is_usable:
+        state = f"has schema {found.pre}, this vectoll needs {found.newest}" if found.pre else "has no schema"
+        raise ConfigurationError(f"the database {state}. {found.advice}")
 
 
 async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.POST)) -> SchemaVersions:
