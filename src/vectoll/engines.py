@@ -40,9 +40,8 @@ def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
         return _load_on_gpu(spec, checkpoint, settings)
     from vectoll.adapters.engines.openvino import load_engine as load_openvino
 
-    streams = settings.streams or cores()
     precision = _precision(spec, settings)
-    engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=streams)
+    engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
     shape = BatchShape(settings.batch_tokens or DEFAULT_BATCH_TOKENS, padded=not engine.packed)
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
 

@@ -77,6 +77,16 @@ def test_the_batch_budget_is_the_operators_where_set(tmp_path: Path) -> None:
     assert loaded.shape.budget_tokens == 777
 
 
+def test_a_large_model_gets_fewer_streams_of_more_cores_unless_the_operator_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, on_cpu = tiny(tmp_path), EngineSettings(device="cpu")
+    assert engines.load_engine(spec, on_cpu).engine.streams == engines.cores()
+    monkeypatch.setattr("vectoll.adapters.engines.openvino.engine.LARGE_PARAMETERS", 1)
+    assert engines.load_engine(spec, on_cpu).engine.streams == max(1, engines.cores() // 4)
+    assert engines.load_engine(spec, EngineSettings(device="cpu", streams=3)).engine.streams == 3
+
+
 @pytest.mark.usefixtures("gpu")
 def test_memory_on_the_gpu_is_the_gpus_and_a_weight_takes_what_the_arithmetic_takes(tmp_path: Path) -> None:
     spec = tiny(tmp_path, "bge-en-icl")

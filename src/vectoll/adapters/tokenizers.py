@@ -44,6 +44,10 @@ class CheckpointTokenizer:
         """Token ids are in ``range(vocab_size)``."""
         return self._vocab_size
 
+    def show(self, token_id: int | None) -> str:
+        """``</s> (2)``, for people; empty for no token."""
+        return "" if token_id is None else f"{self._tokenizer.id_to_token(token_id)} ({token_id})"
+
     def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
         """One Encoding per text; the port says the rest."""
         tokenizer = self._tokenizer

@@ -133,8 +133,8 @@ class TorchEngine:
         return nullcontext() if self._cuda_stream is None else torch.cuda.stream(self._cuda_stream)
 
     def close(self) -> None:
-        """Free the weights."""
-        del self._network
+        """Free the weights, if that has not been done."""
+        self.__dict__.pop("_network", None)
         if self._cuda_stream is not None:
             torch.cuda.empty_cache()
 

@@ -1,0 +1,112 @@
+"""vectoll models check"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from vectoll.cli.options import as_json, with_settings
+from vectoll.cli.output import print_json
+from vectoll.settings import Settings
+
+if TYPE_CHECKING:
+    from vectoll.check_report import Report
+    from vectoll.checking import Tell
+    from vectoll.domain.catalog import ModelSpec
+
+QUIET_S = 2.0
+"""Nothing is shown for what is done sooner."""
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.option("--offline", is_flag=True, help="Leave out models whose vectors are bought.")
+@as_json
+@with_settings
+def check(settings: Settings, models: tuple[str, ...], offline: bool, as_json: bool) -> None:
+    """Load models and verify them: special tokens, pooling, norm, finite and batch-invariant vectors.
+
+    Prints size, memory and tokens/s, and for int8 weights the accuracy that they cost. An upstream is asked for two
+    vectors, which costs what it costs. Without an ID: every model that is switched on. Exit code 1 when a check fails.
+    """
+    specs = _chosen(settings, models)
+    reports = [asyncio.run(_check(spec, settings, offline)) for spec in specs]
+    if as_json:
+        print_json([{"passed": report.passed, **_fields(report)} for report in reports])
+    else:
+        for report in reports:
+            _print(report)
+    if not all(report.passed for report in reports):
+        raise click.exceptions.Exit(1)
+
+
+def _chosen(settings: Settings, names: Sequence[str]) -> Sequence["ModelSpec"]:
+    """Raises UnknownModel."""
+    from vectoll.loading import model_states, read_served_models
+
+    if not names:
+        return [state.spec for state in model_states(settings) if state.offline is None]
+    catalog = read_served_models(settings).catalog
+    return list(dict.fromkeys(catalog.resolve(name) for name in names))
+
+
+async def _check(spec: "ModelSpec", settings: Settings, offline: bool) -> "Report":
+    from vectoll.checking import check_model
+
+    async with _telling(spec.id) as tell:
+        return await check_model(spec, settings, tell, offline=offline)
+
+
+@asynccontextmanager
+async def _telling(title: str) -> AsyncIterator["Tell"]:
+    """A line on a terminal that says what is being done and for how long, once that has taken a while."""
+    doing, started = "reading", time.monotonic()
+    is_drawn = False
+
+    def tell(what: str) -> None:
+        nonlocal doing
+        doing = what
+
+    async def draw() -> None:
+        nonlocal is_drawn
+        while True:
+            await asyncio.sleep(0.2)
+            seconds = time.monotonic() - started
+            if seconds >= QUIET_S:
+                is_drawn = True
+                sys.stderr.write(f"\r{title}: {doing} ({seconds:.0f} s)\033[K")
+                sys.stderr.flush()
+
+    drawing = asyncio.create_task(draw()) if sys.stderr.isatty() else None
+    try:
+        yield tell
+    finally:
+        if drawing:
+            drawing.cancel()
+        if is_drawn:
+            sys.stderr.write("\r\033[K")
+
+
+def _fields(report: "Report") -> dict[str, object]:
+    return {name: getattr(report, name) for name in report.__dataclass_fields__}
+
+
+def _print(report: "Report") -> None:
+    from vectoll.adapters.checkpoints import gigabytes
+
+    click.secho(f"{report.id}: {'ok' if report.passed else 'FAILED'}", bold=True)
+    marks = {True: "ok", False: "FAILED", None: "-"}
+    for check in report.checks:
+        click.echo(f"  {marks[check.passed]:<6}  {check.name:<14}  {check.detail}")
+    if report.disk_bytes is not None:
+        memory = f", {gigabytes(report.memory_bytes)} of memory" if report.memory_bytes is not None else ""
+        click.echo(f"          size            {gigabytes(report.disk_bytes)} on disk{memory}")
+    if report.short_tokens_per_s is not None and report.long_tokens_per_s is not None:
+        click.echo(
+            f"          speed           {report.short_tokens_per_s:,.0f} tokens/s in short texts, "
+            f"{report.long_tokens_per_s:,.0f} in texts of {report.long_tokens} ({report.engine})"
+        )
