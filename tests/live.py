@@ -107,7 +107,7 @@ class Vectoll:
         (home / "vectoll.toml").write_text(config)
         self.home = home
         self.data_dir = home / "data"
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("VECTOLL_")},
             **{f"VECTOLL_{name.upper()}": str(value) for name, value in settings.items()},
         }
@@ -122,7 +122,7 @@ class Vectoll:
         """One command that may fail."""
         return subprocess.run(
             [COMMAND, *arguments, "--data-dir", self.data_dir],
-            env=self._environment,
+            env=self.environment,
             cwd=self.home,
             capture_output=True,
             text=True,
@@ -160,7 +160,7 @@ class Vectoll:
         with log.open("wb") as errors, out.open("wb") as output:
             process = subprocess.Popen(
                 [COMMAND, "serve", "--port", "0", "--data-dir", self.data_dir, *options],
-                env={**self._environment, "PYTHONUNBUFFERED": "1"},
+                env={**self.environment, "PYTHONUNBUFFERED": "1"},
                 cwd=self.home,
                 stdout=output,
                 stderr=errors,

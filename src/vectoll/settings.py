@@ -98,6 +98,9 @@ class ClusterSettings(Struct, frozen=True, forbid_unknown_fields=True):
     upscale_delay_s: Seconds = 5.0  # How long demand must last before replicas are added.
     downscale_delay_s: Seconds = 300.0  # How long demand must be gone before replicas are taken away.
 
+    def __repr__(self) -> str:
+        return f"ClusterSettings(address={self.address!r}, route={self.route!r})"
+
 
 class JwtSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[jwt]``: signed tokens as bearer credentials. Off until a key is configured."""

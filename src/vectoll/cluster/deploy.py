@@ -19,7 +19,7 @@ from vectoll.cluster.replica import EngineReplica, Load, ReplicaPlan
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import VectollError
 from vectoll.domain.ids import ModelId
-from vectoll.loading import load_engine
+from vectoll.engines import load_engine
 from vectoll.settings import ClusterSettings, Settings
 
 POLL_S = 0.5

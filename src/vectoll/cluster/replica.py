@@ -26,7 +26,7 @@ from vectoll.core.batching.batcher import Batcher
 from vectoll.core.tracing import TracedMetrics, Tracer
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import AtCapacity, Draining, VectollError
-from vectoll.loading import LoadedEngine, load_engine
+from vectoll.engines import LoadedEngine, load_engine
 from vectoll.ports.metrics import NoMetrics
 from vectoll.settings import EngineSettings, QueueSettings, TracingSettings
 

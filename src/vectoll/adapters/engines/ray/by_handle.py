@@ -17,6 +17,8 @@ from vectoll.domain.ids import ModelId
 
 _connecting = threading.Lock()
 
+log = logging.getLogger(__name__)
+
 
 def connect(address: str) -> None:
     """Join the cluster, once for this process. Blocks. Raises NotServed, ConfigurationError.
@@ -42,7 +44,8 @@ def connect(address: str) -> None:
                 configure_logging=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError):
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as failure:
+            log.warning("cluster_unreachable", extra={"reason": type(failure).__name__})
             raise NotServed("its Ray cluster cannot be reached") from None
 
 
