@@ -5,6 +5,7 @@ import json
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from eth_account import Account
@@ -80,8 +81,11 @@ class FakeRail:
         await record(Submission(f"0x{payment.id[4:]}", b"\x02"))
         self.settled.append(payment)
 
-    async def resend(self, intent: Intent) -> None:
-        pass
+    async def resend(self, intent: Intent) -> bool:
+        return True
+
+    async def funds(self) -> Decimal | None:
+        return None
 
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         return Arrived(intent.tx or "", payment.base_units, 0, 1, is_final=True)

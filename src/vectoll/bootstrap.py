@@ -104,7 +104,8 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
     from vectoll.core.recent_keys import RecentKeys
     from vectoll.core.tracing import TracedAuthenticator, TracedMetrics
 
-    metrics: ServerMetrics = PrometheusMetrics()
+    counted = PrometheusMetrics()
+    metrics: ServerMetrics = counted
     limiter, keys = _limiter(settings, store), RecentKeys(store.keys)
     authenticators = _authenticators(settings, keys, clock)
     async with AsyncExitStack() as stack:
@@ -115,7 +116,9 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
         if settings.x402.enabled:
             from vectoll.rails import open_wallets
 
-            wallets = await stack.enter_async_context(open_wallets(settings, store, limiter, clock))
+            wallets = await stack.enter_async_context(
+                open_wallets(settings, store, limiter, clock, counted.payments)
+            )
             authenticators = [wallets.authenticator, *authenticators]  # a sign-in wins over a key
         if tracer:
             metrics, authenticators = TracedMetrics(metrics), [TracedAuthenticator(a) for a in authenticators]

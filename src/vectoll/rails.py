@@ -25,7 +25,8 @@ from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.signin import ContractWallets, SiwxAuthenticator
 from vectoll.core.stakes import StakedAllowances
-from vectoll.core.topup import TopUps, Waiting
+from vectoll.core.topup import TopUps
+from vectoll.core.topup_settle import Waiting
 from vectoll.core.wallet_keys import WalletKeys
 from vectoll.domain.allowances import TOKEN_DECIMALS
 from vectoll.domain.errors import ConfigurationError
@@ -36,6 +37,7 @@ from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
+from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
 from vectoll.ports.payments import Rail
 from vectoll.ports.store import Store
 from vectoll.ports.wallets import SignatureVerifier
@@ -61,12 +63,16 @@ class Wallets:
 
 @asynccontextmanager
 async def open_wallets(
-    settings: Settings, store: Store, limiter: RateLimiter, clock: Clock
+    settings: Settings,
+    store: Store,
+    limiter: RateLimiter,
+    clock: Clock,
+    metrics: PaymentMetrics = NO_PAYMENT_METRICS,
 ) -> AsyncIterator[Wallets]:
     """Sign-in and payments, with open payments watched in the background. Raises ConfigurationError."""
     public_url = _public_url(settings)
     async with AsyncExitStack() as stack:
-        top_ups = await stack.enter_async_context(open_top_ups(settings, store, limiter, clock))
+        top_ups = await stack.enter_async_context(open_top_ups(settings, store, limiter, clock, metrics))
         evm = {
             o.network: JsonRpc(_required(settings.x402.base.rpc_url)) for o in top_ups.options if _is_evm(o)
         }
@@ -83,23 +89,31 @@ async def open_wallets(
             store.nonces,
             clock,
             contracts,
+            metrics,
         )
         watch = asyncio.create_task(top_ups.watch(settings.x402.reconcile_interval_s))
         stack.push_async_callback(_stop, watch)
         if settings.allowance.enabled:
             await stack.enter_async_context(watch_stakes(settings, store, clock))
-        keys = WalletKeys(urlsplit(public_url).netloc, verifiers, store.nonces, clock, contracts, tuple(evm))
+        keys = WalletKeys(
+            urlsplit(public_url).netloc, verifiers, store.nonces, clock, contracts, tuple(evm), metrics
+        )
         asking = Asking(public_url, top_ups.options)
         yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
 
 
 @asynccontextmanager
 async def open_top_ups(
-    settings: Settings, store: Store, limiter: RateLimiter, clock: Clock
+    settings: Settings,
+    store: Store,
+    limiter: RateLimiter,
+    clock: Clock,
+    metrics: PaymentMetrics = NO_PAYMENT_METRICS,
 ) -> AsyncIterator[TopUps]:
     """The configured rails and the state machine over them, watching nothing yet."""
     rails = make_rails(settings)
-    top_ups = TopUps(rails, store.payments, limiter, clock, Waiting(settings.x402.settle_timeout_s))
+    waiting = Waiting(settings.x402.settle_timeout_s)
+    top_ups = TopUps(rails, store.payments, limiter, clock, waiting, metrics)
     try:
         yield top_ups
     finally:

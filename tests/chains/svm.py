@@ -8,9 +8,10 @@ import base64
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -44,6 +45,7 @@ class Seen:
     before: dict[str, int]
     after: dict[str, int]
     height: int
+    time: int
 
 
 class Chain:
@@ -56,6 +58,7 @@ class Chain:
         self.seen: dict[str, Seen] = {}
         self.held: list[VersionedTransaction] | None = None
         self.swallow = False
+        self.lag = 0
         authority = Keypair().pubkey()
         mint = Mint(authority, 10**15, 6, is_initialized=True)
         self.svm.set_account(MINT, Account(RENT, bytes(mint), TOKEN))
@@ -68,6 +71,19 @@ class Chain:
 
     def getBlockHeight(self, options: Any = None) -> int:  # noqa: N802
         return self.final if (options or {}).get("commitment") == "finalized" else self.height
+
+    def getEpochInfo(self, options: Any = None) -> Any:  # noqa: N802
+        height = self.getBlockHeight(options)
+        return {
+            "blockHeight": height,
+            "absoluteSlot": height,
+            "epoch": 0,
+            "slotIndex": 0,
+            "slotsInEpoch": 432_000,
+        }
+
+    def getBalance(self, key: str, *_: Any) -> Any:  # noqa: N802
+        return self._value(self.svm.get_balance(Pubkey.from_string(key)))
 
     def getAccountInfo(self, key: str, *_: Any) -> Any:  # noqa: N802
         account = self.svm.get_account(Pubkey.from_string(key))
@@ -99,6 +115,9 @@ class Chain:
         return signature
 
     def getSignatureStatuses(self, signatures: list[str], *_: Any) -> Any:  # noqa: N802
+        if self.lag:
+            lagging = {"context": {"slot": self.height - self.lag, "apiVersion": "2.0.0"}}
+            return lagging | {"value": [None for _ in signatures]}
         return self._value([self._status(signature) for signature in signatures])
 
     def getTransaction(self, signature: str, options: Any) -> Any:  # noqa: N802
@@ -121,12 +140,16 @@ class Chain:
         return {"slot": seen.height, "meta": meta, "transaction": encoded}
 
     def getSignaturesForAddress(self, key: str, options: Any = None) -> Any:  # noqa: N802
+        options = options or {}
+        assert options.get("minContextSlot", 0) <= self.height - self.lag, "the node lags behind"
         entries = [
-            {"signature": signature, "err": seen.error, "slot": seen.height}
+            {"signature": signature, "err": seen.error, "slot": seen.height, "blockTime": seen.time}
             for signature, seen in reversed(self.seen.items())
             if key in map(str, seen.transaction.message.account_keys)
         ]
-        return entries[: (options or {}).get("limit", 1000)]
+        signatures = [entry["signature"] for entry in entries]
+        start = signatures.index(options["before"]) + 1 if options.get("before") else 0
+        return entries[start : start + options.get("limit", 1000)]
 
     # What tests call
 
@@ -158,6 +181,20 @@ class Chain:
         """While on, transactions are executed and the sender is never told."""
         self.swallow = on
 
+    def test_lag(self, slots: int) -> None:
+        """The node that is asked about signatures is this far behind, and has seen nothing since."""
+        self.lag = slots
+
+    def test_crowd(self, key: str, count: int) -> None:
+        """That many later transactions name an account."""
+        template = next(iter(self.seen.values()))
+        for n in range(count):
+            message = MessageV0.try_compile(
+                Pubkey.from_string(key), [Instruction(MEMO, n.to_bytes(4, "big"), [])], [], Hash.default()
+            )
+            crowd = VersionedTransaction.populate(message, [Signature(n.to_bytes(64, "big"))])
+            self.seen[str(crowd.signatures[0])] = replace(template, transaction=crowd, error=None)
+
     def test_forget(self, signature: str) -> None:
         """A fork is dropped: its transaction never happened."""
         self.seen.pop(signature)
@@ -175,7 +212,9 @@ class Chain:
         after = {key: self.balance(key) for key in keys}
         self.height += 1
         if error != "BlockhashNotFound" and error != "AlreadyProcessed":
-            self.seen[str(transaction.signatures[0])] = Seen(transaction, error, before, after, self.height)
+            self.seen[str(transaction.signatures[0])] = Seen(
+                transaction, error, before, after, self.height, int(time.time())
+            )
 
     def _status(self, signature: str) -> Any:
         seen = self.seen.get(signature)
@@ -216,7 +255,7 @@ def _token_balances(keys: list[str], balances: dict[str, int]) -> list[Any]:
             "uiTokenAmount": {"amount": str(balances[key]), "decimals": 6},
         }
         for index, key in enumerate(keys)
-        if balances[key]
+        if balances.get(key)
     ]
 
 

@@ -16,7 +16,8 @@ from vectoll.adapters.payments.solana import SolanaRail
 from vectoll.adapters.payments.spl import Spl
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.storage.sqlite import SqliteStore
-from vectoll.core.topup import TopUps, Waiting
+from vectoll.core.topup import TopUps
+from vectoll.core.topup_settle import Waiting
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import Amount
 from vectoll.domain.payments import PaymentOption

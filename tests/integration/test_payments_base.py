@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from eth_utils.address import to_checksum_address
 from tests.chains.anvil import USDC, Anvil, authorize, call_data, erc6492, run_anvil, transfer_call
 from tests.integration.payments import Service, base_rail, encode, header, service
 
+from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.core.topup import Outcome
@@ -304,6 +306,29 @@ async def test_a_payment_that_a_stranger_carried_out_is_credited_by_its_log(
     assert await vectoll.balance(payer.address.lower()) == usd("10")
 
 
+async def test_a_payment_that_arrives_while_it_is_looked_for_is_not_taken_for_one_that_never_can(
+    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
+) -> None:
+    """The newest block is asked for first; until the last question blocks are made, and even become final."""
+    payload = authorize(payer, pay_to, TEN)
+    intent = await submitted_unmined(vectoll, chain, header(payload))
+    real_call = rail._rpc.call
+
+    async def carry_out_after_the_first_look(method: str, *params: object) -> Any:
+        answer = await real_call(method, *params)
+        rail._rpc.call = real_call  # type: ignore[method-assign]
+        await asyncio.to_thread(chain.rpc, "anvil_dropTransaction", intent.tx)
+        chain.set_automine(True)
+        await asyncio.to_thread(chain.send, USDC, transfer_call(payload))
+        chain.mine(4)
+        return answer
+
+    rail._rpc.call = carry_out_after_the_first_look  # type: ignore[method-assign]
+    await vectoll.top_ups.reconcile()
+    await vectoll.top_ups.reconcile()
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
 async def test_a_used_authorisation_is_no_proof_without_its_own_transfer(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:
@@ -317,7 +342,9 @@ async def test_a_used_authorisation_is_no_proof_without_its_own_transfer(
     run = call_data("Batch", "run(address,bytes[])", USDC, [bytes.fromhex(call[2:]) for call in calls])
     await front_run(chain, decoyed, run, to=batch)
     assert chain.usdc(pay_to) == TEN
+    sent = chain.transactions_of(GAS)
     assert await vectoll.top_ups.reconcile() == []
+    assert chain.transactions_of(GAS) == sent, "no gas is spent on what cannot be"
     chain.mine(4)
     changed = await vectoll.top_ups.reconcile()
     assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "authorization_used_otherwise")]
@@ -422,6 +449,41 @@ async def test_a_failed_send_leaves_no_gap_in_the_gas_keys_nonces(
     second = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 2 * TEN)))).intent
     assert second.state is IntentState.CREDITED
     assert await vectoll.balance(payer.address.lower()) == usd("20")
+
+
+async def test_two_processes_with_one_gas_key_settle_all_their_payments(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """Both ask for the next nonce at the same moment; the one that is too late takes another."""
+    other_rail = base_rail(chain.url, USDC, pay_to, GAS_KEY)
+    other = service([other_rail], vectoll.store)
+    other.top_ups._limiter = vectoll.top_ups._limiter = MemoryRateLimiter()
+    payments = [header(authorize(payer, pay_to, TEN)) for _ in range(8)]
+    services = [vectoll, other] * 4
+    await asyncio.gather(*(s.top_ups.top_up(p) for s, p in zip(services, payments, strict=True)))
+    assert chain.usdc(pay_to) == 8 * TEN
+    assert await vectoll.balance(payer.address.lower()) == usd("80")
+    await other_rail.close()
+
+
+async def test_a_transaction_whose_nonce_somebody_else_used_is_signed_anew(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """It was taken by a node and dropped again; then the key sent something else with the same nonce."""
+    intent = await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, TEN)))
+    chain.rpc("anvil_dropTransaction", intent.tx)
+    chain.rpc("anvil_setNonce", GAS, hex(chain.transactions_of(GAS) + 1))
+    chain.set_automine(True)
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.SUBMITTING], "sent anew"
+    changed = await vectoll.top_ups.reconcile()
+    assert [i.state for i in changed] == [IntentState.CREDITED]
+    assert changed[0].tx != intent.tx
+    assert chain.usdc(pay_to) == TEN
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_the_settlement_keys_funds_are_known(rail: BaseRail) -> None:
+    assert Decimal("0.9") < await rail.funds() <= 1
 
 
 async def test_a_client_that_goes_away_is_credited_all_the_same(

@@ -134,9 +134,11 @@ async def test_a_claimed_success_without_money_is_no_credit(
     assert (await vectoll.store.payments.list())[0].state is IntentState.UNKNOWN
 
 
+@pytest.mark.parametrize("crowd", [0, 150])
 async def test_on_solana_the_message_is_found_although_the_signature_is_the_facilitators(
-    svm: Svm, facilitator: tuple[Facilitator, str]
+    svm: Svm, facilitator: tuple[Facilitator, str], crowd: int
 ) -> None:
+    """Also where others have named the payer's address in many transactions since."""
     double, url = facilitator
     fee, payer, seller = Keypair(), Keypair(), Keypair().pubkey()
     svm.fund(fee.pubkey(), lamports=10**9)
@@ -148,7 +150,11 @@ async def test_on_solana_the_message_is_found_although_the_signature_is_the_faci
         raw = transfer.signed_by_fee_payer(bytes(fee.sign_message(transfer.message)))
         svm.rpc("sendTransaction", _encode(raw), {})
 
-    double.settle, double.answers = settle, False
+    def settle_in_a_crowd(payload: dict[str, str]) -> None:
+        settle(payload)
+        svm.rpc("test_crowd", str(payer.pubkey()), crowd)
+
+    double.settle, double.answers = settle_in_a_crowd, False
     assert account == str(get_associated_token_address(seller, MINT))
     option = PaymentOption(SOLANA, str(MINT), str(seller), {"feePayer": str(fee.pubkey())}, account)
     rpc = JsonRpc(svm.url)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -226,6 +227,26 @@ async def test_a_transaction_that_never_landed_fails_only_after_its_blockhash_la
     chain.rpc("test_drop")
     assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "expired")]
     assert chain.usdc(pay_to) == 0
+
+
+async def test_a_node_that_lags_behind_cannot_say_that_a_payment_will_never_come(
+    vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
+) -> None:
+    """One node of a provider's knows the newest final block, another one has not seen the transaction."""
+    chain.rpc("test_hold", True)
+    await submitted_unseen(vectoll, chain, header(pay(payer, pay_to, FEE.pubkey(), TEN, chain.blockhash())))
+    chain.rpc("test_hold", False)
+    chain.rpc("test_advance", 300)
+    chain.rpc("test_lag", 250)
+    unchanged = await vectoll.top_ups.reconcile()
+    chain.rpc("test_lag", 0)
+    assert unchanged == []
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.CREDITED]
+    assert await vectoll.balance(str(payer.pubkey())) == usd("10")
+
+
+async def test_the_fee_payers_funds_are_known(rail: SolanaRail) -> None:
+    assert Decimal(9) < await rail.funds() <= 10
 
 
 async def test_a_transaction_that_failed_on_chain_is_no_payment_although_it_has_a_signature(

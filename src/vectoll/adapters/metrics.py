@@ -8,6 +8,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from vectoll.adapters.metrics_payments import PrometheusPayments
 from vectoll.domain.money import UNITS_PER_USD
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -56,6 +57,7 @@ class PrometheusMetrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._all_models = _model_metrics(self._registry)
+        self.payments = PrometheusPayments(self._registry)
         self._all_stages = Histogram(
             "vectoll_stage_seconds",
             "Time in one stage of a request.",

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import click
 
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json, print_table
-from vectoll.domain.errors import NotFound
+from vectoll.domain.errors import ConfigurationError, NotFound
 from vectoll.domain.money import format_usd, to_decimal
 from vectoll.domain.payments import Intent, IntentState, PaymentId, usdc_amount
 from vectoll.settings import Settings
@@ -48,7 +49,10 @@ def show(settings: Settings, payment: str, as_json: bool) -> None:
 @as_json
 @with_settings
 def reconcile(settings: Settings, as_json: bool) -> None:
-    """Ask the chains once about every payment whose outcome is open; prints those that changed."""
+    """Ask the chains once about every payment whose outcome is open; prints those that changed.
+
+    Beside a running server it only looks: two processes that send with one settlement key get into each other's way.
+    """
     changed = asyncio.run(_reconcile(settings))
     _print(changed, as_json)
 
@@ -72,15 +76,18 @@ async def _get(settings: Settings, payment: PaymentId) -> Intent:
 
 async def _reconcile(settings: Settings) -> Sequence[Intent]:
     from vectoll.adapters.limiter import MemoryRateLimiter
-    from vectoll.bootstrap import open_store
+    from vectoll.bootstrap import lock_data_dir, open_store
     from vectoll.ports.clock import SystemClock
     from vectoll.rails import open_top_ups
 
     clock = SystemClock()
-    async with (
-        open_store(settings, clock, must_exist=True) as store,
-        open_top_ups(settings, store, MemoryRateLimiter(), clock) as top_ups,
-    ):
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings, clock, must_exist=True))
+        top_ups = await stack.enter_async_context(open_top_ups(settings, store, MemoryRateLimiter(), clock))
+        try:
+            stack.enter_context(lock_data_dir(settings))
+        except ConfigurationError:  # a server has it
+            return await top_ups.reconcile(may_send=False)
         return await top_ups.reconcile()
 
 

@@ -31,9 +31,8 @@ class Admission:
         if blocked_s:
             raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
         at_most = min(in_flight or self._limits.requests_in_flight, self._limits.requests_in_flight)
-        if self._in_flight[caller] >= at_most:
-            raise RateLimited(f"Too many requests in flight: {at_most} at most.", 1)
-        return Permit(self, caller)
+        self.check_in_flight(caller, at_most)
+        return Permit(self, caller, at_most)
 
     async def record_failure(self, caller: str) -> None:
         """Count a request that failed through its caller's fault; too many in the window block the caller."""
@@ -58,8 +57,14 @@ class Admission:
         """Count against one limit."""
         return await self._limiter.hit(limit, *key, cost=cost)
 
-    def enter(self, caller: str) -> None:
-        """One more request in flight."""
+    def check_in_flight(self, caller: str, at_most: int) -> None:
+        """Raises RateLimited when one more request would be too many."""
+        if self._in_flight.get(caller, 0) >= at_most:
+            raise RateLimited(f"Too many requests in flight: {at_most} at most.", 1)
+
+    def enter(self, caller: str, at_most: int) -> None:
+        """One more request in flight. Checks again: others may have entered since this one was admitted."""
+        self.check_in_flight(caller, at_most)
         self._in_flight[caller] += 1
 
     def leave(self, caller: str) -> None:
@@ -80,11 +85,13 @@ class Permit:
 
     _admission: Admission
     caller: str
+    in_flight: int
+    """How many requests the caller may have in flight."""
     requests: LimitState | None = None
     tokens: LimitState | None = None
 
     def __enter__(self) -> Self:
-        self._admission.enter(self.caller)
+        self._admission.enter(self.caller, self.in_flight)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from vectoll.domain.identity import Principal
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.siwx import (
+    MAX_SKEW,
     SignatureType,
     SignIn,
     SignInRefused,
@@ -23,6 +24,7 @@ from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.nonces import NonceStore
+from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
 from vectoll.ports.wallets import ContractWalletVerifier, RpcUnavailable, SignatureVerifier
 
 HEADERS = ("sign-in-with-x", "x-sign-in-with-x")
@@ -159,7 +161,9 @@ class SiwxAuthenticator:
         nonces: NonceStore,
         clock: Clock,
         contract_wallets: ContractWallets | None = None,
+        metrics: PaymentMetrics = NO_PAYMENT_METRICS,
     ) -> None:
+        self._metrics = metrics
         self._rules = rules
         self._verifiers = verifiers
         self._nonces = nonces
@@ -171,6 +175,13 @@ class SiwxAuthenticator:
         header = next((headers[name] for name in HEADERS if name in headers), None)
         if header is None:
             return None
+        try:
+            return await self._sign_in(header)
+        except SignInRefused as error:
+            self._metrics.sign_in_refused(error.rule)
+            raise
+
+    async def _sign_in(self, header: str) -> Principal:
         sign_in = decode_sign_in(header)
         now = self._clock.now()
         if rule := broken_rule(sign_in, self._rules, now):
@@ -179,7 +190,8 @@ class SiwxAuthenticator:
             raise SignInRefused(SignInRule.SIGNATURE)
         message = sign_in.message
         account = message.wallet.account
-        if not await self._nonces.consume(account, message.nonce, now, message.good_until):
+        good_until = message.good_until + MAX_SKEW  # should the clock be set back, it is still remembered
+        if not await self._nonces.consume(account, message.nonce, now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=account, wallet=message.wallet)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from vectoll.core.payment_header import render_payment
+from vectoll.domain.errors import RateLimited, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.payments import (
@@ -14,10 +15,12 @@ from vectoll.domain.payments import (
     IntentState,
     Payment,
     PaymentInProgress,
+    PaymentOutcomeUnknown,
     PaymentRefused,
     TransferAuthorization,
     usdc_amount,
 )
+from vectoll.ports.payment_metrics import TopUpOutcome
 
 _STALE = timedelta(seconds=60)
 """After this long an intent that never got as far as sending belongs to nobody: its process is gone."""
@@ -97,6 +100,30 @@ def check_times(payment: Payment, now: datetime) -> None:
         raise PaymentRefused(
             "valid_too_long", "The payment is valid for more than a day: sign a shorter one."
         )
+
+
+def is_timely(payment: Payment, now: datetime) -> bool:
+    """Whether the payment can still reach its chain in time."""
+    try:
+        check_times(payment, now)
+    except PaymentRefused:
+        return False
+    return True
+
+
+def outcome_of(error: VectollError) -> TopUpOutcome:
+    """What an error of a top-up counts as."""
+    match error:
+        case PaymentInProgress():
+            return TopUpOutcome.IN_PROGRESS
+        case PaymentOutcomeUnknown():
+            return TopUpOutcome.UNKNOWN
+        case RateLimited():
+            return TopUpOutcome.LIMITED
+        case Unavailable():
+            return TopUpOutcome.UNAVAILABLE
+        case _:
+            return TopUpOutcome.REFUSED
 
 
 def may_be_contract(payment: Payment) -> bool:

@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from vectoll.core.signin import ContractWallets
 from vectoll.domain.identity import Principal
@@ -12,6 +12,7 @@ from vectoll.domain.siwx_text import parse_time
 from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
 from vectoll.ports.clock import Clock
 from vectoll.ports.nonces import NonceStore
+from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
 from vectoll.ports.wallets import SignatureVerifier
 
 _TOKEN = re.compile(r"Create an API key for (\S{1,255})\. Nonce: ([0-9a-f]{32})\. Issued At: (\S{20,32})")
@@ -33,7 +34,9 @@ class WalletKeys:
         clock: Clock,
         contract_wallets: ContractWallets | None = None,
         chains: Sequence[str] = (),
+        metrics: PaymentMetrics = NO_PAYMENT_METRICS,
     ) -> None:
+        self._metrics = metrics
         self._domain = domain
         self._verifiers = verifiers
         self._nonces = nonces
@@ -48,6 +51,13 @@ class WalletKeys:
 
     async def redeem(self, address: str, token: str, signature: str) -> Principal:
         """The wallet that signed a challenge. Raises SignInRefused; consumes the nonce only once all holds."""
+        try:
+            return await self._redeem(address, token, signature)
+        except SignInRefused as error:
+            self._metrics.sign_in_refused(error.rule)
+            raise
+
+    async def _redeem(self, address: str, token: str, signature: str) -> Principal:
         wallet = _wallet(address)
         found = _TOKEN.fullmatch(token)
         if found is None:
@@ -62,7 +72,7 @@ class WalletKeys:
             raise SignInRefused(SignInRule.TOO_OLD)
         if not await self._is_signed(wallet, token, signature):
             raise SignInRefused(SignInRule.SIGNATURE)
-        good_until = issued_at + MAX_AGE + timedelta(seconds=1)
+        good_until = issued_at + MAX_AGE + MAX_SKEW
         if not await self._nonces.consume(wallet.account, f"key:{nonce}", now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=wallet.account, wallet=wallet)

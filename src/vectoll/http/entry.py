@@ -63,8 +63,9 @@ async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
 
 async def _admit_payer(request: Request, wallets: WalletServices, header: str) -> tuple[Principal, Permit]:
     """Top up and let the payer in: once, for on a public chain everybody can read a settled signature."""
-    await (await admit_stranger(request)).take_request()
-    outcome = await wallets.top_ups.top_up(header)
+    permit = await admit_stranger(request)
+    await permit.take_request()
+    outcome = await wallets.top_ups.top_up(header, permit.caller)
     if not outcome.is_new:
         raise PaymentAlreadyCredited(outcome.intent.id)
     record_of(request.scope).settlement = settlement_header(outcome.intent)

@@ -1,6 +1,8 @@
 """Payments: where they are written down, and how they reach a chain."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 from vectoll.domain.ledger import Transfer
@@ -46,6 +48,13 @@ class PaymentStore(Protocol):
 
     async def open(self) -> Sequence[Intent]:
         """Every intent that is not settled, and every credited one that is not final; oldest first."""
+        ...
+
+    async def forget_refused(self, before: datetime) -> int:
+        """Drop what was refused before it was ever sent, and not touched since ``before``; how many there were.
+
+        Nothing is lost with them: such a payment that comes again is judged anew.
+        """
         ...
 
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:
@@ -95,12 +104,20 @@ class Rail(Protocol):
         """
         ...
 
-    async def resend(self, intent: Intent) -> None:
-        """Send the very same transaction again, where there is one. Errors of the node mean nothing."""
+    async def resend(self, intent: Intent) -> bool:
+        """Send the very same transaction again, where there is one. Errors of the node mean nothing, but one.
+
+        False when another transaction has taken its place, so that it can never happen: the payment may be settled
+        by a new one, for the chain accepts each payment once, in whichever transaction.
+        """
         ...
 
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """What the chain shows: by the receipt of ``intent.tx``, else by searching since ``intent.since_block``."""
+        ...
+
+    async def funds(self) -> Decimal | None:
+        """What our settlement key has for fees, in whole coins of the chain; None where somebody else pays them."""
         ...
 
     async def close(self) -> None:

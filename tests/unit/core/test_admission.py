@@ -66,3 +66,13 @@ async def test_requests_in_flight_are_capped_and_freed() -> None:
     with await door.admit("a"):
         pass
     assert not door._in_flight
+
+
+async def test_of_two_that_were_admitted_before_either_entered_one_is_let_in() -> None:
+    door = admission(requests_in_flight=1)
+    first, second = await door.admit("a"), await door.admit("a")
+    with first, pytest.raises(RateLimited, match="in flight"), second:
+        pass
+    with second:
+        pass
+    assert not door._in_flight

@@ -1,6 +1,7 @@
 """The watch over open payments outlives whatever a round meets."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,9 +11,12 @@ from tests.wallets import OPTION, FakeRail, Wallet
 
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory import MemoryStore
-from vectoll.core.topup import TopUps, Waiting
-from vectoll.domain.errors import RateLimited
+from vectoll.adapters.storage.memory_wallets import MemoryPayments
+from vectoll.core.topup import TopUps
+from vectoll.core.topup_settle import Waiting
+from vectoll.domain.errors import RateLimited, Unavailable
 from vectoll.domain.ids import AccountId
+from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import usd
 from vectoll.domain.payments import (
     Intent,
@@ -41,8 +45,9 @@ class Flaky(FakeRail):
             raise step
         return step
 
-    async def resend(self, intent: Intent) -> None:
+    async def resend(self, intent: Intent) -> bool:
         self.resent += 1
+        return True
 
 
 def top_ups(rail: FakeRail, store: MemoryStore, clock: FixedClock) -> TopUps:
@@ -62,7 +67,15 @@ async def test_a_round_that_fails_is_logged_and_the_next_one_credits(
     clock: FixedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, wallet = MemoryStore(clock), Wallet()
-    rail = Flaky(Missing(), ValueError("a defect"))
+    rail, real_open = Flaky(Missing()), store.payments.open
+    failures = [ValueError("a defect")]
+
+    async def fail_once() -> Sequence[Intent]:
+        if failures:
+            raise failures.pop()
+        return await real_open()
+
+    store.payments.open = fail_once  # type: ignore[method-assign]
     service = top_ups(rail, store, clock)
     with pytest.raises(PaymentOutcomeUnknown):
         await service.top_up(header(wallet))
@@ -140,9 +153,82 @@ async def test_a_received_payment_whose_process_died_may_be_sent_again(clock: Fi
     assert (await service.top_up(payment)).is_new
 
 
+class Busy(MemoryPayments):
+    """Cannot be written when it is to credit."""
+
+    async def credit(self, old: Intent, new: Intent, transfer: Transfer) -> Intent | None:
+        raise Unavailable("The ledger cannot be written right now. Nothing was charged.")
+
+
+async def test_a_ledger_that_fails_after_the_payment_was_sent_leaves_the_outcome_open(
+    clock: FixedClock,
+) -> None:
+    """503 "nothing was charged" would have the client pay again."""
+    store, wallet = MemoryStore(clock), Wallet()
+    busy = Busy(store.ledger)
+    service = TopUps([FakeRail()], busy, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0))
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(header(wallet))
+    assert [i.state for i in await busy.open()] == [IntentState.SUBMITTING]
+
+
+async def test_one_client_starts_at_most_thirty_top_ups_a_minute_from_however_many_wallets(
+    clock: FixedClock,
+) -> None:
+    service = top_ups(FakeRail(), MemoryStore(clock), clock)
+    for _ in range(30):
+        await service.top_up(header(Wallet()), "address:192.0.2.1")
+    with pytest.raises(RateLimited):
+        await service.top_up(header(Wallet()), "address:192.0.2.1")
+    await service.top_up(header(Wallet()), "address:192.0.2.2")
+
+
+async def test_a_process_that_may_not_send_looks_and_sends_nothing(clock: FixedClock) -> None:
+    store, wallet = MemoryStore(clock), Wallet()
+    with pytest.raises(PaymentOutcomeUnknown):
+        await top_ups(Mute(), store, clock).top_up(header(wallet))
+    clock.advance(seconds=61)
+    rail = Flaky(Missing())
+    assert await top_ups(rail, store, clock).reconcile(may_send=False) == []
+    assert rail.settled == []
+    sent = top_ups(Flaky(Missing()), store, clock)
+    assert [i.state for i in await sent.reconcile()] == [IntentState.SUBMITTING]
+    rail.script = [Missing()]
+    assert await top_ups(rail, store, clock).reconcile(may_send=False) == []
+    assert rail.resent == 0
+
+
 async def test_the_eleventh_top_up_of_a_minute_is_429(clock: FixedClock) -> None:
     service, wallet = top_ups(FakeRail(), MemoryStore(clock), clock), Wallet()
     for _ in range(10):
         await service.top_up(header(wallet))
     with pytest.raises(RateLimited):
         await service.top_up(header(wallet))
+
+
+async def test_one_payments_defect_does_not_keep_the_others_from_being_credited(
+    clock: FixedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, first, second = MemoryStore(clock), Wallet(), Wallet()
+    rail = Flaky(Missing(), Missing(), KeyError("a defect that quotes a value"))
+    service = top_ups(rail, store, clock)
+    for wallet in (first, second):
+        with pytest.raises(PaymentOutcomeUnknown):
+            await service.top_up(header(wallet))
+    assert [i.payer for i in await service.reconcile()] == [second.id]
+    assert "payment_look_failed" in caplog.text
+    assert "quotes a value" not in caplog.text
+    assert [i.payer for i in await service.reconcile()] == [first.id]
+
+
+async def test_a_payment_that_lapsed_while_its_outcome_is_open_is_no_reason_to_sign_another_one(
+    clock: FixedClock,
+) -> None:
+    store, wallet = MemoryStore(clock), Wallet()
+    service = top_ups(Flaky(Missing(), Missing()), store, clock)
+    payment = header(wallet)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(payment)
+    clock.advance(seconds=400)
+    with pytest.raises(PaymentInProgress):
+        await service.top_up(payment)

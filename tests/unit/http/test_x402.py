@@ -17,9 +17,10 @@ from eth_account.messages import encode_defunct
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.fakes import FakeServer
-from tests.wallets import OPTION, URL, FakeRail, Wallet, encode
+from tests.wallets import OPTION, PAY_TO, URL, FakeRail, Wallet, encode
 
 from vectoll.adapters.limiter import MemoryRateLimiter
+from vectoll.adapters.metrics import PrometheusMetrics
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.auth import Authentication, KeyAuthenticator
@@ -27,7 +28,7 @@ from vectoll.core.signin import SiwxAuthenticator
 from vectoll.core.topup import TopUps
 from vectoll.core.wallet_keys import WalletKeys
 from vectoll.domain.ids import AccountId, TransferId, new_id
-from vectoll.domain.ledger import Transfer, TransferCode, system_account
+from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import usd
 from vectoll.domain.siwx import SignInRules
 from vectoll.domain.wallets import Family
@@ -49,17 +50,21 @@ class Shop:
         limits = LimitsSettings(failures_before_block=0, requests_per_minute=0)
         self.fake = FakeServer(settings=Settings(limits=limits, x402=X402Settings(enabled=True, **x402)))
         self.rail, store, clock = FakeRail(), self.fake.store, self.fake.clock
-        self.top_ups = TopUps([self.rail], store.payments, MemoryRateLimiter(), clock)
+        metrics = PrometheusMetrics()
+        self.top_ups = TopUps(
+            [self.rail], store.payments, MemoryRateLimiter(), clock, metrics=metrics.payments
+        )
         verifiers: dict[Family, SignatureVerifier] = {
             Family.EVM: EvmSignatureVerifier(),
             Family.SOLANA: SolanaSignatureVerifier(),
         }
         rules = SignInRules(frozenset({"testserver"}), frozenset({OPTION.network}))
-        siwx = SiwxAuthenticator(rules, verifiers, store.nonces, clock)
-        keys = WalletKeys("testserver", verifiers, store.nonces, clock)
+        siwx = SiwxAuthenticator(rules, verifiers, store.nonces, clock, metrics=metrics.payments)
+        keys = WalletKeys("testserver", verifiers, store.nonces, clock, metrics=metrics.payments)
         self.fake.app.services = replace(
             self.fake.services,
             auth=Authentication([siwx, KeyAuthenticator(store.keys, clock)]),
+            metrics=metrics,
             wallets=WalletServices(Asking(URL, [OPTION]), self.top_ups, keys, store.history),
         )
         transport = httpx.ASGITransport(self.fake.app)
@@ -281,6 +286,54 @@ async def test_a_wallet_has_at_most_five_requests_in_flight(shop: Shop, wallet: 
     assert [answer.status_code for answer in await asyncio.gather(*running)] == [200] * 5
 
 
+async def test_requests_of_a_wallet_that_come_at_once_are_capped_too(
+    shop: Shop, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the count and the work lies a look at the balance, which may have to wait for a commit."""
+    await shop.credit(wallet, "1")
+    ledger, arrived = shop.fake.store.ledger, asyncio.Barrier(10)
+    look = ledger.balance
+
+    async def look_together(account: AccountId) -> Balance:
+        if not arrived.broken and shop.fake.model.gate is not None:
+            await arrived.wait()
+        return await look(account)
+
+    monkeypatch.setattr(ledger, "balance", look_together)
+    shop.fake.model.gate = asyncio.Event()
+    running = [asyncio.create_task(shop.embed(wallet.sign_in())) for _ in range(10)]
+    async with asyncio.timeout(5):
+        while sum(task.done() for task in running) < 5:  # noqa: ASYNC110 - counts, and tells nobody
+            await asyncio.sleep(0)
+    await arrived.abort()
+    shop.fake.model.gate.set()
+    statuses = sorted(answer.status_code for answer in await asyncio.gather(*running))
+    assert statuses == [200] * 5 + [429] * 5
+
+
+async def test_metrics_count_payments_and_refusals_and_name_nobody(shop: Shop, wallet: Wallet) -> None:
+    payment = wallet.payment(12_000_000)
+    for headers in (payment, payment, wallet.payment(1), {"payment-signature": "junk"}):
+        await shop.top_up(headers)
+    await shop.embed(wallet.sign_in(domain="evil.example"))
+    await shop.embed({"sign-in-with-x": "junk"})
+    await shop.client.post(WEB3, json=await web3_request(shop, wallet, token="anything"))
+    text = (await shop.client.get("/metrics")).text
+    for line in (
+        'vectoll_top_ups_total{outcome="credited",rail="base"} 1.0',
+        'vectoll_top_ups_total{outcome="repeated",rail="base"} 1.0',
+        'vectoll_top_ups_total{outcome="refused",rail="base"} 1.0',
+        'vectoll_top_ups_total{outcome="refused",rail="none"} 1.0',
+        'vectoll_top_ups_credited_usd_total{rail="base"} 12.0',
+        'vectoll_sign_ins_refused_total{code="X402_SIGN_IN_DOMAIN"} 1.0',
+        'vectoll_sign_ins_refused_total{code="X402_SIGN_IN_MALFORMED"} 1.0',
+        'vectoll_sign_ins_refused_total{code="X402_SIGN_IN_MESSAGE"} 1.0',
+    ):
+        assert line in text
+    for secret in (wallet.id, wallet.address, PAY_TO, "evil.example", payment["payment-signature"]):
+        assert secret.lower() not in text.lower()
+
+
 async def test_without_payments_a_stranger_is_401_and_the_routes_are_404() -> None:
     fake = FakeServer()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(fake.app), base_url=URL) as client:
@@ -386,6 +439,7 @@ async def test_any_json_in_a_payment_is_400(paying: Shop, document: dict[str, An
     st.text(max_size=90) | st.integers().map(str) | st.sampled_from(["1e7", "0x5", "05", "9" * 90]),
 )
 async def test_any_member_of_an_authorisation_may_be_anything(paying: Shop, member: str, value: str) -> None:
+    paying.top_ups._limiter = MemoryRateLimiter()
     answer = await paying.top_up(Wallet().payment(5_000_000, **{member: value}))
     assert answer.status_code in (200, 400)
     if answer.status_code == 200:

@@ -1,6 +1,10 @@
 """JSON-RPC 2.0 over HTTP, as Ethereum and Solana nodes speak it."""
 
-from typing import Any
+import logging
+import traceback
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import aiohttp
 import msgspec
@@ -8,6 +12,11 @@ import msgspec
 from vectoll.ports.wallets import RpcUnavailable
 
 MAX_ANSWER_BYTES = 8_000_000
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = logging.getLogger("vectoll.chains")
 
 
 class RpcError(RpcUnavailable):
@@ -23,6 +32,24 @@ class RpcError(RpcUnavailable):
     def is_revert(self) -> bool:
         """Whether a contract refused the call, which is an answer; anything else is the node's trouble."""
         return self.code == 3 or "revert" in self.message.lower()
+
+
+def reads_answers(
+    method: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """For methods that take a node's answers apart: one that is not as documented is no answer. RpcUnavailable."""
+
+    @wraps(method)
+    async def read(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{frame.filename}:{frame.lineno} {frame.name}"
+            _log.warning("answer_not_understood", extra={"error": type(error).__qualname__, "frame": where})
+            raise RpcUnavailable("the answer is not as documented") from None
+
+    return read
 
 
 class JsonRpc:
@@ -43,7 +70,7 @@ class JsonRpc:
         headers = {"content-type": "application/json"}
         try:
             async with self._session.post(
-                self._url, data=msgspec.json.encode(body), headers=headers
+                self._url, data=msgspec.json.encode(body), headers=headers, allow_redirects=False
             ) as answer:
                 raw = await answer.content.read(MAX_ANSWER_BYTES)
                 while chunk := await answer.content.read(MAX_ANSWER_BYTES):

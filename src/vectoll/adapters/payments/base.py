@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from decimal import Decimal
 
 from vectoll.adapters.chains.evm import Eip1559Call
-from vectoll.adapters.chains.rpc import JsonRpc, RpcError
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError, reads_answers
 from vectoll.adapters.chains.secp256k1 import SigningKey
 from vectoll.adapters.payments.eip3009 import Eip3009, transfer_call
 from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
@@ -16,6 +17,7 @@ _GAS_LIMIT = 400_000
 _MAX_FEE_WEI = 100 * 10**9
 """A node that quotes more per gas than this is wrong, or not worth believing."""
 _MIN_TIP_WEI = 10**6
+_NONCE_ATTEMPTS = 3
 _NONCE_MEMORY_S = 60.0
 """How long our own count is believed over a node that may lag behind; then the chain is right again."""
 
@@ -48,13 +50,26 @@ class BaseRail:
         """Run the transfer as our key would send it, and make sure that the key can pay the gas."""
         since_block = await self._token.verify(payment, self._address)
         max_fee, _ = await self._fees()
-        balance = int(await self._rpc.call("eth_getBalance", self._address, "latest"), 16)
-        if balance < max_fee * _GAS_LIMIT:
+        if await self._balance() < max_fee * _GAS_LIMIT:
             raise RpcUnavailable("the settlement key cannot pay for gas")
         return since_block
 
     async def settle(self, payment: Payment, record: Record) -> None:
-        """Sign, record, send. One at a time, so that each takes the nonce after the last one sent."""
+        """Sign, record, send. One at a time, so that each takes the nonce after the last one sent.
+
+        A nonce that somebody else who has the key was quicker to use is no reason to fail: the next one is taken.
+        """
+        for _ in range(_NONCE_ATTEMPTS):
+            try:
+                await self._send(payment, record)
+            except RpcError as error:
+                if not _is_nonce_taken(error):
+                    raise
+            else:
+                return
+        raise RpcUnavailable("somebody else is using the settlement key")
+
+    async def _send(self, payment: Payment, record: Record) -> None:
         max_fee, tip = await self._fees()
         async with self._nonces.next() as nonce:
             call = Eip1559Call(
@@ -70,14 +85,20 @@ class BaseRail:
             await record(Submission(tx, raw))
             await self._rpc.call("eth_sendRawTransaction", f"0x{raw.hex()}")
 
-    async def resend(self, intent: Intent) -> None:
-        """Send the same bytes again; a node that knows them already says so."""
+    async def resend(self, intent: Intent) -> bool:
+        """Send the same bytes again; a node that knows them says so. False when another one has used their nonce."""
         if intent.raw_tx is None:
-            return
+            return True
         try:
             await self._rpc.call("eth_sendRawTransaction", f"0x{intent.raw_tx.hex()}")
-        except RpcError:
-            return
+        except RpcError as error:
+            if _NONCE_USED in error.message.lower():  # by itself, if it is in a block
+                return await self._rpc.call("eth_getTransactionByHash", intent.tx) is not None
+        return True
+
+    async def funds(self) -> Decimal:
+        """What the key has, in ether."""
+        return Decimal(await self._balance()).scaleb(-18)
 
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """What the chain shows."""
@@ -87,6 +108,11 @@ class BaseRail:
         """Close the connections."""
         await self._rpc.close()
 
+    @reads_answers
+    async def _balance(self) -> int:
+        return int(await self._rpc.call("eth_getBalance", self._address, "latest"), 16)
+
+    @reads_answers
     async def _fees(self) -> tuple[int, int]:
         """The most to pay per gas, twice the present base fee, and the tip; in wei."""
         block = await self._rpc.call("eth_getBlockByNumber", "latest", False)
@@ -98,6 +124,15 @@ class BaseRail:
         if max_fee > _MAX_FEE_WEI:
             raise RpcUnavailable("the node quotes an absurd gas price")
         return max_fee, tip
+
+
+_NONCE_USED = "nonce too low"
+
+
+def _is_nonce_taken(error: RpcError) -> bool:
+    """Whether a node refuses a transaction because another one has its nonce, in a block or on the way to one."""
+    message = error.message.lower()
+    return _NONCE_USED in message or "replacement transaction underpriced" in message
 
 
 class _Nonces:
@@ -121,12 +156,16 @@ class _Nonces:
         """Wait for the one before, then ask the chain."""
         await self._lock.acquire()
         try:
-            pending = await self._rpc.call("eth_getTransactionCount", self._address, "pending")
+            pending = await self._pending()
         except BaseException:
             self._lock.release()
             raise
         recent = time.monotonic() - self._counted_at < _NONCE_MEMORY_S
-        return max(int(pending, 16), self._ours if recent else 0)
+        return max(pending, self._ours if recent else 0)
+
+    @reads_answers
+    async def _pending(self) -> int:
+        return int(await self._rpc.call("eth_getTransactionCount", self._address, "pending"), 16)
 
     def release(self, nonce: int, sent: bool) -> None:
         """Count the nonce if it was used; forget our own count if that is not known."""

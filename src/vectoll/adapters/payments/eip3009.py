@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vectoll.adapters.chains.evm import call_data, eip712_digest, eip712_domain, erc6492_of, word
-from vectoll.adapters.chains.rpc import JsonRpc, RpcError
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError, reads_answers
 from vectoll.adapters.chains.secp256k1 import keccak256, recover
 from vectoll.domain.payments import (
     Arrived,
@@ -65,6 +65,7 @@ class Eip3009:
         )
         return recover(digest, auth.signature) == auth.payer.raw
 
+    @reads_answers
     async def verify(self, payment: Payment, sender: str) -> int:
         """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong."""
         head = await self._block("latest")  # asked first: what arrives, arrives after it
@@ -86,6 +87,7 @@ class Eip3009:
             return False
         return bool(await self._rpc.call("eth_getCode", auth.payer.text, "latest") == "0x")
 
+    @reads_answers
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """By the receipt of the transaction that was sent, else by the authorisation's own log."""
         auth = authorization_of(payment)
@@ -105,25 +107,29 @@ class Eip3009:
         return Missing()
 
     async def _search(self, auth: TransferAuthorization, since: int, latest: _Head) -> Sighting:
-        """The authorisation was used or cancelled by somebody: find out where, and for what."""
-        for start in range(since, latest.number + 1, _LOG_SPAN):
+        """The authorisation was used or cancelled by somebody: find out where, and for what.
+
+        Whether that is final is asked first: what was used by then is in a block that is searched below.
+        """
+        final = await self._block("finalized")
+        is_settled = await self._is_used(auth, hex(final.number))
+        newest = max(latest.number, final.number)
+        for start in range(since, newest + 1, _LOG_SPAN):
             logs = await self._rpc.call(
                 "eth_getLogs",
                 {
                     "address": self.option.asset,
                     "topics": [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"],
                     "fromBlock": hex(start),
-                    "toBlock": hex(min(start + _LOG_SPAN - 1, latest.number)),
+                    "toBlock": hex(min(start + _LOG_SPAN - 1, newest)),
                 },
             )
             for log in logs:
                 found = await self._receipt(log["transactionHash"])
                 if found is not None and (arrived := await self._arrived(auth, found, latest)) is not None:
                     return arrived
-        final = await self._block("finalized")
-        if await self._is_used(auth, hex(final.number)):
-            return Never("authorization_used_otherwise")
-        return Missing("authorization_used_otherwise")
+        reason = "authorization_used_otherwise"
+        return Never(reason) if is_settled else Missing(reason)
 
     async def _arrived(
         self, auth: TransferAuthorization, receipt: Mapping[str, Any], latest: _Head

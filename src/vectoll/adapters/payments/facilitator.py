@@ -103,8 +103,12 @@ class FacilitatorRail:
         except (TimeoutError, aiohttp.ClientError, asyncio.IncompleteReadError, OSError):
             raise RpcUnavailable("the facilitator does not answer") from None
 
-    async def resend(self, intent: Intent) -> None:
-        """Nothing: only the facilitator has the transaction."""
+    async def resend(self, intent: Intent) -> bool:  # noqa: ARG002 - the port's signature
+        """Nothing: only the facilitator has the transaction, and it may happen yet."""
+        return True
+
+    async def funds(self) -> None:
+        """The facilitator's own matter."""
 
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """What the chain shows."""

@@ -1,8 +1,10 @@
 """Settlement on Solana in this process: our fee payer completes the payer's transaction and sends it."""
 
 import base64
+from contextlib import suppress
+from decimal import Decimal
 
-from vectoll.adapters.chains.rpc import JsonRpc, RpcError
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError, reads_answers
 from vectoll.adapters.chains.solana import SolanaKey
 from vectoll.adapters.payments.spl import Spl, transfer_of
 from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
@@ -46,14 +48,18 @@ class SolanaRail:
         await record(Submission(base58_encode(signature), raw))
         await self._rpc.call("sendTransaction", base64.b64encode(raw).decode(), _SEND)
 
-    async def resend(self, intent: Intent) -> None:
-        """Send the same bytes again; the chain takes a transaction once."""
-        if intent.raw_tx is None:
-            return
-        try:
-            await self._rpc.call("sendTransaction", base64.b64encode(intent.raw_tx).decode(), _SEND)
-        except RpcError:
-            return
+    async def resend(self, intent: Intent) -> bool:
+        """Send the same bytes again; the chain takes a transaction once. True: nothing else can take its place."""
+        if intent.raw_tx is not None:
+            with suppress(RpcError):
+                await self._rpc.call("sendTransaction", base64.b64encode(intent.raw_tx).decode(), _SEND)
+        return True
+
+    @reads_answers
+    async def funds(self) -> Decimal:
+        """What the fee payer has, in SOL."""
+        found = await self._rpc.call("getBalance", base58_encode(self._key.public_key))
+        return Decimal(int(found["value"])).scaleb(-9)
 
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """What the chain shows."""

@@ -3,9 +3,11 @@
 import base64
 import binascii
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.chains.rpc import JsonRpc, reads_answers
 from vectoll.adapters.chains.solana import is_signature
 from vectoll.domain.payments import (
     Arrived,
@@ -22,8 +24,19 @@ from vectoll.ports.wallets import RpcUnavailable
 
 _BLOCKHASH_LIFE = 151
 """Blocks after which a blockhash, and every transaction that carries it, has lapsed."""
-_SEARCHED = 100
-"""How many of a payer's latest transactions are searched for one whose signature is not known."""
+_PAGE = 100
+_PAGES = 10
+"""How many pages of a payer's transactions are searched for one whose signature is not known."""
+_CLOCK_SKEW_S = 120
+"""How far a block's time may be behind ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Final:
+    """The newest final block."""
+
+    height: int
+    slot: int
 
 
 class Spl:
@@ -41,6 +54,7 @@ class Spl:
         transfer = transfer_of(payment)
         return is_signature(transfer.payer.raw, transfer.message, transfer.signatures[1])
 
+    @reads_answers
     async def verify(self, payment: Payment) -> int:
         """Simulate the transaction. Raises PaymentRefused."""
         transfer = transfer_of(payment)
@@ -53,14 +67,15 @@ class Spl:
             raise _refusal(error)
         return height
 
+    @reads_answers
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """By the signature, which is known before the transaction is sent, or by searching the payer's latest."""
         transfer = transfer_of(payment)
-        final_height = await self._height("finalized")  # asked first: what is absent after it stays absent
-        signature = intent.tx or await self._find(transfer)
-        status = await self._status(signature) if signature is not None else None
+        final = await self._final()  # asked first: what is absent after it stays absent
+        signature = intent.tx or await self._find(transfer, final.slot, intent.created_at)
+        status = await self._status(signature, final.slot) if signature is not None else None
         if signature is None or status is None:
-            lapsed = final_height > intent.since_block + _BLOCKHASH_LIFE
+            lapsed = final.height > intent.since_block + _BLOCKHASH_LIFE
             return Never("expired") if lapsed else Missing()
         is_final = status.get("confirmationStatus") == "finalized"
         if status.get("err") is not None:
@@ -80,21 +95,44 @@ class Spl:
             return Never("amount_mismatch") if is_final else Missing("amount_mismatch")
         return Arrived(signature, gained, log_index=0, confirmations=1, is_final=is_final)
 
-    async def _find(self, transfer: SolanaTransfer) -> str | None:
-        """The signature of the very message, when somebody else was to pay its fee."""
-        options = {"limit": _SEARCHED, "commitment": "confirmed"}
-        for entry in await self._rpc.call("getSignaturesForAddress", transfer.payer.text, options):
-            wanted = {"encoding": "base64", "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
-            found = await self._rpc.call("getTransaction", entry["signature"], wanted)
-            if found is not None and _is_message(found["transaction"][0], transfer.message):
-                return str(entry["signature"])
-        return None
+    async def _find(self, transfer: SolanaTransfer, slot: int, since: datetime) -> str | None:
+        """The signature of the very message, when somebody else was to pay its fee; None where there is none.
 
-    async def _status(self, signature: str) -> Mapping[str, Any] | None:
+        By a node that has seen ``slot``. Raises RpcUnavailable when there are too many to look at: anybody can name
+        the payer's address in transactions of their own, which must not hide this one.
+        """
+        options: dict[str, Any] = {"limit": _PAGE, "commitment": "confirmed", "minContextSlot": slot}
+        for _ in range(_PAGES):
+            page = await self._rpc.call("getSignaturesForAddress", transfer.payer.text, options)
+            for entry in page:
+                if (entry.get("blockTime") or since.timestamp()) < since.timestamp() - _CLOCK_SKEW_S:
+                    return None
+                if await self._is_signature_of(entry["signature"], transfer.message):
+                    return str(entry["signature"])
+            if len(page) < _PAGE:
+                return None
+            options["before"] = page[-1]["signature"]
+        raise RpcUnavailable("too many transactions name the payer")
+
+    async def _is_signature_of(self, signature: str, message: bytes) -> bool:
+        wanted = {"encoding": "base64", "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
+        found = await self._rpc.call("getTransaction", signature, wanted)
+        return found is not None and _is_message(found["transaction"][0], message)
+
+    async def _status(self, signature: str, slot: int) -> Mapping[str, Any] | None:
+        """None when a node that has seen ``slot`` does not know it. Raises RpcUnavailable when it lags behind."""
         options = {"searchTransactionHistory": True}
         result = await self._rpc.call("getSignatureStatuses", [signature], options)
         status = _list_value(result)[0]
-        return None if status is None else dict(status)
+        if status is not None:
+            return dict(status)
+        if result["context"]["slot"] < slot:
+            raise RpcUnavailable("the node lags behind")
+        return None
+
+    async def _final(self) -> "_Final":
+        info = await self._rpc.call("getEpochInfo", {"commitment": "finalized"})
+        return _Final(int(info["blockHeight"]), int(info["absoluteSlot"]))
 
     async def _height(self, commitment: str) -> int:
         return int(await self._rpc.call("getBlockHeight", {"commitment": commitment}))

@@ -77,6 +77,13 @@ class MemoryPayments:
         """What has still to be watched, oldest first."""
         return [i for i in self._intents.values() if i.state in UNSETTLED or _is_provisional(i)]
 
+    async def forget_refused(self, before: datetime) -> int:
+        """Drop what was refused before it was sent."""
+        old = [i.id for i in self._intents.values() if _was_refused(i) and i.updated_at < before]
+        for payment in old:
+            del self._intents[payment]
+        return len(old)
+
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:
         """The newest intents, newest first."""
         return [i for i in reversed(self._intents.values()) if state in (None, i.state)][:limit]
@@ -117,3 +124,8 @@ class MemoryHistory:
 
 def _is_provisional(intent: Intent) -> bool:
     return intent.state is IntentState.CREDITED and not intent.is_final
+
+
+def _was_refused(intent: Intent) -> bool:
+    """Never verified, so never sent."""
+    return intent.state is IntentState.FAILED and not intent.since_block and intent.tx is None

@@ -34,7 +34,7 @@ async def top_up(request: Request) -> Response:
             now = services_of(request).clock.now()
             asked.headers["payment-required"] = wallets.asking.header(request.url.path, now)
             return asked
-        intent = (await wallets.top_ups.top_up(header)).intent
+        intent = (await wallets.top_ups.top_up(header, permit.caller)).intent
     result = schemas.TopUpResult(
         walletAddress=intent.payer,
         amountCredited=to_decimal(usdc_amount(intent.base_units)),

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
 from vectoll.adapters.storage.rows import from_intent, from_transfer, to_intent
+from vectoll.adapters.storage.times import to_micros
 from vectoll.domain.errors import IdempotencyConflict
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Amount
@@ -54,6 +56,10 @@ class PostgresPayments:
     async def open(self) -> Sequence[Intent]:
         """What has still to be watched, oldest first."""
         return [to_intent(row) for row in await self._database.fetch("open_payments")]
+
+    async def forget_refused(self, before: datetime) -> int:
+        """Drop what was refused before it was sent."""
+        return len(await self._database.fetch("forget_refused", to_micros(before)))
 
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:
         """The newest intents, newest first."""

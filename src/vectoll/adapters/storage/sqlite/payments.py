@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.rows import changeable, from_intent, to_intent
@@ -9,6 +10,7 @@ from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
+from vectoll.adapters.storage.times import to_micros
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Amount
 from vectoll.domain.payments import Intent, IntentState, PaymentId
@@ -77,6 +79,12 @@ class SqlitePayments:
         """What has still to be watched, oldest first."""
         return await self._reader.read_in_thread(
             lambda db: [to_intent(row) for row in db.execute(sql("open_payments"))]
+        )
+
+    async def forget_refused(self, before: datetime) -> int:
+        """Drop what was refused before it was sent."""
+        return await self._writer.submit(
+            lambda work: work.connection.execute(sql("forget_refused"), (to_micros(before),)).rowcount
         )
 
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:

@@ -33,6 +33,11 @@ WHERE $1::text IS NULL OR state = $1
 ORDER BY seq DESC
 LIMIT $2;
 
+-- name: forget_refused
+DELETE FROM vectoll.payments
+WHERE state = 'failed' AND since_block = 0 AND tx IS NULL AND updated_at < $1
+RETURNING id;
+
 -- name: consume_nonce
 WITH lapsed AS (
     DELETE FROM vectoll.sign_in_nonces WHERE ctid = ANY (ARRAY(

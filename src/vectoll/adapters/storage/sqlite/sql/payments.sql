@@ -32,6 +32,9 @@ WHERE ?1 IS NULL OR state = ?1
 ORDER BY seq DESC
 LIMIT ?2;
 
+-- name: forget_refused
+DELETE FROM payments WHERE state = 'failed' AND since_block = 0 AND tx IS NULL AND updated_at < ?;
+
 -- name: evidence_consumed
 SELECT 1 FROM payments WHERE network = ? AND tx = ? AND log_index = ? AND id <> ?;
 

@@ -1,0 +1,176 @@
+"""The arrows of the settlement state machine: verify, submit, look, credit, reverse. Drawn in ``core.topup``.
+
+Every arrow is durable before anything acts on it. Until ``submitting`` nothing has left this server; from there on
+only the chain decides what became of the money. Credit and ``credited`` are one database transaction.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vectoll.core.topup_rules import credit_of, reversal_of
+from vectoll.domain.errors import InvalidRequest, Unavailable
+from vectoll.domain.payments import (
+    Arrived,
+    Intent,
+    IntentState,
+    Missing,
+    Never,
+    Payment,
+    PaymentInProgress,
+    PaymentOutcomeUnknown,
+    PaymentRefused,
+    RailUnavailable,
+    Submission,
+    usdc_amount,
+)
+from vectoll.ports.clock import Clock
+from vectoll.ports.payment_metrics import PaymentMetrics
+from vectoll.ports.payments import EvidenceConsumed, PaymentStore, Rail
+from vectoll.ports.wallets import RpcUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How long a client is kept waiting for its chain, and how often the chain is asked."""
+
+    timeout_s: float = 45.0
+    poll_s: float = 0.5
+
+
+PATIENT = Waiting()
+
+
+class Settlement:
+    """Brings one payment further. ``rails`` by CAIP-2 id."""
+
+    def __init__(
+        self,
+        rails: Mapping[str, Rail],
+        store: PaymentStore,
+        clock: Clock,
+        waiting: Waiting,
+        metrics: PaymentMetrics,
+    ) -> None:
+        self._rails = rails
+        self._store = store
+        self._clock = clock
+        self._waiting = waiting
+        self._metrics = metrics
+
+    async def settle(self, payment: Payment, intent: Intent) -> Intent:
+        """From received to credited.
+
+        Raises PaymentRefused and RailUnavailable when nothing was sent, PaymentInProgress when another process took
+        it further, PaymentOutcomeUnknown for all else: once it is verified, a payment may yet be sent and arrive.
+        """
+        rail = self._rails[intent.network]
+        intent = await self._verify(rail, payment, intent)
+        try:
+            intent = await self.submit(rail, payment, intent)
+            return await self._await_arrival(rail, payment, intent)
+        except (
+            Unavailable,
+            InvalidRequest,
+        ) as error:  # the ledger's: it says that nothing was charged, which is not so
+            raise PaymentOutcomeUnknown(intent.id) from error
+
+    async def _verify(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+        try:
+            since_block = await rail.verify(payment)
+        except PaymentRefused as error:
+            await self.move(intent, state=IntentState.FAILED, reason=error.reason)
+            raise
+        except RpcUnavailable:
+            await self.move(intent, state=IntentState.FAILED, reason="rail_unavailable")
+            raise RailUnavailable from None
+        return await self.move(intent, state=IntentState.VERIFIED, since_block=since_block)
+
+    async def submit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+        """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded."""
+        recorded = intent
+
+        async def record(submission: Submission) -> None:
+            nonlocal recorded
+            recorded = await self.move(
+                recorded, state=IntentState.SUBMITTING, tx=submission.tx, raw_tx=submission.raw_tx
+            )
+
+        try:
+            await rail.settle(payment, record)
+        except RpcUnavailable:
+            if recorded is intent:  # nothing was sent; reconciling sends it when the chain answers again
+                raise PaymentOutcomeUnknown(intent.id) from None
+        return recorded
+
+    async def resubmit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+        """``submit``, if the chain would still accept it; the intent unchanged, and no fee spent, if not."""
+        try:
+            await rail.verify(payment)
+        except PaymentRefused:
+            return intent
+        return await self.submit(rail, payment, intent)
+
+    async def _await_arrival(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._waiting.timeout_s
+        while True:
+            intent = await self.look(rail, payment, intent)
+            if intent.state is IntentState.CREDITED:
+                return intent
+            if intent.state is IntentState.FAILED:
+                raise PaymentRefused(
+                    "settlement_failed", "The chain did not execute the payment; no money moved."
+                )
+            if loop.time() >= deadline:
+                await self.move(intent, state=IntentState.UNKNOWN)
+                raise PaymentOutcomeUnknown(intent.id)
+            await asyncio.sleep(self._waiting.poll_s)
+
+    async def look(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+        """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw."""
+        try:
+            sighting = await rail.look(payment, intent)
+        except RpcUnavailable:
+            return intent
+        match sighting:
+            case Arrived() if intent.state is IntentState.CREDITED:
+                return await self.move(intent, is_final=True) if sighting.is_final else intent
+            case Arrived() if sighting.confirmations >= rail.confirmations:
+                return await self._credit(rail, intent, sighting)
+            case Never() if intent.state is IntentState.CREDITED:
+                return await self._reverse(rail, intent, sighting)
+            case Never():
+                return await self.move(intent, state=IntentState.FAILED, reason=sighting.reason)
+            case Missing() | Arrived():
+                return intent
+
+    async def _credit(self, rail: Rail, intent: Intent, arrived: Arrived) -> Intent:
+        credited, transfer = credit_of(intent, arrived, self._clock.now())
+        try:
+            stored = await self._store.credit(intent, credited, transfer)
+        except EvidenceConsumed:
+            return await self.move(intent, state=IntentState.FAILED, reason="evidence_consumed")
+        if stored is None:
+            return await self._reread(intent)
+        self._metrics.credited(rail.option.family, transfer.amount)
+        return stored
+
+    async def _reverse(self, rail: Rail, intent: Intent, never: Never) -> Intent:
+        reversed_, transfer = reversal_of(intent, never.reason, self._clock.now())
+        stored = await self._store.reverse(intent, reversed_, transfer)
+        if stored is None:
+            return await self._reread(intent)
+        self._metrics.reversed(rail.option.family, usdc_amount(intent.base_units))
+        return stored
+
+    async def move(self, intent: Intent, **changes: object) -> Intent:
+        """A durable step. Raises PaymentInProgress when another process has taken the intent further."""
+        changed = replace(intent, updated_at=self._clock.now(), **changes)  # type: ignore[arg-type]
+        stored = await self._store.advance(intent, changed)
+        if stored is None:
+            raise PaymentInProgress(intent.id)
+        return stored
+
+    async def _reread(self, intent: Intent) -> Intent:
+        return await self._store.get(intent.id) or intent
