@@ -9,6 +9,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from vectoll.adapters.metrics_payments import PrometheusPayments
+from vectoll.adapters.timings import Timings
 from vectoll.domain.money import UNITS_PER_USD
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -58,30 +59,25 @@ class PrometheusMetrics:
         GCCollector(registry=self._registry)
         self._all_models = _model_metrics(self._registry)
         self.payments = PrometheusPayments(self._registry)
-        self._all_stages = Histogram(
+        self._stages = Timings(
             "vectoll_stage_seconds",
             "Time in one stage of a request.",
             ("model", "stage"),
-            buckets=SECONDS,
-            registry=self._registry,
+            SECONDS,
+            self._registry,
         )
-        self._all_answers = Histogram(
+        self._answers = Timings(
             "vectoll_http_request_seconds",
             "Time to answer an HTTP request.",
             ("method", "route", "status"),
-            buckets=SECONDS,
-            registry=self._registry,
+            SECONDS,
+            self._registry,
         )
         self._models: dict[str, _ModelMetrics] = {}
-        self._stages: dict[tuple[str, str], Histogram] = {}
-        self._answers: dict[tuple[str, str, int], Histogram] = {}
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Time spent in one stage of a request."""
-        child = self._stages.get((model, stage))
-        if child is None:
-            child = self._stages[model, stage] = self._all_stages.labels(model, stage)
-        child.observe(seconds)
+        self._stages.observe((model, stage), seconds)
 
     def embedded(self, model: str, inputs: int, tokens: int) -> None:
         """A request was answered."""
@@ -110,11 +106,7 @@ class PrometheusMetrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        child = self._answers.get((method, route, status))
-        if child is None:
-            child = self._all_answers.labels(method, route, str(status))
-            self._answers[method, route, status] = child
-        child.observe(seconds)
+        self._answers.observe((method, route, str(status)), seconds)
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format 0.0.4."""
