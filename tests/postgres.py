@@ -36,7 +36,8 @@ T = TypeVar("T")
 class PostgresServer:
     """One server. ``url`` names a database of it."""
 
-    def __init__(self, home: Path, programs: Path, owner: int | None) -> None:
+    def __init__(self, home: Path, programs: Path, owner: int | None, *, is_durable: bool = False) -> None:
+        self._is_durable = is_durable
         self._home = home
         self._programs = programs
         self._owner = owner
@@ -65,7 +66,7 @@ class PostgresServer:
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "fsync": "off",  # a killed process loses nothing by it
+            "fsync": "on" if self._is_durable else "off",  # a killed process loses nothing by it
             "shared_buffers": "64MB",
             "max_connections": 200,
         }
@@ -122,13 +123,13 @@ class PostgresServer:
 
 
 @contextmanager
-def run_postgres() -> Iterator[PostgresServer]:
-    """A running server in a directory of its own, gone afterwards."""
+def run_postgres(*, is_durable: bool = False) -> Iterator[PostgresServer]:
+    """A running server in a directory of its own, gone afterwards. A durable one waits for its disk."""
     home = Path(tempfile.mkdtemp(prefix="vectoll-postgres-"))
     server = None
     try:
         owner = pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
-        server = PostgresServer(home, _programs(home, owner), owner)
+        server = PostgresServer(home, _programs(home, owner), owner, is_durable=is_durable)
         server.start()
         yield server
     finally:
