@@ -94,6 +94,19 @@ def qwen3(folder: Path) -> None:
     _write_shards(folder, _decoder_weights("qwen3", _size(tokenizer), head_dim=16, qk_norm=True), "BF16")
 
 
+def qwen3_8b(folder: Path) -> None:
+    """The larger Qwen3: heads as wide as hidden / heads, float16 in one file, names below ``model.``"""
+    qwen3(folder)
+    for shard in folder.glob("model-*.safetensors*"):
+        shard.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"head_dim": HIDDEN // HEADS, "max_position_embeddings": 160}
+    _write_json(folder / "config.json", config)
+    weights = _decoder_weights("qwen3-8b", config["vocab_size"], head_dim=HIDDEN // HEADS, qk_norm=True)
+    _write_safetensors(folder / "model.safetensors", _prefixed("model.", weights), "F16")
+
+
 def bge_en_icl(folder: Path, *, template: str = "<s> $A </s>") -> None:
     """Mistral: a sliding window shorter than the texts, float32 in two shards, names below ``model.``"""
     tokenizer = _byte_pairs(template, "<unk>", "<s>", "</s>")
@@ -153,6 +166,7 @@ MAKERS: Mapping[str, Callable[[Path], None]] = {
     "bge-m3": bge_m3,
     "e5": e5,
     "qwen3": qwen3,
+    "qwen3-8b": qwen3_8b,
     "bge-en-icl": bge_en_icl,
     "bge-en-icl-without-end": bge_en_icl_without_end,
     "nemotron-vl": nemotron_vl,
@@ -161,6 +175,7 @@ PROMPTS: Mapping[str, str] = {
     "bge-m3": "",
     "e5": "Instruct: Find it\nQuery: ",
     "qwen3": "Instruct: Find it\nQuery:",
+    "qwen3-8b": "Instruct: Find it\nQuery:",
     "bge-en-icl": "<instruct>Find it\n<query>",
     "bge-en-icl-without-end": "<instruct>Find it\n<query>",
     "nemotron-vl": "query: ",
