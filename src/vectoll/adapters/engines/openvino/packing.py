@@ -14,8 +14,11 @@ import numpy as np
 
 Integers = np.ndarray[Any, np.dtype[np.int32]]
 
-ROW_LENGTHS = (64, 96, 128)
-"""Tokens of a row that several sequences share: attention costs little more than alone, and few gaps are left."""
+ROW_TOKENS = 96
+"""About as many tokens go into a row that several sequences share: attention costs little more than alone, and
+there are enough sequences to a row to fill it well."""
+ROW_STEP = 8
+"""Lengths of shared rows are multiples of this, so that shapes stay few."""
 NOBODY = -1
 """Owns the padding."""
 
@@ -61,15 +64,20 @@ def pack(batch: Sequence[Sequence[int]], max_length: int, *, shared_rows: bool =
 
 
 def _share(lengths: Sequence[int], max_length: int) -> tuple[list[list[int]], int]:
-    """Rows of indices, and the length of a row: the one of a few that computes least."""
+    """Rows of indices, and the length of a row: as short as a plausible number of rows can be filled."""
     total, longest = sum(lengths), max(lengths)
-    if total <= min(ROW_LENGTHS[0], max_length):
+    count = max(1, round(total / max(ROW_TOKENS, longest)))
+    if count == 1 and total <= max_length:
         return [list(range(len(lengths)))], min(round_up(total), max_length)
-    smallest = min(round_up(longest), max_length)
-    sizes = {min(max(size, smallest), max_length) for size in ROW_LENGTHS}
-    by_length = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    candidates = [(_first_fit(lengths, by_length, size), size) for size in sorted(sizes)]
-    return min(candidates, key=lambda candidate: len(candidate[0]) * candidate[1])
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    size = max(_multiple(-(-total // count)), round_up(longest))
+    while len(rows := _first_fit(lengths, order, min(size, max_length))) > count and size < max_length:
+        size += ROW_STEP
+    return rows, min(size, max_length)
+
+
+def _multiple(length: int) -> int:
+    return -(-length // ROW_STEP) * ROW_STEP
 
 
 def _first_fit(lengths: Sequence[int], order: Sequence[int], size: int) -> list[list[int]]:
