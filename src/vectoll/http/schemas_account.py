@@ -193,7 +193,10 @@ class InferenceDetails(Struct):
 
 
 class UsageEntry(Struct):
-    """One charge; ``amount`` is negative."""
+    """What one charge took of one currency, DIEM for the day's allowance; ``amount`` is negative.
+
+    A charge that both paid is two entries, whose units add up to what was used.
+    """
 
     amount: Decimal
     inferenceDetails: InferenceDetails
@@ -201,7 +204,7 @@ class UsageEntry(Struct):
     sku: str
     timestamp: str
     units: Decimal
-    currency: Literal["USD"] = "USD"
+    currency: Literal["USD", "DIEM"] = "USD"
     notes: str = "API Inference"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from vectoll.domain.identity import SpendLimit
@@ -21,6 +22,30 @@ class UsageQuery:
     end: datetime | None = None
     code: TransferCode | None = None
     limit: int = 1000
+
+
+class Funds(StrEnum):
+    """What pays for a charge."""
+
+    ALLOWANCE = "allowance"
+    CREDIT = "credit"
+
+
+@dataclass(frozen=True, slots=True)
+class PaidCharge:
+    """A charge, and what of it the day's allowance paid; the rest was prepaid credit."""
+
+    charge: Transfer
+    allowance: Amount
+
+    @property
+    def credit(self) -> Amount:
+        """What was paid from credit."""
+        return Amount(self.charge.amount - self.allowance)
+
+    def is_paid_from(self, funds: Funds) -> bool:
+        """Whether these funds paid any of it; a charge of nothing counts as credit."""
+        return self.allowance > 0 if funds is Funds.ALLOWANCE else self.credit > 0 or not self.charge.amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +106,10 @@ class Ledger(Protocol):
 
     async def usage(self, query: UsageQuery) -> Sequence[Transfer]:
         """A page of transfers that touch the account."""
+        ...
+
+    async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
+        """A page of the account's charges (``query.code`` does not matter), all or those that ``funds`` paid for."""
         ...
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:

@@ -2,9 +2,10 @@
 
 import asyncio
 import sqlite3
+from datetime import timedelta
 
 import pytest
-from tests.ledger import ALICE, BOB, PRICE, TOKEN, FixedClock, make_credit, make_hold
+from tests.ledger import ALICE, BOB, NOON, PRICE, TOKEN, FixedClock, make_credit, make_hold
 from tests.postgres import execute
 
 from vectoll.adapters.storage.memory import MemoryStore
@@ -15,7 +16,7 @@ from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Balance, Transfer, TransferCode
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, usd
-from vectoll.ports.ledger import UsageQuery
+from vectoll.ports.ledger import Funds, UsageQuery
 from vectoll.ports.store import Store
 
 TODAY = Day("2026-11-18")
@@ -61,6 +62,28 @@ async def test_its_part_is_a_transfer_of_its_own_before_the_charge(store: Store)
     assert part.seq < after.seq
     page = await store.history.page(ALICE, 10, 0)
     assert [entry.balance_after for entry in page.entries] == [tokens(6), tokens(11), tokens(9)]
+
+
+async def test_charges_say_what_paid_for_them(store: Store) -> None:
+    await store.allowances.grant(ALICE, tokens(5))
+    await store.ledger.post(make_credit(tokens(9)))
+    whole, mixed, later = [await spend(store, n) for n in (3, 4, 1)]
+    nothing = await spend(store, 0)
+    found = await store.ledger.charges(UsageQuery(ALICE))
+    assert [(paid.charge, paid.allowance, paid.credit) for paid in found] == [
+        (whole, tokens(3), ZERO),
+        (mixed, tokens(2), tokens(2)),
+        (later, ZERO, tokens(1)),
+        (nothing, ZERO, ZERO),
+    ]
+    assert all(paid.charge.seq for paid in found)
+    for funds, expected in ((Funds.ALLOWANCE, [whole, mixed]), (Funds.CREDIT, [mixed, later, nothing])):
+        assert [paid.charge for paid in await store.ledger.charges(UsageQuery(ALICE), funds)] == expected
+        pages = await store.ledger.charges(UsageQuery(ALICE, after_seq=mixed.seq, limit=1), funds)
+        assert [paid.charge for paid in pages] == expected[expected.index(mixed) + 1 :][:1]
+    assert await store.ledger.charges(UsageQuery(ALICE, start=NOON + timedelta(hours=1))) == []
+    assert await store.ledger.charges(UsageQuery(ALICE, end=NOON)) == []
+    assert await store.ledger.charges(UsageQuery(BOB)) == []
 
 
 async def test_an_account_needs_no_credit_of_its_own(store: Store) -> None:

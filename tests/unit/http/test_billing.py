@@ -17,7 +17,7 @@ from tests.unit.http.conftest import Client
 
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.ids import AccountId
-from vectoll.domain.money import usd
+from vectoll.domain.money import Amount, usd
 from vectoll.http.cursor import Walk, read_cursor, write_cursor
 
 Connect = Callable[..., Client]
@@ -133,6 +133,66 @@ async def test_pages(used: Client) -> None:
     assert await walk(used, startTimestamp=start) == (everything[5:], 1)
     assert await walk(used, endTimestamp=end) == (everything[:20], 1)
     assert await walk(used, startTimestamp=start, endTimestamp=end, pageSize=10) == (everything[5:20], 2)
+
+
+@pytest.fixture
+async def mixed(client: Client, server: FakeServer) -> Client:
+    """25 charges of 4 tokens: 10 from the day's allowance, one from both, and the rest from credit."""
+    await server.store.allowances.grant(AccountId("acct_1"), Amount(43 * 12_500))
+    for _ in range(25):
+        assert (await client.embed([1] * 4)).status_code == 200
+    return client
+
+
+async def entries(client: Client, **first: Any) -> list[Any]:
+    """Every entry of a walk, and that no page is too long."""
+    found: list[Any] = []
+    params: dict[str, Any] | None = first
+    while params is not None:
+        response = await client.get(HISTORY, params=params)
+        assert response.status_code == 200, response.text
+        body = json.loads(response.text, parse_float=Decimal)
+        assert len(body["data"]) <= int(first.get("pageSize", 1000))
+        found += body["data"]
+        params = {"cursor": body["nextCursor"]} if body["nextCursor"] else None
+    return found
+
+
+@pytest.mark.parametrize("page_size", [10, 11, 12, 1000])
+async def test_what_an_allowance_paid_is_in_its_own_currency(mixed: Client, page_size: int) -> None:
+    everything = await entries(mixed, pageSize=page_size)
+    assert [entry["currency"] for entry in everything] == ["DIEM"] * 11 + ["USD"] * 15
+    by_diem, by_usd = everything[10:12]
+    assert (by_diem["amount"], by_usd["amount"]) == (Decimal("-0.0000000375"), Decimal("-0.0000000125"))
+    assert (by_diem["units"], by_usd["units"]) == (Decimal("0.000003"), Decimal("0.000001"))
+    assert by_diem["inferenceDetails"] == by_usd["inferenceDetails"], "one request"
+    for entry in everything:
+        assert entry["units"] * entry["pricePerUnitUsd"] == -entry["amount"]
+    assert sum(entry["units"] for entry in everything) == Decimal("0.0001")
+    assert await entries(mixed, pageSize=page_size, currency="DIEM") == everything[:11]
+    assert await entries(mixed, pageSize=page_size, currency="USD") == everything[11:]
+    assert await entries(mixed, pageSize=page_size, currency="BUNDLED_CREDITS") == []
+
+
+async def test_csv_has_the_currency(mixed: Client) -> None:
+    response = await mixed.get(HISTORY, headers={"accept": "text/csv"})
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    assert [(row["currency"], row["amount"], row["units"]) for row in rows[9:13]] == [
+        ("DIEM", "-0.000000050000", "0.000004"),
+        ("DIEM", "-0.000000037500", "0.000003000000"),
+        ("USD", "-0.000000012500", "0.000001000000"),
+        ("USD", "-0.000000050000", "0.000004"),
+    ]
+
+
+async def test_a_share_that_has_no_end_is_rounded_and_the_rest_is_the_others(
+    client: Client, server: FakeServer
+) -> None:
+    await server.store.allowances.grant(AccountId("acct_1"), Amount(1))
+    await client.embed([1] * 3)
+    by_diem, by_usd = await entries(client)
+    assert (by_diem["amount"], by_usd["amount"]) == (Decimal("-0.000000000001"), Decimal("-0.000000037499"))
+    assert by_diem["units"] + by_usd["units"] == Decimal("0.000003")
 
 
 async def test_other_accounts_see_nothing(used: Client, server: FakeServer, connect: Connect) -> None:

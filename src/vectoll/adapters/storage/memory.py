@@ -18,7 +18,7 @@ from vectoll.domain.ids import AccountId, KeyId, TransferId
 from vectoll.domain.ledger import Balance, Hold, Transfer, TransferCode, Verification
 from vectoll.domain.money import ZERO, Amount
 from vectoll.ports.clock import Clock, SystemClock
-from vectoll.ports.ledger import KeyUsage, UsageQuery
+from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
 
 
 class MemoryStore:
@@ -110,6 +110,16 @@ class MemoryLedger:
             and (query.code is None or transfer.code is query.code)
         ]
         return matching[: query.limit]
+
+    async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
+        """A page of an account's charges."""
+        everything = replace(query, code=TransferCode.CHARGE, limit=len(self._transfers) + 1)
+        found = [self._paid(charge) for charge in await self.usage(everything)]
+        return [paid for paid in found if funds is None or paid.is_paid_from(funds)][: query.limit]
+
+    def _paid(self, charge: Transfer) -> PaidCharge:
+        part = self._transfers.get(rules.allowance_id(charge.id))
+        return PaidCharge(charge, part.amount if part else ZERO)
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
         """What a key has spent lately."""

@@ -47,13 +47,18 @@ def charge_of(hold: Hold, tokens: int, duration_ms: int, now: datetime) -> Trans
     )
 
 
+def allowance_id(charge: TransferId) -> TransferId:
+    """The id of the transfer by which a day's allowance pays its part of a charge."""
+    return TransferId(f"{charge}.allowance")
+
+
 def allowance_part(charge: Transfer, left: int, balance: int, day: Day) -> Transfer | None:
     """The transfer by which ``left`` of a day's allowance pays its part of a charge; None where it pays nothing."""
     amount = min(left, charge.amount, MAX_AMOUNT - balance)
     if amount <= 0:
         return None
     return Transfer(
-        id=TransferId(f"{charge.id}.allowance"),
+        id=allowance_id(charge.id),
         debit=system_account("allowance", charge.created_at),
         credit=charge.debit,
         amount=Amount(amount),

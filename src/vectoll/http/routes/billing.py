@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.ids import AccountId
-from vectoll.domain.ledger import Balance, Transfer, TransferCode
-from vectoll.domain.money import Price, format_usd, to_decimal
+from vectoll.domain.ledger import Balance, Transfer
+from vectoll.domain.money import Amount, Price, format_usd, to_decimal
 from vectoll.http.cursor import Walk, read_cursor, write_cursor
 from vectoll.http.entry import admit_to_account
 from vectoll.http.responses import json_response
@@ -28,10 +28,13 @@ from vectoll.http.schemas_account import (
 )
 from vectoll.http.services import services_of
 from vectoll.http.times import format_instant, parse_instant
-from vectoll.ports.ledger import Ledger, UsageQuery
+from vectoll.ports.ledger import Funds, Ledger, PaidCharge, UsageQuery
 
 MIN_PAGE, MAX_PAGE = 10, 1000
 CURRENCIES = ("USD", "DIEM", "BUNDLED_CREDITS")
+_FUNDS = {"USD": Funds.CREDIT, "DIEM": Funds.ALLOWANCE}
+_SHARE = Decimal("1e-12")
+"""To how many millions of tokens the parts of a charge that was paid from two sources are rounded."""
 
 _FILTERS = ("currency", "endTimestamp", "pageSize", "startTimestamp")
 _CSV_COLUMNS = (
@@ -79,11 +82,8 @@ async def get_usage_history(request: Request) -> Response:
     services = services_of(request)
     with permit:
         walk = _walk(request.query_params, principal.account)
-        charges = await _page(services.ledger, walk, principal.account)
-    page, has_more = charges[: walk.page_size], len(charges) > walk.page_size
-    rest = msgspec.structs.replace(walk, after_seq=page[-1].seq) if has_more else None
+        entries, rest = await _page(services.ledger, walk, principal.account)
     cursor = write_cursor(rest, principal.account) if rest else None
-    entries = [_entry(charge) for charge in page]
     if "text/csv" in request.headers.get("accept", "").lower():
         return _csv_response(entries, cursor, services.clock.now())
     return json_response(UsageHistory(entries, cursor))
@@ -104,8 +104,8 @@ def _first_walk(query: QueryParams) -> Walk:
     start, end = _instant(query, "startTimestamp"), _instant(query, "endTimestamp")
     if start is not None and end is not None and start >= end:
         raise InvalidRequest.at(("endTimestamp",), "endTimestamp must be later than startTimestamp")
-    currency = query.get("currency", "USD")
-    if currency not in CURRENCIES:
+    currency = query.get("currency")
+    if currency is not None and currency not in CURRENCIES:
         raise InvalidRequest.at(("currency",), f"currency must be one of {', '.join(CURRENCIES)}")
     return Walk(_page_size(query.get("pageSize", str(MAX_PAGE))), 0, start, end, currency)
 
@@ -126,20 +126,45 @@ def _page_size(text: str) -> int:
     raise InvalidRequest.at(("pageSize",), f"pageSize must be an integer from {MIN_PAGE} to {MAX_PAGE}")
 
 
-async def _page(ledger: Ledger, walk: Walk, account: AccountId) -> Sequence[Transfer]:
-    """The charges of a page, and one more where there are more. Everything here is charged in USD."""
-    if walk.currency != "USD":
-        return ()
-    query = UsageQuery(
-        account, walk.after_seq, walk.start, walk.end, TransferCode.CHARGE, limit=walk.page_size + 1
-    )
-    return await ledger.usage(query)
+async def _page(ledger: Ledger, walk: Walk, account: AccountId) -> tuple[list[UsageEntry], Walk | None]:
+    """The entries of a page, and the walk that continues behind it, where there are more.
+
+    The entries of one charge stay together, so a page may be one entry short.
+    """
+    if walk.currency is not None and walk.currency not in _FUNDS:
+        return [], None
+    funds = _FUNDS[walk.currency] if walk.currency else None
+    query = UsageQuery(account, walk.after_seq, walk.start, walk.end, limit=walk.page_size + 1)
+    entries: list[UsageEntry] = []
+    for paid in await ledger.charges(query, funds):
+        more = _entries(paid, funds)
+        if len(entries) + len(more) > walk.page_size:
+            return entries, walk
+        entries += more
+        walk = msgspec.structs.replace(walk, after_seq=paid.charge.seq)
+    return entries, None
 
 
-def _entry(charge: Transfer) -> UsageEntry:
+def _entries(paid: PaidCharge, wanted: Funds | None) -> list[UsageEntry]:
+    """What each kind of funds paid of a charge, the allowance first, as it is spent."""
+    tokens, amount = paid.charge.tokens, paid.charge.amount
+    used = Decimal(tokens).scaleb(-6)
+    from_allowance = used if not paid.credit else Decimal(0)
+    if paid.credit and paid.allowance:
+        from_allowance = (used * paid.allowance / amount).quantize(_SHARE)
+    found = []
+    if paid.is_paid_from(Funds.ALLOWANCE) and wanted is not Funds.CREDIT:
+        found.append(_entry(paid.charge, "DIEM", paid.allowance, from_allowance))
+    if paid.is_paid_from(Funds.CREDIT) and wanted is not Funds.ALLOWANCE:
+        found.append(_entry(paid.charge, "USD", paid.credit, used - from_allowance))
+    return found
+
+
+def _entry(charge: Transfer, currency: Literal["USD", "DIEM"], amount: Amount, units: Decimal) -> UsageEntry:
     units_per_token = charge.amount // charge.tokens if charge.tokens else 0
     return UsageEntry(
-        amount=-to_decimal(charge.amount),
+        amount=-to_decimal(amount),
+        currency=currency,
         inferenceDetails=InferenceDetails(
             inferenceExecutionTime=charge.duration_ms,
             promptTokens=charge.tokens,
@@ -148,7 +173,7 @@ def _entry(charge: Transfer) -> UsageEntry:
         pricePerUnitUsd=Price(units_per_token).usd_per_million,
         sku=f"{charge.model}-embedding-input-mtoken",
         timestamp=format_instant(charge.created_at),
-        units=Decimal(charge.tokens).scaleb(-6),
+        units=units,
     )
 
 

@@ -18,7 +18,7 @@ from vectoll.domain.ids import AccountId, KeyId, TransferId
 from vectoll.domain.ledger import Balance, Hold, Transfer, TransferCode, Verification
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount
 from vectoll.ports.clock import Clock
-from vectoll.ports.ledger import KeyUsage, UsageQuery
+from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
 
 _BEGINNING, _END = -(2**63), 2**63 - 1
 
@@ -92,16 +92,15 @@ class PostgresLedger:
     async def usage(self, query: UsageQuery) -> Sequence[Transfer]:
         """A page of an account's transfers."""
         rules.check_query(query)
-        rows = await self._database.fetch(
-            "usage",
-            query.account,
-            query.after_seq,
-            _BEGINNING if query.start is None else to_micros(query.start),
-            _END if query.end is None else to_micros(query.end),
-            None if query.code is None else query.code.value,
-            query.limit,
-        )
+        code = None if query.code is None else query.code.value
+        rows = await self._database.fetch("usage", *_window(query), code, query.limit)
         return [to_transfer(row) for row in rows]
+
+    async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
+        """A page of an account's charges."""
+        rules.check_query(query)
+        rows = await self._database.fetch("charges", *_window(query), funds, query.limit)
+        return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in map(tuple, rows)]
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
         """What a key has spent lately."""
@@ -139,6 +138,11 @@ class PostgresLedger:
         """An amount that no account can have is refused here: it may not fit the database's integers."""
         if amount > MAX_AMOUNT:
             raise InsufficientBalance(amount, (await self.balance(hold.principal.account)).available)
+
+
+def _window(query: UsageQuery) -> tuple[AccountId, int, int, int]:
+    start = _BEGINNING if query.start is None else to_micros(query.start)
+    return query.account, query.after_seq, start, _END if query.end is None else to_micros(query.end)
 
 
 def _refund_of(charge: Transfer) -> Transfer:

@@ -21,7 +21,7 @@ from vectoll.domain.ids import AccountId, KeyId, TransferId
 from vectoll.domain.ledger import Balance, Hold, Transfer, Verification
 from vectoll.domain.money import ZERO, Amount
 from vectoll.ports.clock import Clock
-from vectoll.ports.ledger import KeyUsage, UsageQuery
+from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
 
 _BEGINNING, _END = -(2**63), 2**63 - 1
 
@@ -96,6 +96,11 @@ class SqliteLedger:
         rules.check_query(query)
         return await self._reader.read_in_thread(lambda db: _usage(db, query))
 
+    async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
+        """A page of an account's charges."""
+        rules.check_query(query)
+        return await self._reader.read_in_thread(lambda db: _charges(db, query, funds))
+
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
         """What a key has spent lately."""
         return self._reader.read(lambda db: _key_usage(db, key, limit, now))
@@ -131,15 +136,24 @@ class SqliteLedger:
 
 
 def _usage(db: sqlite3.Connection, query: UsageQuery) -> Sequence[Transfer]:
-    parameters = {
+    parameters = _page(query) | {"code": None if query.code is None else query.code.value}
+    return [to_transfer(row) for row in db.execute(sql("usage"), parameters)]
+
+
+def _charges(db: sqlite3.Connection, query: UsageQuery, funds: Funds | None) -> Sequence[PaidCharge]:
+    parameters = _page(query) | {"funds": funds}
+    rows = db.execute(sql("charges"), parameters)
+    return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in rows]
+
+
+def _page(query: UsageQuery) -> dict[str, object]:
+    return {
         "account": query.account,
         "after_seq": query.after_seq,
         "start": _BEGINNING if query.start is None else to_micros(query.start),
         "end": _END if query.end is None else to_micros(query.end),
-        "code": None if query.code is None else query.code.value,
         "limit": query.limit,
     }
-    return [to_transfer(row) for row in db.execute(sql("usage"), parameters)]
 
 
 def _key_usage(db: sqlite3.Connection, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:

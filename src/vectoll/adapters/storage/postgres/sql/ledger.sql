@@ -60,6 +60,21 @@ FROM (
 ) t
 ORDER BY seq LIMIT $6;
 
+-- name: charges
+SELECT c.id, c.debit, c.credit, c.amount, c.code, c.created_at, c.request_id, c.key, c.model, c.tokens,
+    c.duration_ms, c.fingerprint, c.note, c.seq,
+    coalesce(a.amount, 0)
+FROM vectoll.transfers c
+LEFT JOIN vectoll.transfers a ON a.id = c.id || '.allowance'
+WHERE c.debit = $1 AND c.seq > $2 AND c.created_at >= $3 AND c.created_at < $4
+    AND c.code = 'CHARGE'
+    AND CASE $5::text
+        WHEN 'allowance' THEN coalesce(a.amount, 0) > 0
+        WHEN 'credit' THEN coalesce(a.amount, 0) < c.amount OR c.amount = 0
+        ELSE true
+    END
+ORDER BY c.seq LIMIT $6;
+
 -- name: newest_transfers
 SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq,
     coalesce((SELECT balance FROM vectoll.accounts WHERE id = $1), 0)

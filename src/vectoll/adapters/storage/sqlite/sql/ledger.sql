@@ -49,6 +49,21 @@ FROM (
 )
 ORDER BY seq LIMIT :limit;
 
+-- name: charges
+SELECT c.id, c.debit, c.credit, c.amount, c.code, c.created_at, c.request_id, c.key, c.model, c.tokens,
+    c.duration_ms, c.fingerprint, c.note, c.seq,
+    coalesce(a.amount, 0)
+FROM transfers c INDEXED BY transfers_by_debit
+LEFT JOIN transfers a ON a.id = c.id || '.allowance'
+WHERE c.debit = :account AND c.seq > :after_seq AND c.created_at >= :start AND c.created_at < :end
+    AND c.code = 'CHARGE'
+    AND CASE :funds
+        WHEN 'allowance' THEN coalesce(a.amount, 0) > 0
+        WHEN 'credit' THEN coalesce(a.amount, 0) < c.amount OR c.amount = 0
+        ELSE true
+    END
+ORDER BY c.seq LIMIT :limit;
+
 -- name: charge_totals
 SELECT debit, key, model, count(*), sum(tokens), sum(amount >> 32), sum(amount & 0xffffffff)
 FROM transfers
