@@ -63,6 +63,9 @@ class SimulatedEngine:
         self._service_s = service_s
         self._vector = np.full(self.dims, self.dims**-0.5, "<f4").data.toreadonly()
 
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        return len(lengths) * max(lengths)
+
     def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:  # noqa: ARG002
         if self._service_s:
             time.sleep(self._service_s)

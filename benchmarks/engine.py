@@ -31,7 +31,6 @@ from benchmarks.peak import Peak, available_cores, best_precision
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, locate, read_checkpoint
 from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
-from vectoll.adapters.engines.openvino.packing import round_up
 from vectoll.adapters.tokenizers import load_tokenizer
 from vectoll.core.batching.queue import BatchShape, FairQueue, Job
 from vectoll.domain.catalog import ModelSource
@@ -101,9 +100,9 @@ def flops(architecture: Architecture, sequences: Sequence[Ids]) -> float:
     return sum(per_token * len(ids) + per_pair * len(ids) ** 2 for ids in sequences)
 
 
-def batched(sequences: Sequence[Ids], budget: int) -> list[list[Ids]]:
+def batched(sequences: Sequence[Ids], budget: int, engine: OpenVinoEngine) -> list[list[Ids]]:
     """As the server's own queue cuts them."""
-    queue = FairQueue(BatchShape(budget))
+    queue = FairQueue(BatchShape(budget, padded=not engine.packed))
     queue.push(Job("benchmark", sequences))
     batches = []
     while batch := queue.next_batch():
@@ -189,9 +188,9 @@ class Bench:
         """Measure one workload."""
         texts = workload.texts()
         sequences = [encoding.ids for encoding in load_tokenizer(self.checkpoint).encode(texts)]
-        batches = batched(sequences, self.budget)
+        batches = batched(sequences, self.budget, self.engine)
         tokens = sum(map(len, sequences))
-        padded = sum(len(batch) * round_up(max(map(len, batch))) for batch in batches)
+        padded = sum(self.engine.computed_tokens([len(ids) for ids in batch]) for batch in batches)
         row = Row(workload.name, len(texts), tokens, padded / tokens - 1)
         work = flops(self.checkpoint.architecture, sequences) / 1e9
         sample = texts[::REFERENCE_EVERY]

@@ -20,12 +20,16 @@ class Engine(Protocol):
         ...
 
     def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
-        """Embed one padded batch on one stream. Blocks, and releases the GIL while it computes.
+        """Embed one batch on one stream. Blocks, and releases the GIL while it computes.
 
         ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. Returns
         one L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure: the
         caller answers every waiter with InferenceFailed.
         """
+        ...
+
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """How many tokens a batch of these lengths is computed as, padding included."""
         ...
 
     def close(self) -> None:

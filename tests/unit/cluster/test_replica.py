@@ -43,6 +43,9 @@ class FakeEngine:
     streams = 1
     dims = SPEC.dims
 
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        return len(lengths) * max(lengths)
+
     def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
         self.batches.append([len(ids) for ids in batch])
         assert self.go.wait(10)

@@ -140,11 +140,13 @@ class Batcher:
     ) -> None:
         """Hand out what a batch gave; a job is answered when its last sequence is, or at its first failure."""
         seconds = time.perf_counter() - started
+        lengths = [item.length for item in batch]
+        tokens = sum(lengths)
         done: list[tuple[_Waiter, VectollError | None]] = []
         with self._lock:
             self._idle += 1
             if error is None:
-                self._measure(batch, seconds)
+                self._measure(tokens, seconds)
             for position, item in enumerate(batch):
                 waiter = self._waiters.get(item.job)
                 if waiter is None:
@@ -158,17 +160,15 @@ class Batcher:
                     del self._waiters[item.job]
                     done.append((waiter, error))
             waiting_tokens = self._queue.tokens
-        self._metrics.queued(self._model, waiting_tokens)
         if done:
             self._loop.call_soon_threadsafe(_answer_all, done)
+        self._metrics.queued(self._model, waiting_tokens)
+        if error is None:
+            computed, budget = self._engine.computed_tokens(lengths), self._queue.shape.budget_tokens
+            self._metrics.batch(self._model, len(batch), tokens, computed, budget)
 
-    def _measure(self, batch: list[Item], seconds: float) -> None:
+    def _measure(self, tokens: int, seconds: float) -> None:
         """Follow the engine's speed, all streams together, as a moving average over about ten batches."""
-        tokens = sum(item.length for item in batch)
-        longest = max(item.length for item in batch)
-        shape = self._queue.shape
-        padded_tokens = longest * len(batch) if shape.padded else tokens
-        self._metrics.batch(self._model, len(batch), tokens, padded_tokens, shape.budget_tokens)
         rate = tokens / max(seconds, 1e-9) * self._engine.streams
         self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
 

@@ -13,7 +13,7 @@ from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
 from vectoll.adapters.engines.openvino.int8 import compress_weights
-from vectoll.adapters.engines.openvino.packing import pack
+from vectoll.adapters.engines.openvino.packing import layout_size, pack
 from vectoll.adapters.engines.openvino.readymade import read_graph
 from vectoll.adapters.engines.openvino.runtime import ov
 from vectoll.domain.catalog import Pooling
@@ -82,6 +82,10 @@ class OpenVinoEngine:
         for at, index in enumerate(packed.order):
             vectors[index] = cast(Vector, copied[at * size : (at + 1) * size].cast("f"))
         return vectors
+
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """See the port."""
+        return layout_size(lengths, self._architecture.positions, shared_rows=self.packed)
 
     def close(self) -> None:
         """Free the weights."""

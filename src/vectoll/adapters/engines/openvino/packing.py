@@ -56,11 +56,21 @@ def pack(batch: Sequence[Sequence[int]], max_length: int, *, shared_rows: bool =
     lengths = list(map(len, batch))
     if min(lengths) < 1 or max(lengths) > max_length:
         raise ValueError(f"a sequence must have 1 to {max_length} tokens, one per position")
-    if shared_rows and len(batch) > 1:
-        rows, size = _share(lengths, max_length)
-    else:
-        rows, size = [[index] for index in range(len(batch))], min(round_up(max(lengths)), max_length)
+    rows, size = _rows(lengths, max_length, shared=shared_rows)
     return _lay_out(batch, rows, size)
+
+
+def layout_size(lengths: Sequence[int], max_length: int, *, shared_rows: bool = True) -> int:
+    """R * S of what ``pack`` makes of sequences of these lengths."""
+    rows, size = _rows(lengths, max_length, shared=shared_rows)
+    return len(rows) * size
+
+
+def _rows(lengths: Sequence[int], max_length: int, *, shared: bool) -> tuple[list[list[int]], int]:
+    """Which sequences lie in each row, and how long the rows are."""
+    if shared and len(lengths) > 1:
+        return _share(lengths, max_length)
+    return [[index] for index in range(len(lengths))], min(round_up(max(lengths)), max_length)
 
 
 def _share(lengths: Sequence[int], max_length: int) -> tuple[list[list[int]], int]:

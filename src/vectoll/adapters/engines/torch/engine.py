@@ -132,6 +132,10 @@ class TorchEngine:
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._cuda_stream is None else torch.cuda.stream(self._cuda_stream)
 
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """See the port."""
+        return sum(lengths)
+
     def close(self) -> None:
         """Free the weights, if that has not been done."""
         self.__dict__.pop("_network", None)
