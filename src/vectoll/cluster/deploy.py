@@ -166,7 +166,8 @@ def _states(names: dict[str, ModelId]) -> Iterator[tuple[str, ModelStatus]]:
                 for state, count in deployment.replica_states.items()
             }
             state = str(getattr(app.status, "value", app.status))
-            yield name, ModelStatus(names.get(name, name), state, replicas, app.message)
+            messages = [app.message, *(deployment.message for deployment in app.deployments.values())]
+            yield name, ModelStatus(names.get(name, name), state, replicas, "\n".join(filter(None, messages)))
 
 
 def delete(model: str) -> bool:
