@@ -1,4 +1,4 @@
-"""The systemd unit, by systemd's own judgement, and the server's part of Type=notify."""
+"""The systemd units, by systemd's own judgement, and the server's part of Type=notify."""
 
 import configparser
 import re
@@ -11,7 +11,9 @@ from tests.live import COMMAND, Vectoll
 
 from vectoll.settings import Settings
 
-UNIT = (DEPLOY / "systemd" / "vectoll.service").read_text()
+UNITS = DEPLOY / "systemd"
+UNIT = (UNITS / "vectoll.service").read_text()
+SERVICES = ("vectoll.service", "vectoll-backup.service")
 INSTALLED_AT = "/opt/vectoll/bin/vectoll"
 MOST_EXPOSURE = 2.0
 """systemd-analyze security: 0 is shut, 10 is wide open."""
@@ -19,15 +21,23 @@ MOST_EXPOSURE = 2.0
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit, with the program where it is on this machine: systemd looks whether it can be run."""
-    file = tmp_path / "vectoll.service"
-    assert UNIT.count(INSTALLED_AT) == 1
-    file.write_text(UNIT.replace(INSTALLED_AT, str(COMMAND)))
+    """The server's unit, as it is verified."""
+    return here(tmp_path, "vectoll.service")
+
+
+def here(folder: Path, name: str) -> Path:
+    """A unit, with the program where it is on this machine: systemd looks whether it can be run."""
+    file = folder / name
+    text = (UNITS / name).read_text()
+    assert text.count(INSTALLED_AT) == (not name.endswith(".timer"))
+    file.write_text(text.replace(INSTALLED_AT, str(COMMAND)))
     return file
 
 
-def test_systemd_accepts_the_unit_without_a_word(unit: Path) -> None:
-    done = run(tool("systemd-analyze"), "verify", "--man=no", unit)
+def test_systemd_accepts_the_units_without_a_word(tmp_path: Path) -> None:
+    units = [here(tmp_path, unit.name) for unit in UNITS.iterdir()]
+    assert len(units) == 3
+    done = run(tool("systemd-analyze"), "verify", "--man=no", *units)
     ours = [line for line in done.stderr.splitlines() if "vectoll" in line]
     assert (done.returncode, ours) == (0, [])
 
@@ -38,18 +48,37 @@ def test_systemd_would_have_said_so_of_a_wrong_one(unit: Path) -> None:
     assert "Failed to parse protect system value" in done.stderr
 
 
-def test_the_service_is_shut_off_from_what_it_does_not_need(unit: Path) -> None:
-    done = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", unit)
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_are_shut_off_from_what_they_do_not_need(tmp_path: Path, name: str) -> None:
+    done = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", here(tmp_path, name))
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found, done.stdout + done.stderr
     assert float(found[1]) <= MOST_EXPOSURE
 
 
-def test_the_service_has_time_to_drain() -> None:
+def service_of(name: str) -> configparser.SectionProxy:
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(UNIT)
-    service = parser["Service"]
+    parser.read_string((UNITS / name).read_text())
+    return parser["Service"]
+
+
+def test_the_backup_reads_what_the_server_writes(tmp_path: Path) -> None:
+    server, backup = service_of("vectoll.service"), service_of("vectoll-backup.service")
+    assert server["User"] == backup["User"] == "vectoll"
+    assert server["StateDirectory"] in backup["StateDirectory"].split()
+    vectoll = Vectoll(tmp_path / "home")
+    vectoll.create_key()
+    words = backup["ExecStart"].split()[1:]
+    where = {"/var/lib/vectoll": str(vectoll.data_dir), words[-1]: str(tmp_path / "copy")}
+    for _ in range(2):
+        done = run(COMMAND, *(where.get(word, word) for word in words))
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "copy").exists()
+
+
+def test_the_service_has_time_to_drain() -> None:
+    service = service_of("vectoll.service")
     assert float(service["TimeoutStopSec"]) >= Settings().drain_timeout_s + 15
     assert (service["Type"], service["Restart"], service["DynamicUser"]) == ("notify", "on-failure", "yes")
 

