@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +43,7 @@ class PostgresServer:
         self._owner = owner
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
+        self._starter = ThreadPoolExecutor(1)
         self.port = _free_port()
         self.log = home / "log"
         if owner is not None:
@@ -71,8 +72,18 @@ class PostgresServer:
             "max_connections": 200,
         }
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        process = self._starter.submit(self._launch, settings).result()
+        self._process = process
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            assert process.poll() is None, f"postgres ended: {self.log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
+            time.sleep(0.02)
+
+    def _launch(self, settings: Sequence[str]) -> "subprocess.Popen[bytes]":
+        """In the thread that stays: the server dies with the thread that started it."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [self._programs / "postgres", "-D", self._home / "data", *settings],
                 stdout=log,
                 stderr=log,
@@ -80,11 +91,6 @@ class PostgresServer:
                 cwd=self._home,
                 preexec_fn=_die_with_parent,
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            assert self._process.poll() is None, f"postgres ended: {self.log.read_text()[-2000:]}"
-            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
-            time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends every connection and shuts down; SIGQUIT stops at once, as a crash would."""
@@ -92,6 +98,11 @@ class PostgresServer:
             self._process.send_signal(how)
             self._process.wait(START_TIMEOUT_S)
             self._process = None
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._starter.shutdown()
 
     def new_database(self) -> str:
         """The URL of an empty database."""
@@ -134,7 +145,7 @@ def run_postgres(*, is_durable: bool = False) -> Iterator[PostgresServer]:
         yield server
     finally:
         if server is not None:
-            server.stop()
+            server.close()
         shutil.rmtree(home)
 
 

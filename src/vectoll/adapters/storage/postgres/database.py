@@ -61,7 +61,7 @@ class Database:
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], is_repeatable: bool) -> T:
         """Call ``work`` with a connection, as ``fetch`` does with a statement."""
-        has_failed = False
+        has_failed = may_be_done = False
         while True:
             was_sent = False
             try:
@@ -72,11 +72,12 @@ class Database:
                 if self.is_closed:
                     raise Draining from None
                 is_lost = isinstance(error, CONNECTION_LOST)
+                may_be_done |= is_lost and was_sent
                 may_repeat = isinstance(error, COLLIDED) or (is_lost and (is_repeatable or not was_sent))
                 if has_failed or not may_repeat:
                     if isinstance(error, asyncpg.UniqueViolationError):
                         raise
-                    raise unavailable(error, was_sent=was_sent) from error
+                    raise unavailable(error, may_be_done=may_be_done) from error
                 has_failed = True
 
     @asynccontextmanager
@@ -92,7 +93,7 @@ class Database:
         except (*CONNECTION_LOST, *CANNOT_SERVE) as error:
             if self.is_closed:
                 raise Draining from None
-            raise unavailable(error, was_sent=False) from error
+            raise unavailable(error, may_be_done=False) from error
 
     async def close(self) -> None:
         """Give the connections back; statements under way end first, or are cut off when their time is over."""
@@ -107,46 +108,45 @@ class Database:
 
 async def connect(url: str, settings: PoolSettings) -> Database:
     """Open a pool. Raises ConfigurationError, which never holds the URL: there may be a password in it."""
-    milliseconds = str(int(settings.timeout_s * 1000))
+    pool = None
     try:
-        pool = await asyncpg.create_pool(
-            url,
-            min_size=1,
-            max_size=settings.connections,
-            timeout=settings.timeout_s,
-            command_timeout=settings.timeout_s * 2,  # the server's own limit comes first
-            max_inactive_connection_lifetime=300,
-            reset=_leave_as_it_is,
-            server_settings={
-                "application_name": "vectoll",
-                "statement_timeout": milliseconds,
-                "idle_in_transaction_session_timeout": milliseconds,
-                "tcp_user_timeout": milliseconds,
-                "jit": "off",
-            },
-        )
-    except (*CONNECTION_LOST, asyncpg.PostgresError, ValueError) as error:
-        raise ConfigurationError(
-            f"cannot connect to the database in database.url: {_explain(error)}"
-        ) from None
-    database = Database(pool, settings)
-    try:
-        await _check_server(database)
-    except BaseException:
-        await database.close()
+        pool = await asyncpg.create_pool(url, reset=_leave_as_it_is, **_pool_options(settings))
+        async with pool.acquire(timeout=settings.timeout_s) as connection:
+            _check_version(connection)
+    except BaseException as error:
+        if pool is not None:
+            pool.terminate()
+        if isinstance(error, (*CONNECTION_LOST, asyncpg.PostgresError, ValueError)):
+            raise ConfigurationError(
+                f"cannot connect to the database in database.url: {_explain(error)}"
+            ) from None
         raise
-    return database
+    return Database(pool, settings)
 
 
-async def _check_server(database: Database) -> None:
-    version = await database.run(_server_version, is_repeatable=True)
+def _check_version(connection: Connection) -> None:
+    version = connection.get_server_version().major
     if version < OLDEST_SERVER:
         raise ConfigurationError(f"PostgreSQL {OLDEST_SERVER} or newer is needed, the database is {version}")
 
 
-async def _server_version(connection: Connection) -> int:
-    major: int = connection.get_server_version().major
-    return major
+def _pool_options(settings: PoolSettings) -> dict[str, Any]:
+    milliseconds = str(int(settings.timeout_s * 1000))
+    return {
+        "min_size": 0,
+        "max_size": settings.connections,
+        "timeout": settings.timeout_s,
+        "command_timeout": settings.timeout_s * 2,  # the server's own limit comes first
+        "max_inactive_connection_lifetime": 300,
+        "server_settings": {
+            "application_name": "vectoll",
+            "statement_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": milliseconds,
+            "tcp_user_timeout": milliseconds,
+            "jit": "off",
+            "plan_cache_mode": "force_generic_plan",  # a hold alone: 0.40 ms instead of 0.58
+        },
+    }
 
 
 async def _leave_as_it_is(connection: Connection) -> None:

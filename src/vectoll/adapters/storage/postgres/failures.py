@@ -34,9 +34,9 @@ class OutcomeUnknown(Unavailable):
     """The connection went away after a statement was sent: it may have been carried out."""
 
 
-def unavailable(cause: BaseException, *, was_sent: bool) -> Unavailable:
+def unavailable(cause: BaseException, *, may_be_done: bool) -> Unavailable:
     """What a caller is told. Says nothing of the database's address or of what was asked."""
-    kind = OutcomeUnknown if was_sent and isinstance(cause, CONNECTION_LOST) else Unavailable
+    kind = OutcomeUnknown if may_be_done else Unavailable
     error = kind("The database cannot be reached right now. Please try again.", retry_after_s=1)
     error.__cause__ = cause
     return error

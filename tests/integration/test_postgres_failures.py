@@ -1,0 +1,378 @@
+"""The PostgreSQL store when its server, its network or its operator misbehaves."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from tests.cuttable import CuttableProxy
+from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
+from tests.live import MODEL, Vectoll
+from tests.postgres import PostgresServer, emptied, execute, make_schema, run_apart, run_postgres
+
+from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, holds, open_postgres
+from vectoll.domain.errors import (
+    ConfigurationError,
+    Draining,
+    InsufficientBalance,
+    InvalidRequest,
+    Unavailable,
+)
+from vectoll.domain.ids import TransferId
+from vectoll.domain.ledger import Balance, Hold, TransferCode
+from vectoll.domain.money import ZERO, Amount
+from vectoll.ports.ledger import UsageQuery
+
+QUICK = PoolSettings(connections=4, timeout_s=0.5)
+FUNDS = Amount(100 * TOKEN)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of these tests' own: it is stopped and started."""
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(server: PostgresServer) -> str:
+    url = server.new_database()
+    run_apart(make_schema(url))
+    return url
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PostgresStore]:
+    store = await open_postgres(await emptied(url), None, QUICK)
+    await store.ledger.post(make_credit(FUNDS))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def proxy(server: PostgresServer) -> AsyncIterator[CuttableProxy]:
+    proxy = CuttableProxy(server.port)
+    await proxy.open()
+    yield proxy
+    await proxy.cut()
+
+
+@pytest.fixture
+async def far(url: str, proxy: CuttableProxy) -> AsyncIterator[PostgresStore]:
+    """A store whose way to the database can be cut."""
+    parts = urlsplit(await emptied(url))
+    store = await open_postgres(
+        parts._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl(), None, QUICK
+    )
+    await store.ledger.post(make_credit(FUNDS + TOKEN))
+    await store.ledger.charge(make_hold(1), 1, 0)  # the statement is known from here on
+    yield store
+    await store.close()
+
+
+async def held(store: PostgresStore, count: int = 1, **options: bytes) -> list[Hold]:
+    found = [make_hold(1, **options) for _ in range(count)]  # type: ignore[arg-type]
+    for hold in found:
+        assert await store.ledger.hold(hold) is None
+    return found
+
+
+async def test_a_stopped_server_charges_nobody_answers_everybody_and_passes(
+    store: PostgresStore, server: PostgresServer
+) -> None:
+    taken = await held(store, 8)
+    await asyncio.to_thread(server.stop, signal.SIGQUIT)
+    try:
+        calls = [store.ledger.charge(hold, 1, 0) for hold in taken]
+        calls += [store.ledger.hold(make_hold(1)), store.ledger.balance(ALICE), store.keys.add(make_key())]  # type: ignore[list-item]
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Unavailable] * 11
+        for hold in taken:
+            await store.ledger.release(hold)
+    finally:
+        await asyncio.to_thread(server.start)
+    assert (await store.ledger.balance(ALICE)).balance == FUNDS
+    for hold in taken:
+        assert await store.ledger.hold(hold) is None
+        await store.ledger.charge(hold, 1, 0)
+    assert (await store.ledger.balance(ALICE)).balance == FUNDS - 8 * TOKEN
+    assert (await store.ledger.verify()).is_clean
+
+
+async def test_a_charge_outlives_a_short_restart(url: str, server: PostgresServer) -> None:
+    store = await open_postgres(await emptied(url), None, PoolSettings(timeout_s=20))
+    await store.ledger.post(make_credit(FUNDS))
+    [hold] = await held(store)
+    await asyncio.to_thread(server.stop, signal.SIGQUIT)
+    charging = asyncio.create_task(store.ledger.charge(hold, 1, 0))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(server.start)
+    charge = await charging
+    assert await store.ledger.transfer(hold.id) == charge
+    assert (await store.ledger.balance(ALICE)).balance == FUNDS - TOKEN
+    await store.close()
+
+
+async def test_a_charge_whose_answer_was_lost_is_made_once(far: PostgresStore, proxy: CuttableProxy) -> None:
+    [hold] = await held(far)
+    proxy.mute()
+    charging = asyncio.create_task(far.ledger.charge(hold, 1, 0))
+    await proxy.has_swallowed.wait()
+    await proxy.reset()
+    charge = await charging
+    assert charge.amount == TOKEN
+    assert len(await far.ledger.usage(UsageQuery(ALICE, code=TransferCode.CHARGE))) == 2
+    assert await far.ledger.balance(ALICE) == Balance(Amount(FUNDS - TOKEN), ZERO)
+
+
+async def lose(store: PostgresStore, proxy: CuttableProxy, hold: Hold) -> None:
+    """The database makes the charge, and nobody hears of it until it was given up."""
+    proxy.mute()
+    charging = asyncio.create_task(store.ledger.charge(hold, 1, 0))
+    await proxy.has_swallowed.wait()
+    await proxy.cut()
+    with pytest.raises(Unavailable):
+        await charging
+    await proxy.open()
+
+
+async def test_a_charge_that_was_given_up_and_made_is_given_back(
+    far: PostgresStore, proxy: CuttableProxy
+) -> None:
+    [hold] = await held(far)
+    await lose(far, proxy, hold)
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS - TOKEN
+    await far.ledger.undo_abandoned()
+    await far.ledger.undo_abandoned()
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS
+    refund = await far.ledger.transfer(TransferId(f"undelivered_{hold.id}"))
+    assert refund is not None
+    assert (refund.code, refund.amount) == (TransferCode.REFUND, TOKEN)
+    assert (await far.ledger.verify()).is_clean
+
+
+async def test_a_charge_with_an_idempotency_key_is_kept_for_its_retry(
+    far: PostgresStore, proxy: CuttableProxy
+) -> None:
+    hold = make_hold(1, charge_id="idem_1", fingerprint=b"f" * 32)
+    await far.ledger.hold(hold)
+    await lose(far, proxy, hold)
+    await far.ledger.undo_abandoned()
+    again = replace(hold, request_id=type(hold.request_id)("req_again"))
+    charge = await far.ledger.hold(again)
+    assert charge is not None
+    assert charge.amount == TOKEN
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS - TOKEN
+
+
+async def test_a_charge_that_was_given_up_and_not_made_cannot_be_made_later(
+    far: PostgresStore, proxy: CuttableProxy
+) -> None:
+    [hold] = await held(far)
+    far._charges.abandoned.append(hold)
+    await far.ledger.undo_abandoned()
+    late = await far.ledger.charge(hold, 1, 0)
+    assert late.amount == 0
+    assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO)
+
+
+async def test_payments_whose_answer_was_lost_advance_once(far: PostgresStore, proxy: CuttableProxy) -> None:
+    from tests.contract.storage.test_payments_and_nonces import intent
+
+    await far.payments.insert(intent("other"))
+    await far.payments.advance(intent("other"), intent("other"))  # the statement is known from here on
+    first = intent()
+    await far.payments.insert(first)
+    proxy.mute()
+    advancing = asyncio.create_task(far.payments.advance(first, replace(first, reason="new")))
+    await proxy.has_swallowed.wait()
+    await proxy.reset()
+    advanced = await advancing
+    assert advanced is not None
+    assert (advanced.version, await far.payments.get(first.id)) == (1, advanced)
+
+
+async def test_a_lock_that_is_not_given_back_is_unavailable_not_a_hang(
+    store: PostgresStore, url: str
+) -> None:
+    [hold] = await held(store)
+    intruder = await asyncpg.connect(url)
+    await intruder.execute("BEGIN; SELECT 1 FROM vectoll.accounts FOR UPDATE")
+    async with asyncio.timeout(5):
+        for call in (
+            store.ledger.charge(hold, 1, 0),
+            store.ledger.hold(make_hold(1)),
+            store.ledger.post(make_credit(1)),
+        ):
+            with pytest.raises(Unavailable):
+                await call
+    await intruder.close()
+    await store.ledger.undo_abandoned()
+    assert (await store.ledger.balance(ALICE)).balance == FUNDS
+    await store.ledger.post(make_credit(1))
+
+
+async def test_a_database_that_became_a_standby_is_unavailable(url: str, server: PostgresServer) -> None:
+    store = await open_postgres(await emptied(url), None, QUICK)
+    name = urlsplit(url).path[1:]
+    await execute(server.url(), f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await store.database._pool.expire_connections()
+    try:
+        with pytest.raises(Unavailable):
+            await store.ledger.post(make_credit(1))
+        assert await store.ledger.balance(ALICE) == Balance(ZERO, ZERO)
+    finally:
+        await execute(server.url(), f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await store.database._pool.expire_connections()
+    await store.ledger.post(make_credit(1))
+    await store.close()
+
+
+async def test_connections_are_bounded(store: PostgresStore, url: str) -> None:
+    await asyncio.gather(*(store.ledger.balance(ALICE) for _ in range(200)))
+    [[connections]] = await execute(
+        url,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    assert connections <= QUICK.connections
+
+
+async def test_holds_of_two_gateways_count_together(store: PostgresStore, url: str) -> None:
+    other = await open_postgres(url, None, QUICK)
+    await store.ledger.hold(make_hold(60))
+    with pytest.raises(InsufficientBalance):
+        await other.ledger.hold(make_hold(41))
+    theirs = make_hold(40)
+    await other.ledger.hold(theirs)
+    assert (await store.ledger.balance(ALICE)).held == FUNDS
+    await store.ledger.release(theirs)  # not ours to release
+    assert (await store.ledger.balance(ALICE)).held == FUNDS
+    await other.close()
+
+
+async def test_a_hold_lapses_unless_it_is_renewed(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holds, "HOLD_S", 0.2)
+    monkeypatch.setattr(holds, "RENEW_S", 0.0)
+    renewed = make_hold(1)
+    await store.ledger.hold(renewed)
+    monkeypatch.setattr(holds, "HOLD_S", 60.0)
+    await store._holds.renew()
+    monkeypatch.setattr(holds, "HOLD_S", 0.2)
+    await store.ledger.hold(make_hold(2))
+    async with asyncio.timeout(5):
+        while (await store.ledger.balance(ALICE)).held != TOKEN:  # noqa: ASYNC110 - the database's clock has no event
+            await asyncio.sleep(0.02)
+    await store.database.fetch("sweep_holds")
+    assert (await store.ledger.balance(ALICE)).held == TOKEN
+
+
+async def test_after_close_everything_is_draining(url: str) -> None:
+    store = await open_postgres(url, None, QUICK)
+    await store.close()
+    await store.close()
+    hold = make_hold(1)
+    for call in (
+        store.ledger.hold(hold),
+        store.ledger.charge(hold, 1, 0),
+        store.ledger.post(make_credit("1")),
+        store.ledger.balance(ALICE),
+        store.ledger.verify(),
+        store.keys.list(),
+    ):
+        with pytest.raises(Draining):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("postgresql://me:hush@127.0.0.1:1/x", "Connect call failed|refused|denied"),
+        ("postgresql://me:hush@nowhere.invalid/x", "database.url"),
+        ("mysql://me:hush@127.0.0.1/x", "not a URL such as"),
+        ("postgresql://me:hush@127.0.0.1:port/x", "not a URL such as"),
+        ("{server}/nothing", "does not exist"),
+    ],
+)
+async def test_what_cannot_be_connected_to_is_one_line_without_a_secret(
+    server: PostgresServer, address: str, why: str
+) -> None:
+    address = address.replace("{server}", f"postgresql://postgres:hush@127.0.0.1:{server.port}")
+    with pytest.raises(ConfigurationError, match=why) as refused:
+        await open_postgres(address, None, QUICK)
+    assert "hush" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+async def test_text_that_the_database_cannot_hold_is_a_bad_request(store: PostgresStore) -> None:
+    with pytest.raises(InvalidRequest):
+        await store.keys.add(replace(make_key(), name="a\x00b"))
+
+
+async def tampered(store: PostgresStore, url: str, *statements: str) -> dict[str, tuple[str, str]]:
+    """What verify finds, afterwards."""
+    await execute(url, "SET session_replication_role = replica", *statements)
+    return {d.subject: (d.expected, d.found) for d in (await store.ledger.verify()).disagreements}
+
+
+async def test_verify_finds_a_balance_that_was_changed(store: PostgresStore, url: str) -> None:
+    found = await tampered(store, url, "UPDATE vectoll.accounts SET balance = balance + 5 WHERE id = 'alice'")
+    assert found == {f"balance of {ALICE}": (str(FUNDS), str(FUNDS + 5)), "sum of all balances": ("0", "5")}
+
+
+async def test_verify_finds_transfers_that_were_changed_or_deleted(store: PostgresStore, url: str) -> None:
+    for n in range(4):
+        await store.ledger.post(make_credit(n, BOB))
+    found = await tampered(
+        store,
+        url,
+        "UPDATE vectoll.transfers SET amount = 7 WHERE seq = 2",
+        "DELETE FROM vectoll.transfers WHERE seq IN (3, 5)",
+        "UPDATE vectoll.key_spend SET spent = 1",
+    )
+    assert {"balance of bob", "transfers after seq 2", "head of the ledger"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE vectoll.transfers SET amount = 1",
+        "DELETE FROM vectoll.transfers",
+        "TRUNCATE vectoll.transfers",
+        "UPDATE vectoll.accounts SET balance = -1 WHERE id = 'alice'",
+    ],
+)
+async def test_the_database_itself_keeps_the_books(store: PostgresStore, url: str, statement: str) -> None:
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+        await execute(url, statement)
+
+
+def test_a_gateway_answers_503_while_the_database_is_away_and_goes_on_by_itself(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    vectoll = Vectoll(tmp_path, database__url=server.new_database(), database__timeout_s=0.5)
+    vectoll.run("db", "migrate")
+    key = vectoll.create_key()
+    body = {"model": MODEL, "input": "one text"}
+    with vectoll.serve() as gateway, gateway.client(key) as client:
+        assert client.post("/api/v1/embeddings", json=body).status_code == 200
+        server.stop(signal.SIGQUIT)
+        try:
+            away = client.post("/api/v1/embeddings", json=body)
+            also_away = client.post("/v1/embeddings", json=body)
+        finally:
+            server.start()
+        back = client.post("/api/v1/embeddings", json=body)
+        assert (away.status_code, away.json()["code"]) == (503, "UNAVAILABLE")
+        assert away.headers["retry-after"] == "1"
+        assert (also_away.status_code, also_away.json()["error"]["type"]) == (503, "server_error")
+        assert back.status_code == 200
+        assert len(gateway.charges(key)) == 2
+    vectoll.verify()
