@@ -169,7 +169,7 @@ def _read_facts(source: ModelSource) -> CheckpointFacts | None:
 async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
     """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
     if spec.upstream is not None:
-        return await asyncio.to_thread(_connect, spec, spec.upstream)
+        return await asyncio.to_thread(_connect, spec, spec.upstream, metrics)
     from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
     from vectoll.core.batching.local import LocalModel
 
@@ -207,7 +207,7 @@ def _reach(spec: ModelSpec, settings: Settings) -> Backend:
     return open_cluster_backend(spec, settings.cluster, settings.queue, onward)
 
 
-def _connect(spec: ModelSpec, upstream: Upstream) -> EmbeddingModel:
+def _connect(spec: ModelSpec, upstream: Upstream, metrics: Metrics) -> EmbeddingModel:
     """A model whose vectors are bought. Reads its tokenizer; connects on first use."""
     from vectoll.adapters.token_ids import VOCABULARIES, BytePairTokenizer, load_vocabulary
     from vectoll.adapters.tokenizers import load_tokenizer_file
@@ -218,7 +218,8 @@ def _connect(spec: ModelSpec, upstream: Upstream) -> EmbeddingModel:
         tokenizer = BytePairTokenizer(load_vocabulary(upstream.tokenizer))
     elif upstream.tokenizer is not None:
         tokenizer = load_tokenizer_file(Path(upstream.tokenizer).expanduser())
-    return build_upstream(spec, os.environ, tokenizer=tokenizer, foreign=_foreign_tokens(spec))
+    foreign = _foreign_tokens(spec)
+    return build_upstream(spec, os.environ, tokenizer=tokenizer, foreign=foreign, metrics=metrics)
 
 
 def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:

@@ -57,6 +57,7 @@ SPECIAL = {
     "bge-m3": "<s> (0) A </s> (2)",
     "e5": "<s> (0) A </s> (2)",
     "qwen3": "A <|endoftext|> (0)",
+    "qwen3-8b": "A <|endoftext|> (0)",
     "bge-en-icl": "<s> (1) A </s> (2)",
     "bge-en-icl-without-end": "<s> (1) A </s> (2)",
     "nemotron-vl": "<|begin_of_text|> (0) A",
@@ -75,7 +76,7 @@ def test_every_family_passes_with_what_was_measured(name: str, tmp_path: Path) -
     assert report["memory_bytes"] is not None
     assert report["short_tokens_per_s"] > 0
     assert report["long_tokens_per_s"] > 0
-    assert report["long_tokens"] == 128
+    assert report["long_tokens"] == (160 if name == "qwen3-8b" else 128)
 
 
 def test_for_people_it_is_a_page(tmp_path: Path) -> None:

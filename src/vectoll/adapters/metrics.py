@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from vectoll.adapters.metrics_payments import PrometheusPayments
 from vectoll.adapters.timings import Timings
 from vectoll.domain.money import UNITS_PER_USD
+from vectoll.ports.metrics import UpstreamAgain, UpstreamOutcome
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -73,6 +74,19 @@ class PrometheusMetrics:
             SECONDS,
             self._registry,
         )
+        self._upstream_calls = Timings(
+            "vectoll_upstream_call_seconds",
+            "Time of one call to one upstream, by how it ended.",
+            ("model", "host", "outcome"),
+            SECONDS,
+            self._registry,
+        )
+        self._upstream_again = Counter(
+            "vectoll_upstream_again_total",
+            "Calls to upstreams after one that failed: at another URL at once, or after a pause.",
+            ("model", "how"),
+            registry=self._registry,
+        )
         self._models: dict[str, _ModelMetrics] = {}
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
@@ -103,6 +117,14 @@ class PrometheusMetrics:
         of_model = self._of(model)
         of_model.charges.inc()
         of_model.charged_usd.inc(units / UNITS_PER_USD)
+
+    def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
+        """One call to one base URL ended."""
+        self._upstream_calls.observe((model, host, outcome.value), seconds)
+
+    def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
+        """A call that failed is followed by another."""
+        self._upstream_again.labels(model, how.value).inc()
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""

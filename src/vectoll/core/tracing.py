@@ -171,6 +171,8 @@ class TracedMetrics:
         self.batch = metrics.batch
         self.queued = metrics.queued
         self.charged = metrics.charged
+        self.upstream_called = metrics.upstream_called
+        self.upstream_asked_again = metrics.upstream_asked_again
         self.answered = metrics.answered
         self.render = metrics.render
 

@@ -1,6 +1,34 @@
 """What the core reports about itself."""
 
+from enum import StrEnum
 from typing import Protocol
+
+
+class UpstreamOutcome(StrEnum):
+    """How one call to an upstream ended."""
+
+    ANSWERED = "answered"
+    INPUT_REFUSED = "input_refused"
+    """The input's fault: the caller is told."""
+    BUSY = "busy"
+    """429."""
+    NO_ANSWER = "no_answer"
+    """Refused or cut connection, timeout, 5xx."""
+    BAD_ANSWER = "bad_answer"
+    """Status 200, and not what the protocol promises."""
+    REFUSED = "refused"
+    """Key, quota, model name, URL: the operator must act."""
+    ABANDONED = "abandoned"
+    """Nobody waits for it any more."""
+
+
+class UpstreamAgain(StrEnum):
+    """Why an upstream is asked again."""
+
+    FAILOVER = "failover"
+    """At once, at another base URL."""
+    RETRY = "retry"
+    """After a pause."""
 
 
 class Metrics(Protocol):
@@ -24,6 +52,14 @@ class Metrics(Protocol):
 
     def charged(self, model: str, units: int) -> None:
         """A charge was committed, in units of 10⁻¹² USD."""
+        ...
+
+    def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
+        """One call to one base URL ended. ``host`` is of the settings: few."""
+        ...
+
+    def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
+        """A call that failed is followed by another."""
         ...
 
 
@@ -58,6 +94,12 @@ class NoMetrics:
         """Ignored."""
 
     def charged(self, model: str, units: int) -> None:
+        """Ignored."""
+
+    def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
+        """Ignored."""
+
+    def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
         """Ignored."""
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

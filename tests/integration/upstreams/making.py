@@ -13,6 +13,7 @@ from vectoll.domain.catalog import ModelKind, ModelSource, ModelSpec, Pooling, T
 from vectoll.domain.embedding import Embeddings, Inputs
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
+from vectoll.ports.metrics import Metrics
 
 QUICK = RetryPolicy(max_attempts=4, base_s=0.001, cap_s=0.002)
 
@@ -40,6 +41,7 @@ def spec_of(
 @asynccontextmanager
 async def upstream_model(*urls: str, key: str = KEY, **how: Any) -> AsyncIterator[UpstreamModel]:
     """A model with quick retries; closed at the end."""
+    metrics: Metrics | None = how.pop("metrics", None)
     spec = spec_of(*urls, **how)
     vocabulary = load_vocabulary("cl100k_base")
     model = build_upstream(
@@ -48,6 +50,7 @@ async def upstream_model(*urls: str, key: str = KEY, **how: Any) -> AsyncIterato
         tokenizer=BytePairTokenizer(vocabulary) if how.get("tokenizer") else None,
         foreign=BytePairText(vocabulary) if spec.token_ids is TokenIdPolicy.CL100K_BASE else None,
         retries=QUICK,
+        metrics=metrics,
     )
     try:
         yield model

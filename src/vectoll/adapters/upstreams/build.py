@@ -11,6 +11,7 @@ from vectoll.adapters.upstreams.transport import Transport
 from vectoll.core.gate import FairGate
 from vectoll.domain.catalog import ModelKind, ModelSpec, Upstream
 from vectoll.domain.errors import ConfigurationError, ModelOffline
+from vectoll.ports.metrics import Metrics
 from vectoll.ports.model import ForeignTokens, Tokenizer
 
 MAX_CALLS = 64
@@ -27,6 +28,7 @@ def build_upstream(
     tokenizer: Tokenizer | None = None,
     foreign: ForeignTokens | None = None,
     retries: RetryPolicy | None = None,
+    metrics: Metrics | None = None,
 ) -> UpstreamModel:
     """A model over ``spec.upstream``; connects on first use. Our key is read from ``environ``, here and nowhere else.
 
@@ -38,7 +40,7 @@ def build_upstream(
     if upstream is None:
         raise ValueError(f"{spec.id} is no upstream model")
     key = _read_key(spec, upstream, environ)
-    provider = _provider(spec, upstream, key, retries)
+    provider = _provider(spec, upstream, key, retries, metrics)
     gate = FairGate(MAX_CALLS, MAX_WAITING_CALLS, max_wait_s=upstream.timeout_s)
     return UpstreamModel(spec, upstream, provider, gate, tokenizer, foreign)
 
@@ -54,12 +56,25 @@ def _read_key(spec: ModelSpec, upstream: Upstream, environ: Mapping[str, str]) -
     return key
 
 
-def _provider(spec: ModelSpec, upstream: Upstream, key: str | None, retries: RetryPolicy | None) -> Provider:
+def _provider(
+    spec: ModelSpec,
+    upstream: Upstream,
+    key: str | None,
+    retries: RetryPolicy | None,
+    metrics: Metrics | None,
+) -> Provider:
     is_gemini = upstream.kind is ModelKind.GEMINI
     headers: dict[str, str] = {}
     if key is not None:
         headers = {"x-goog-api-key": key} if is_gemini else {"authorization": f"Bearer {key}"}
-    transport = Transport(upstream.base_urls, headers, timeout_s=upstream.timeout_s, retries=retries)
+    transport = Transport(
+        upstream.base_urls,
+        headers,
+        timeout_s=upstream.timeout_s,
+        retries=retries,
+        model=spec.id,
+        metrics=metrics,
+    )
     if is_gemini:
         return GeminiProvider(transport, upstream.model, spec.dims)
     return OpenAIProvider(transport, upstream.model, spec.dims)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from vectoll.adapters.upstreams.failures import (
 )
 from vectoll.adapters.upstreams.retries import RetryPolicy, retry_after_s
 from vectoll.core.tracing import onward
+from vectoll.ports.metrics import Metrics, NoMetrics, UpstreamAgain, UpstreamOutcome
 
 T = TypeVar("T")
 
@@ -49,8 +51,13 @@ class Transport:
         timeout_s: float,
         retries: RetryPolicy | None = None,
         uniform: Callable[[], float] = random.random,
+        model: str = "",
+        metrics: Metrics | None = None,
     ) -> None:
-        """``headers`` carry our key; ``timeout_s`` bounds one ``post`` with all its retries."""
+        """``headers`` carry our key; ``timeout_s`` bounds one ``post`` with all its retries.
+
+        ``metrics`` are told of every call, as ``model``'s.
+        """
         self._headers = {
             **headers,
             "content-type": "application/json",
@@ -60,6 +67,8 @@ class Transport:
         self._timeout_s = timeout_s
         self._retries = retries or RetryPolicy()
         self._uniform = uniform
+        self._model = model
+        self._metrics = metrics or NoMetrics()
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -86,12 +95,15 @@ class Transport:
                 if attempt >= max(self._retries.max_attempts, len(self._endpoints)) or self._is_closed:
                     raise
                 following = self._endpoints.healthy(tried)
+                how = UpstreamAgain.FAILOVER
                 if following is None:
                     if not isinstance(failure, NoAnswer):
                         raise
                     await self._pause(attempt, failure, deadline)
                     tried.clear()
                     following = self._endpoints.any()
+                    how = UpstreamAgain.RETRY
+                self._metrics.upstream_asked_again(self._model, how)
                 endpoint = following
 
     async def _pause(self, attempt: int, failure: NoAnswer, deadline: float) -> None:
@@ -115,14 +127,20 @@ class Transport:
         remaining_s = deadline - asyncio.get_running_loop().time()
         limit_s = max(0.001, min(remaining_s, self._timeout_s / 2))
         self._endpoints.started(endpoint)
+        started, outcome = time.perf_counter(), UpstreamOutcome.ABANDONED
         try:
             data = await self._exchange(endpoint.url + path, body, limit_s, classify, max_bytes)
             answer = parse(data) if len(data) <= INLINE_PARSE_BYTES else await asyncio.to_thread(parse, data)
-        except InputRefused:
-            self._endpoints.answered(endpoint)
+            outcome = UpstreamOutcome.ANSWERED
+        except UpstreamFailure as failure:
+            outcome = _outcome(failure)
+            if isinstance(failure, InputRefused):
+                self._endpoints.answered(endpoint)
             raise
         finally:
             self._endpoints.finished(endpoint)
+            seconds = time.perf_counter() - started
+            self._metrics.upstream_called(self._model, urlsplit(endpoint.url).netloc, outcome, seconds)
         self._endpoints.answered(endpoint)
         return answer
 
@@ -173,6 +191,20 @@ class Transport:
         self._is_closed = True
         if self._session is not None:
             await self._session.close()
+
+
+def _outcome(failure: UpstreamFailure) -> UpstreamOutcome:
+    """The kind of a failure."""
+    match failure:
+        case Busy():
+            return UpstreamOutcome.BUSY
+        case NoAnswer():
+            return UpstreamOutcome.NO_ANSWER
+        case BadAnswer():
+            return UpstreamOutcome.BAD_ANSWER
+        case InputRefused():
+            return UpstreamOutcome.INPUT_REFUSED
+    return UpstreamOutcome.REFUSED
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
