@@ -5,7 +5,7 @@ equal length; a mask keeps each to itself in attention, and its positions count 
 packing of Krell et al. (2021, arXiv:2107.02027) at inference, with first-fit decreasing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,9 +14,8 @@ import numpy as np
 
 Integers = np.ndarray[Any, np.dtype[np.int32]]
 
-ROW_TOKENS = 96
-"""About as many tokens go into a row that several sequences share: attention costs little more than alone, and
-there are enough sequences to a row to fill it well."""
+SHARED_ROWS = (48, 128)
+"""Shortest and longest row that several sequences share: longer ones cost attention, in shorter ones few fit."""
 ROW_STEP = 8
 """Lengths of shared rows are multiples of this, so that shapes stay few."""
 NOBODY = -1
@@ -74,20 +73,28 @@ def _rows(lengths: Sequence[int], max_length: int, *, shared: bool) -> tuple[lis
 
 
 def _share(lengths: Sequence[int], max_length: int) -> tuple[list[list[int]], int]:
-    """Rows of indices, and the length of a row: as short as a plausible number of rows can be filled."""
+    """Rows of indices, and the length of a row: whatever computes least, a row for each sequence included."""
     total, longest = sum(lengths), max(lengths)
-    count = max(1, round(total / max(ROW_TOKENS, longest)))
-    if count == 1 and total <= max_length:
+    shortest_row, longest_row = SHARED_ROWS
+    if total <= min(longest_row, max_length):
         return [list(range(len(lengths)))], min(round_up(total), max_length)
+    smallest = min(round_up(longest), max_length)
+    rows, best = [[index] for index in range(len(lengths))], smallest
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    size = max(_multiple(-(-total // count)), round_up(longest))
-    while len(rows := _first_fit(lengths, order, min(size, max_length))) > count and size < max_length:
-        size += ROW_STEP
-    return rows, min(size, max_length)
+    for size in _row_lengths(max(smallest, shortest_row), max(smallest, longest_row), max_length):
+        if size * -(-total // size) >= best * len(rows):
+            continue  # not even without a gap
+        shared = _first_fit(lengths, order, size)
+        if len(shared) * size < len(rows) * best:
+            rows, best = shared, size
+    return rows, best
 
 
-def _multiple(length: int) -> int:
-    return -(-length // ROW_STEP) * ROW_STEP
+def _row_lengths(shortest: int, longest: int, max_length: int) -> Iterator[int]:
+    """What a shared row may be long, both ends included."""
+    yield min(shortest, max_length)
+    first = (shortest // ROW_STEP + 1) * ROW_STEP
+    yield from (size for size in range(first, longest + 1, ROW_STEP) if size <= max_length)
 
 
 def _first_fit(lengths: Sequence[int], order: Sequence[int], size: int) -> list[list[int]]:
