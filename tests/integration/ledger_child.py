@@ -12,8 +12,10 @@ from typing import Any
 from tests.ledger import make_credit, make_hold
 
 from vectoll.adapters.storage.lock import DataDirLock
+from vectoll.adapters.storage.postgres import open_postgres
 from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.domain.ids import KeyId
+from vectoll.ports.store import Store
 
 
 async def credit(data_dir: Path, dollars: str) -> None:
@@ -30,9 +32,9 @@ async def revoke(data_dir: Path, key: str) -> None:
     await store.close()
 
 
-async def charge_forever(data_dir: Path) -> None:
+async def charge_forever(data_dir: Path, url: str | None = None) -> None:
     """Charge one token at a time from 16 tasks; write each charge's id once it is acknowledged."""
-    store = await open_sqlite(data_dir)
+    store: Store = await open_sqlite(data_dir) if url is None else await open_postgres(url)
 
     async def work() -> None:
         for n in itertools.count():

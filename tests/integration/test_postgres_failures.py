@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from tests.cuttable import CuttableProxy
+from tests.integration.test_ledger_processes import kill_after_lines, start
 from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
 from tests.live import MODEL, Vectoll
 from tests.postgres import PostgresServer, emptied, execute, make_schema, run_apart, run_postgres
@@ -24,7 +25,7 @@ from vectoll.domain.errors import (
 )
 from vectoll.domain.ids import TransferId
 from vectoll.domain.ledger import Balance, Hold, TransferCode
-from vectoll.domain.money import ZERO, Amount
+from vectoll.domain.money import ZERO, Amount, usd
 from vectoll.ports.ledger import UsageQuery
 
 QUICK = PoolSettings(connections=4, timeout_s=0.5)
@@ -233,13 +234,15 @@ async def test_a_database_that_became_a_standby_is_unavailable(url: str, server:
     await store.close()
 
 
-async def test_connections_are_bounded(store: PostgresStore, url: str) -> None:
+async def test_connections_are_bounded(server: PostgresServer) -> None:
+    url = server.new_database()
+    await make_schema(url)
+    store = await open_postgres(url, None, QUICK)
     await asyncio.gather(*(store.ledger.balance(ALICE) for _ in range(200)))
-    [[connections]] = await execute(
-        url,
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
-    )
-    assert connections <= QUICK.connections
+    others = "datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'vectoll'"
+    [[connections]] = await execute(url, f"SELECT count(*) FROM pg_stat_activity WHERE {others}")
+    assert connections == QUICK.connections
+    await store.close()
 
 
 async def test_holds_of_two_gateways_count_together(store: PostgresStore, url: str) -> None:
@@ -352,6 +355,33 @@ async def test_verify_finds_transfers_that_were_changed_or_deleted(store: Postgr
 async def test_the_database_itself_keeps_the_books(store: PostgresStore, url: str, statement: str) -> None:
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await execute(url, statement)
+
+
+async def test_kill_9_of_a_gateway_loses_no_acknowledged_charge_and_its_holds_lapse(
+    store: PostgresStore, url: str
+) -> None:
+    await store.ledger.post(make_credit("1"))
+    acknowledged: set[str] = set()
+    for lines in (20, 60, 100):
+        child = await asyncio.to_thread(start, "charge", "-", url)
+        acknowledged |= set(await asyncio.to_thread(kill_after_lines, child, lines))
+        async with asyncio.timeout(5):
+            while await execute(url, BUSY):  # noqa: ASYNC110 - a server that notices has no event
+                await asyncio.sleep(0.01)
+        for charge_id in acknowledged:
+            assert await store.ledger.transfer(TransferId(charge_id)) is not None
+    assert len(acknowledged) > 100  # some ids are repeated
+    await execute(url, "UPDATE vectoll.holds SET expires_at = now()")  # a minute later
+    balance = await store.ledger.balance(ALICE)
+    verification = await store.ledger.verify()
+    assert verification.disagreements == ()
+    assert balance == Balance(Amount(FUNDS + usd(1) - (verification.transfers - 2) * TOKEN), ZERO)
+
+
+BUSY = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'vectoll' AND state <> 'idle'
+"""
 
 
 def test_a_gateway_answers_503_while_the_database_is_away_and_goes_on_by_itself(
