@@ -4,7 +4,8 @@
 
 Everything is on: authentication, limits (set out of reach), metering, the durable ledger, JSON. The load comes from a
 process of its own on the same cores, as it would on a developer's machine, so its CPU is part of what is measured.
-Engine and server take turns; each row is a median over the rounds.
+"HTTP alone" is ``floor.py``: the same HTTP server and engine with nothing between. All take turns; each row is a
+median over the rounds.
 """
 
 import argparse
@@ -83,9 +84,7 @@ def serving(data_dir: str) -> Iterator[tuple[str, str, int]]:
         "VECTOLL_LIMITS__REQUESTS_IN_FLIGHT": "4096",
         "VECTOLL_LOG__LEVEL": "warning",
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     made = subprocess.run(
         [*vectoll, "keys", "create", "--name", "bench", "--credit-usd", "10000", "--json"],
         env=environ,
@@ -95,9 +94,31 @@ def serving(data_dir: str) -> Iterator[tuple[str, str, int]]:
     server = subprocess.Popen(
         [*vectoll, "serve", "--port", str(port)], env=environ, stdout=subprocess.DEVNULL, stderr=sys.stderr
     )
+    with _running(server, port):
+        yield f"http://127.0.0.1:{port}/v1", json.loads(made.stdout)["key"], server.pid
+
+
+@contextmanager
+def serving_floor() -> Iterator[str]:
+    """``floor.py``: its base URL."""
+    port = _free_port()
+    server = subprocess.Popen([sys.executable, str(HERE / "floor.py"), "--port", str(port)])
+    with _running(server, port):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _running(server: subprocess.Popen[bytes], port: int) -> Iterator[None]:
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}/ready", server)
-        yield f"http://127.0.0.1:{port}/v1", json.loads(made.stdout)["key"], server.pid
+        yield
     finally:
         server.terminate()
         server.wait(30)
@@ -176,13 +197,19 @@ def run_engine_only(row: Row, seconds: float) -> float:
 def measure(rows: Sequence[Row], rounds: int, seconds: float) -> list[dict[str, object]]:
     """Every row, engine and server in turn."""
     results = []
-    with tempfile.TemporaryDirectory() as work_dir, serving(work_dir + "/data") as (url, key, pid):
+    with (
+        tempfile.TemporaryDirectory() as work_dir,
+        serving(work_dir + "/data") as (url, key, pid),
+        serving_floor() as floor_url,
+    ):
         for row in rows:
-            load(url, key, row, min(1.0, seconds), work_dir)
-            engine, served = [], []
+            for warm_url in (url, floor_url):
+                load(warm_url, key, row, min(1.0, seconds), work_dir)
+            engine, served, floor = [], [], []
             for _ in range(rounds):
                 engine.append(engine_texts_per_s(row, seconds))
                 served.append(load(url, key, row, seconds, work_dir))
+                floor.append(load(floor_url, key, row, seconds, work_dir)["requests_per_s"])
             texts_per_s = [s["requests_per_s"] * row.texts_per_request for s in served]
             share = statistics.median(t / e for t, e in zip(texts_per_s, engine, strict=True))
             results.append(
@@ -191,6 +218,7 @@ def measure(rows: Sequence[Row], rounds: int, seconds: float) -> list[dict[str, 
                     "engine_texts_per_s": round(statistics.median(engine), 1),
                     "server_texts_per_s": round(statistics.median(texts_per_s), 1),
                     "share": round(share, 3),
+                    "floor_texts_per_s": round(statistics.median(floor) * row.texts_per_request, 1),
                     "p50_ms": round(statistics.median(s["p50_ms"] for s in served), 2),
                     "p99_ms": round(statistics.median(s["p99_ms"] for s in served), 2),
                     "generator_cores": round(statistics.median(s["generator_cpu"] for s in served), 3),
@@ -245,10 +273,19 @@ def main() -> None:
         print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": results}, indent=2))
         return
     print(
-        "| traffic | engine texts/s | server texts/s | share | p50 ms | p99 ms |\n|---|---|---|---|---|---|"
+        "| traffic | engine texts/s | HTTP alone texts/s | server texts/s | share of engine | p50 ms | p99 ms |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for r in results:
-        cells = ("row", "engine_texts_per_s", "server_texts_per_s", "share", "p50_ms", "p99_ms")
+        cells = (
+            "row",
+            "engine_texts_per_s",
+            "floor_texts_per_s",
+            "server_texts_per_s",
+            "share",
+            "p50_ms",
+            "p99_ms",
+        )
         print("| " + " | ".join(str(r[cell]) for cell in cells) + " |")
 
 
