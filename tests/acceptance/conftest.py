@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from tests.acceptance.expected import CL100K, REJECTING, TEXTS, Floats
+from tests.acceptance.expected import NATIVE, REJECTING, TEXTS, Floats
 from tests.live import MODEL, Key, Server, Vectoll
 
 CONFIG = "\n".join(
@@ -21,7 +21,7 @@ CONFIG = "\n".join(
     token_ids = "{policy}"
     price_usd_per_million = "0.0125"
     """
-    for model_id, policy in ((REJECTING, "reject"), (CL100K, "cl100k_base"))
+    for model_id, policy in ((REJECTING, "reject"), (NATIVE, "native"))
 )
 
 

@@ -16,7 +16,7 @@ TEXTS = [
 """One of each kind: plain, plain, beyond ASCII, and with cl100k_base ids that no BERT vocabulary has."""
 
 REJECTING = "minilm-rejecting-token-ids"
-CL100K = "minilm-reading-cl100k"
+NATIVE = "minilm-reading-its-own-ids"
 """Models of the acceptance server: the embedded default under other token-id policies."""
 
 

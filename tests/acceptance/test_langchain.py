@@ -8,7 +8,7 @@ import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
-from tests.acceptance.expected import CL100K, REJECTING, TEXTS, Floats, assert_same_vectors
+from tests.acceptance.expected import NATIVE, REJECTING, TEXTS, Floats, assert_same_vectors
 from tests.live import MODEL, Key, Server
 
 pytestmark = pytest.mark.usefixtures("tiktoken_ranks")
@@ -34,7 +34,7 @@ async def test_documents_as_text_async(of_text: OpenAIEmbeddings, reference: Flo
     assert_same_vectors(await of_text.aembed_documents(TEXTS), reference)
 
 
-@pytest.mark.parametrize("model", [MODEL, REJECTING])
+@pytest.mark.parametrize("model", [NATIVE, REJECTING])
 def test_default_token_ids_are_refused_and_the_setting_to_change_is_named(
     embeddings: Callable[..., OpenAIEmbeddings], model: str
 ) -> None:
@@ -45,6 +45,6 @@ def test_default_token_ids_are_refused_and_the_setting_to_change_is_named(
 def test_default_token_ids_are_read_as_the_text_they_stand_for(
     embeddings: Callable[..., OpenAIEmbeddings], reference: Floats
 ) -> None:
-    by_default = embeddings(model=CL100K)
+    by_default = embeddings(model=MODEL)
     assert_same_vectors(by_default.embed_documents(TEXTS), reference)
     assert_same_vectors([by_default.embed_query(TEXTS[2])], reference[2:3])

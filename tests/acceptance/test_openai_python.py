@@ -12,7 +12,7 @@ import numpy as np
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from tests.acceptance.expected import TEXTS, Floats, assert_same_vectors
+from tests.acceptance.expected import NATIVE, TEXTS, Floats, assert_same_vectors
 from tests.live import DIMS, MODEL, Key, Server, Vectoll
 
 
@@ -51,9 +51,9 @@ def test_usage_counts_the_models_own_tokens(client: OpenAI) -> None:
 
 def test_native_token_ids_are_read_verbatim(client: OpenAI) -> None:
     ids = [101, 7592, 2088, 102]
-    of_text = client.embeddings.create(model=MODEL, input="hello world").data[0].embedding
-    flat = client.embeddings.create(model=MODEL, input=ids)
-    nested = client.embeddings.create(model=MODEL, input=[[101, 7592, 102], ids])
+    of_text = client.embeddings.create(model=NATIVE, input="hello world").data[0].embedding
+    flat = client.embeddings.create(model=NATIVE, input=ids)
+    nested = client.embeddings.create(model=NATIVE, input=[[101, 7592, 102], ids])
     assert flat.usage.prompt_tokens == 4
     assert nested.usage.prompt_tokens == 7
     assert_same_vectors(
