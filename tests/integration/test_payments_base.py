@@ -351,6 +351,46 @@ async def test_a_used_authorisation_is_no_proof_without_its_own_transfer(
     assert await vectoll.balance(payer.address.lower()) == 0
 
 
+async def assert_used_otherwise(vectoll: Service, chain: Anvil, payer: LocalAccount) -> None:
+    assert await vectoll.top_ups.reconcile() == []
+    chain.mine(4)
+    changed = await vectoll.top_ups.reconcile()
+    assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "authorization_used_otherwise")]
+    assert await vectoll.balance(payer.address.lower()) == 0
+
+
+async def test_a_smaller_payment_with_the_same_nonce_is_not_credited_as_the_larger_one(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """The payer signs twice with one nonce, submits the large authorisation here and the small one to the chain."""
+    nonce = secrets.token_bytes(32)
+    large = await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, 10 * TEN, nonce=nonce)))
+    await front_run(chain, large, transfer_call(authorize(payer, pay_to, 1, nonce=nonce)))
+    assert chain.usdc(pay_to) == 1
+    await assert_used_otherwise(vectoll, chain, payer)
+
+
+async def test_events_of_another_token_prove_nothing(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """The nonce is burnt on a transfer to a friend, beside the right pair of events from a token that anybody mints."""
+    nonce, fake = secrets.token_bytes(32), "0x" + "fa" * 20
+    chain.put_code(fake, "Token")
+    chain.send(fake, call_data("Token", "mint(address,uint256)", payer.address, TEN))
+    decoyed = await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, TEN, nonce=nonce)))
+    burn = transfer_call(authorize(payer, Account.create().address, TEN, nonce=nonce))
+    play = transfer_call(authorize(payer, pay_to, TEN, nonce=nonce, asset=fake))
+    batch = chain_batch(chain)
+    calls = [
+        call_data("Batch", "run(address,bytes[])", target, [bytes.fromhex(call[2:])])
+        for target, call in ((USDC, burn), (fake, play))
+    ]
+    run = call_data("Batch", "run(address,bytes[])", batch, [bytes.fromhex(call[2:]) for call in calls])
+    await front_run(chain, decoyed, run, to=batch)
+    assert chain.usdc(pay_to) == 0
+    await assert_used_otherwise(vectoll, chain, payer)
+
+
 def chain_batch(chain: Anvil) -> str:
     chain.put_code("0x" + "ba" * 20, "Batch")
     return "0x" + "ba" * 20

@@ -123,6 +123,19 @@ async def test_of_eight_concurrent_submissions_one_is_credited_and_a_replay_find
     assert await vectoll.balance(str(payer.pubkey())) == usd("10")
 
 
+async def test_what_stands_where_the_fee_payer_is_to_sign_does_not_make_it_another_payment(
+    vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
+) -> None:
+    transaction = pay(payer, pay_to, FEE.pubkey(), TEN, chain.blockhash())
+    await vectoll.top_ups.top_up(header(transaction))
+    raw = bytearray(base64.b64decode(transaction))
+    raw[1] ^= 1
+    with pytest.raises(PaymentInProgress):
+        await vectoll.top_ups.top_up(header(base64.b64encode(raw).decode()))
+    assert chain.usdc(pay_to) == TEN
+    assert await vectoll.balance(str(payer.pubkey())) == usd("10")
+
+
 async def test_a_transaction_that_is_not_one_plain_transfer_to_us_is_refused(
     vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
 ) -> None:
