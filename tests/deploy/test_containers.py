@@ -89,6 +89,8 @@ def test_with_the_cluster_gateways_find_replicas_by_the_secret_they_share() -> N
     assert gateway.cluster.urls == (f"http://ray:{ray.cluster.http_port}",)
     assert gateway.cluster.secret == ray.cluster.secret == SECRETS["CLUSTER_SECRET"]
     assert ray.cluster.http_host == "0.0.0.0"
+    members = services["ray"]["environment"]
+    assert (members["RAY_AUTH_MODE"], members["RAY_AUTH_TOKEN"]) == ("token", SECRETS["CLUSTER_SECRET"])
     assert "ray" in services["ray"]["build"]["args"]["EXTRAS"].split(",")
 
 
