@@ -59,6 +59,7 @@ class Chain:
         self.held: list[VersionedTransaction] | None = None
         self.swallow = False
         self.lag = 0
+        self.lies: set[str] = set()
         authority = Keypair().pubkey()
         mint = Mint(authority, 10**15, 6, is_initialized=True)
         self.svm.set_account(MINT, Account(RENT, bytes(mint), TOKEN))
@@ -195,6 +196,15 @@ class Chain:
             crowd = VersionedTransaction.populate(message, [Signature(n.to_bytes(64, "big"))])
             self.seen[str(crowd.signatures[0])] = replace(template, transaction=crowd, error=None)
 
+    def test_lie(self, signature: str, in_meta: bool, account: str | None) -> None:
+        """The node says that a failed transaction moved $10: in its status, its meta, and one account's balance."""
+        self.lies.add(signature)
+        seen = self.seen[signature]
+        after = dict(seen.after)
+        if account:
+            after[account] = seen.before[account] + 10_000_000
+        self.seen[signature] = replace(seen, error=None if in_meta else seen.error, after=after)
+
     def test_forget(self, signature: str) -> None:
         """A fork is dropped: its transaction never happened."""
         self.seen.pop(signature)
@@ -224,7 +234,7 @@ class Chain:
         return {
             "slot": seen.height,
             "confirmations": None,
-            "err": seen.error,
+            "err": None if signature in self.lies else seen.error,
             "confirmationStatus": confirmation,
         }
 

@@ -491,6 +491,24 @@ async def test_a_failed_send_leaves_no_gap_in_the_gas_keys_nonces(
     assert await vectoll.balance(payer.address.lower()) == usd("20")
 
 
+async def test_a_transaction_is_on_record_before_the_first_byte_leaves(
+    vectoll: Service, rail: BaseRail, payer: LocalAccount, pay_to: str
+) -> None:
+    recorded: list[Intent] = []
+    real_call = rail._rpc.call
+
+    async def look_when_it_is_sent(method: str, *params: object) -> Any:
+        if method == "eth_sendRawTransaction":
+            recorded.append(await open_intent(vectoll))
+        return await real_call(method, *params)
+
+    rail._rpc.call = look_when_it_is_sent  # type: ignore[method-assign]
+    credited = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))).intent
+    assert [(i.state, i.tx, i.raw_tx) for i in recorded] == [
+        (IntentState.SUBMITTING, credited.tx, credited.raw_tx)
+    ]
+
+
 async def test_two_processes_with_one_gas_key_settle_all_their_payments(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:

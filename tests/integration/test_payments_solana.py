@@ -281,6 +281,26 @@ async def test_a_transaction_that_failed_on_chain_is_no_payment_although_it_has_
     assert await vectoll.balance(str(payer.pubkey())) == 0
 
 
+@pytest.mark.parametrize(("in_meta", "in_balances"), [(False, False), (True, False), (False, True)])
+async def test_a_failed_transaction_that_is_reported_as_a_success_is_no_payment(
+    vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey, in_meta: bool, in_balances: bool
+) -> None:
+    """Status, error and balances must all say that the money is there."""
+    chain.rpc("test_hold", True)
+    intent = await submitted_unseen(
+        vectoll, chain, header(pay(payer, pay_to, FEE.pubkey(), TEN, chain.blockhash()))
+    )
+    chain.fund(payer.pubkey(), usdc=1)
+    chain.rpc("test_hold", False)
+    account = str(get_associated_token_address(pay_to, MINT)) if in_balances else None
+    chain.rpc("test_lie", intent.tx, in_meta, account)
+    assert await vectoll.top_ups.reconcile() == []
+    chain.rpc("test_advance", 1)
+    changed = await vectoll.top_ups.reconcile()
+    assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "amount_mismatch")]
+    assert await vectoll.balance(str(payer.pubkey())) == 0
+
+
 async def test_a_dropped_fork_takes_the_credit_back(
     vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
 ) -> None:

@@ -26,15 +26,17 @@ from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.auth import Authentication, KeyAuthenticator
 from vectoll.core.signin import SiwxAuthenticator
 from vectoll.core.topup import TopUps
+from vectoll.core.topup_settle import Waiting
 from vectoll.core.wallet_keys import WalletKeys
 from vectoll.domain.ids import AccountId, TransferId, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import usd
+from vectoll.domain.payments import Intent, Missing, Payment, Sighting
 from vectoll.domain.siwx import SignInRules
 from vectoll.domain.wallets import Family
 from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
-from vectoll.ports.wallets import SignatureVerifier
+from vectoll.ports.wallets import RpcUnavailable, SignatureVerifier
 from vectoll.settings import LimitsSettings, Settings, X402Settings
 
 EMBED = "/api/v1/embeddings"
@@ -190,6 +192,36 @@ async def test_a_top_up_credits_and_its_replay_answers_the_same(shop: Shop, wall
     assert settled["success"] is True
     assert settled["payer"] == wallet.id
     assert len(shop.rail.settled) == 1
+
+
+@pytest.mark.parametrize("path", [EMBED, "/v1/embeddings", "/api/v1/x402/top-up"])
+async def test_a_payment_whose_outcome_is_open_is_504_and_then_409_and_never_a_request_to_pay(
+    paying: Shop, wallet: Wallet, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look(payment: Payment, intent: Intent) -> Sighting:
+        return Missing()
+
+    monkeypatch.setattr(paying.rail, "look", look)
+    monkeypatch.setattr(paying.top_ups._settlement, "_waiting", Waiting(timeout_s=0, poll_s=0))
+    payment = wallet.payment()
+    first, again = await paying.embed(payment, path=path), await paying.embed(payment, path=path)
+    assert (first.status_code, again.status_code) == (504, 409)
+    assert "PAYMENT_OUTCOME_UNKNOWN" in first.text.upper()
+    assert "PAYMENT_IN_PROGRESS" in again.text.upper()
+    assert "payment-required" not in {*first.headers, *again.headers}
+    assert len(paying.rail.settled) == 1
+
+
+async def test_a_silent_chain_is_503_before_anything_is_sent(
+    shop: Shop, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def verify(payment: Payment) -> int:
+        raise RpcUnavailable
+
+    monkeypatch.setattr(shop.rail, "verify", verify)
+    answer = await shop.top_up(wallet.payment())
+    assert (answer.status_code, answer.json()["code"]) == (503, "X402_RAIL_UNAVAILABLE")
+    assert shop.rail.settled == []
 
 
 async def test_top_up_without_a_payment_says_how(shop: Shop) -> None:
