@@ -3,7 +3,7 @@
     python benchmarks/floor.py --port 8800
 
 No authentication, no validation, no limits, no ledger, no log: a body is decoded, tokenised, embedded and answered.
-What vectoll adds is to be compared with this; what this loses against the engine, nothing on this HTTP server wins back.
+What vectoll adds is to be compared with this; what this loses against the engine, nothing on this server wins back.
 """
 
 import argparse

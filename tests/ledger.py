@@ -44,7 +44,7 @@ def make_hold(
         principal=Principal(account, None if key is None else KeyId(key), limit=limit),
         quote=Quote(ModelId("minilm"), tokens, price),
         request_id=RequestId(request_id or new_id("req")),
-        fingerprint=fingerprint,
+        fingerprint=fingerprint or (b"the same request" if charge_id else None),
     )
 
 

@@ -94,7 +94,10 @@ class Hold:
     quote: Quote
     request_id: RequestId
     fingerprint: bytes | None = None
-    """SHA-256 of the request when an Idempotency-Key was sent; two requests under one id must agree."""
+    """SHA-256 of the request when an Idempotency-Key was sent; two requests under one id must agree.
+
+    None says that the id was made for this hold: no charge of this id can exist yet.
+    """
 
 
 @dataclass(frozen=True, slots=True)

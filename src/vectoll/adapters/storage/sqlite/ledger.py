@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -23,6 +24,8 @@ from vectoll.domain.money import ZERO, Amount
 from vectoll.ports.clock import Clock
 from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
 
+FRESH_S = 0.1
+MAX_REMEMBERED = 10_000
 _BEGINNING, _END = -(2**63), 2**63 - 1
 
 
@@ -39,6 +42,7 @@ class SqliteLedger:
         self._reader = reader
         self._clock = clock
         self._holds = Holds()
+        self._funds = _RecentFunds(writer)
 
     async def hold(self, hold: Hold) -> Transfer | None:
         """Set the quote aside, or return the earlier charge. Suspends only on the way to a refusal."""
@@ -116,23 +120,64 @@ class SqliteLedger:
         return Balance(balance, self._holds.held(account), Amount(granted - spent), granted)
 
     def _try_hold(self, hold: Hold) -> Transfer | None:
-        """One step: look at the file once, then decide."""
+        """One step: on what was read since the last delivery, else (and before a refusal) on what the file says."""
         now = self._clock.now()
         period: tuple[object, ...] = (None, None, None)
         if limited := rules.limited_key(hold):
             key, limit = limited
             period = (key, *rules.period_of(limit, now))
         today = day_of(now)
-        facts = (hold.id, hold.principal.account, today, *period)
-        seq, balance, allowance, spent = self._reader.read(
+        if (
+            hold.fingerprint is not None
+        ):  # else the id was made for this hold, and nothing can have been charged to it
+            existing = self._reader.read(lambda db: read_transfer(db, hold.id))
+            if existing is not None:
+                return rules.earlier_charge(existing, hold)
+        facts = (hold.principal.account, today, *period)
+        remembered = self._funds.get(facts)
+        if remembered is not None:
+            try:
+                self._holds.take(hold, *remembered, today)
+            except PaymentRequired:
+                pass  # perhaps there is more by now
+            else:
+                return None
+        balance, allowance, spent = self._reader.read(
             lambda db: db.execute(sql("hold_facts"), facts).fetchone()
         )
-        if seq is not None:
-            existing = self._reader.read(lambda db: read_transfer(db, hold.id))
-            assert existing is not None
-            return rules.earlier_charge(existing, hold)
-        self._holds.take(hold, (balance or ZERO) + (allowance or ZERO), spent or ZERO, today)
+        funds = (balance or ZERO) + (allowance or ZERO), spent or ZERO
+        self._funds.put(facts, funds)
+        self._holds.take(hold, *funds, today)
         return None
+
+
+class _RecentFunds:
+    """What was read of accounts since the writer's last delivery.
+
+    It may be used until then: what is committed meanwhile is still held. Only what other processes do in that time is
+    not seen, for ``FRESH_S`` at most; should they have taken credit away, the charge is refused by the file itself.
+    """
+
+    def __init__(self, writer: GroupWriter) -> None:
+        self._writer = writer
+        self._read: dict[tuple[object, ...], tuple[int, int]] = {}
+        self._deliveries = 0
+        self._fresh_until = 0.0
+
+    def get(self, facts: tuple[object, ...]) -> tuple[int, int] | None:
+        """Funds and what the key has spent, None for what has to be read."""
+        if self._deliveries != self._writer.deliveries or time.monotonic() >= self._fresh_until:
+            self._read.clear()
+            return None
+        return self._read.get(facts)
+
+    def put(self, facts: tuple[object, ...], funds: tuple[int, int]) -> None:
+        """Remember what was read just now."""
+        if not self._read:
+            self._deliveries = self._writer.deliveries
+            self._fresh_until = time.monotonic() + FRESH_S
+        if len(self._read) < MAX_REMEMBERED:
+            self._read[facts] = funds
 
 
 def _usage(db: sqlite3.Connection, query: UsageQuery) -> Sequence[Transfer]:

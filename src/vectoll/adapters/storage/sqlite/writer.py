@@ -51,6 +51,8 @@ class GroupWriter:
         self._inbox: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._waiting: list[_Job] = []
         self._is_committing = False
+        self.deliveries = 0
+        """Groups whose outcome is known in the loop."""
         self._when_quiet: list[Callable[[], None]] = []
         self._closed: asyncio.Future[None] | None = None
         self._connection: sqlite3.Connection | None = None  # the thread's own
@@ -120,6 +122,7 @@ class GroupWriter:
 
     def _deliver(self, group: list[_Job]) -> None:
         self._is_committing = False
+        self.deliveries += 1
         for job in group:
             if job.settle is not None:
                 job.settle()

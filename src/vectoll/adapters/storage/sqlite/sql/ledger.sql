@@ -2,13 +2,12 @@
 
 -- name: hold_facts
 SELECT
-    (SELECT seq FROM transfers WHERE id = ?1),
-    (SELECT balance FROM accounts WHERE id = ?2),
+    (SELECT balance FROM accounts WHERE id = ?1),
     coalesce(
-        (SELECT granted - spent FROM allowances WHERE account = ?2 AND day = ?3),
-        (SELECT per_day FROM daily_grants WHERE account = ?2)
+        (SELECT granted - spent FROM allowances WHERE account = ?1 AND day = ?2),
+        (SELECT per_day FROM daily_grants WHERE account = ?1)
     ),
-    (SELECT spent FROM key_spend WHERE key = ?4 AND period = ?5 AND start = ?6);
+    (SELECT spent FROM key_spend WHERE key = ?3 AND period = ?4 AND start = ?5);
 
 -- name: balance
 SELECT balance FROM accounts WHERE id = ?;
