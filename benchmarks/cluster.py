@@ -167,7 +167,12 @@ def usage_now() -> Usage:
     own = resource.getrusage(resource.RUSAGE_SELF)
     lines = Path("/proc/net/dev").read_text().splitlines()
     loopback = next(line.split() for line in lines if line.strip().startswith("lo:"))
-    return Usage(own.ru_utime + own.ru_stime, cpu_of("ServeReplica"), cpu_of("ProxyActor"), int(loopback[9]))
+    return Usage(
+        own.ru_utime + own.ru_stime,
+        cpu_of("ServeReplica"),
+        cpu_of("ProxyActor") + cpu_of("haproxy"),
+        int(loopback[9]),
+    )
 
 
 def cpu_of(name: str) -> float:

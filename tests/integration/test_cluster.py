@@ -95,7 +95,7 @@ def test_vectors_are_those_of_the_engine_in_one_process(
     assert np.min(np.sum(there * here, axis=1)) > 0.9999
 
 
-@pytest.mark.parametrize("gateway", ["handle"], indirect=True)
+@pytest.mark.parametrize("gateway", ["http"], indirect=True)
 async def test_replicas_are_replaced_under_load_without_a_loss(
     gateway: tuple[Vectoll, Server], operator: Vectoll, cluster: RayCluster
 ) -> None:

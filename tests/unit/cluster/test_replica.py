@@ -39,6 +39,7 @@ class FakeEngine:
     go: threading.Event = field(default_factory=threading.Event)
     value: float | None = None
     error: Exception | None = None
+    started: threading.Event = field(default_factory=threading.Event)
     batches: list[list[int]] = field(default_factory=list)
     streams = 1
     dims = SPEC.dims
@@ -48,6 +49,7 @@ class FakeEngine:
 
     def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
         self.batches.append([len(ids) for ids in batch])
+        self.started.set()
         assert self.go.wait(10)
         if self.error:
             raise self.error
@@ -104,8 +106,11 @@ async def test_engine_failures_are_told(engine: FakeEngine) -> None:
 async def test_full_queue_says_when_to_come_back(engine: FakeEngine) -> None:
     engine.go.clear()
     replica = replica_with(engine, replace(PLAN, queue=QueueSettings(max_tokens=60)))
-    first = [asyncio.create_task(replica.answer(question([1] * 60, caller=f"key_{n}"))) for n in range(3)]
-    await asyncio.sleep(0.05)
+    first = []
+    for n in range(3):
+        first.append(asyncio.create_task(replica.answer(question([1] * 60, caller=f"key_{n}"))))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(engine.started.wait, 10)
     outcome, retry_after_s = outcome_of(await replica.answer(question([1] * 60, caller="key_9")))
     assert (outcome, retry_after_s) == (Outcome.FULL, 1)
     engine.go.set()
@@ -116,9 +121,9 @@ async def test_callers_take_turns_whatever_gateway_asks_for_them(engine: FakeEng
     engine.go.clear()
     replica = replica_with(engine)
     bulk = [asyncio.create_task(replica.answer(question(*[[1] * 60] * 5, caller="bulk"))) for _ in range(4)]
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(engine.started.wait, 10)
     query = asyncio.create_task(replica.answer(question([2] * 7, caller="query")))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
     engine.go.set()
     await asyncio.gather(query, *bulk)
     assert [7] in engine.batches[:3]
@@ -128,9 +133,9 @@ async def test_cancelled_question_frees_its_place(engine: FakeEngine) -> None:
     engine.go.clear()
     replica = replica_with(engine)
     first = asyncio.create_task(replica.answer(question([1] * 60)))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(engine.started.wait, 10)
     second = asyncio.create_task(replica.answer(question([1] * 50)))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
     engine.go.set()
