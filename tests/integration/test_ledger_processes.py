@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.ledger import ALICE, TOKEN, make_credit, make_hold, make_key
+from tests.ledger import ALICE, TOKEN, make_credit, make_debit, make_hold, make_key
 
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
@@ -61,6 +61,37 @@ async def test_credit_from_another_process_is_spent_by_the_next_hold(
     await store.ledger.charge(hold, 10, 0)
     assert (await store.ledger.balance(ALICE)).balance == usd("0.5") + 1 - 10 * TOKEN
     assert (await store.ledger.verify()).is_clean
+
+
+async def test_credit_that_another_process_takes_away_is_never_overspent(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    """What is remembered of an account may be a moment old; the file has the last word."""
+    await store.ledger.post(make_credit(10 * TOKEN))
+    remembered = make_hold(1)
+    assert await store.ledger.hold(remembered) is None  # reads the account
+    other = await open_sqlite(tmp_path)
+    await other.ledger.post(make_debit(8 * TOKEN))
+    await other.close()
+    late = make_hold(9)
+    try:
+        if await store.ledger.hold(late) is None:
+            await store.ledger.charge(late, 9, 0)
+    except InsufficientBalance:
+        pass
+    else:
+        pytest.fail("more was spent than there is")
+    await store.ledger.charge(remembered, 1, 0)
+    assert (await store.ledger.balance(ALICE)).balance == TOKEN
+    assert (await store.ledger.verify()).is_clean
+
+
+async def test_credit_that_this_process_takes_away_is_seen_by_the_next_hold(store: SqliteStore) -> None:
+    await store.ledger.post(make_credit(10 * TOKEN))
+    assert await store.ledger.hold(make_hold(1)) is None
+    await store.ledger.post(make_debit(8 * TOKEN))
+    with pytest.raises(InsufficientBalance):
+        await store.ledger.hold(make_hold(9))
 
 
 async def test_revocation_by_another_process_is_seen_by_the_next_lookup(
