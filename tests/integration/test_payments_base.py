@@ -15,7 +15,6 @@ from eth_utils.address import to_checksum_address
 from tests.chains.anvil import USDC, Anvil, authorize, call_data, erc6492, run_anvil, transfer_call
 from tests.integration.payments import Service, base_rail, encode, header, service
 
-from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.core.topup import Outcome
@@ -510,14 +509,12 @@ async def test_a_transaction_is_on_record_before_the_first_byte_leaves(
 
 
 async def test_two_processes_with_one_gas_key_settle_all_their_payments(
-    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
 ) -> None:
     """Both ask for the next nonce at the same moment; the one that is too late takes another."""
     other_rail = base_rail(chain.url, USDC, pay_to, GAS_KEY)
-    other = service([other_rail], vectoll.store)
-    other.top_ups._limiter = vectoll.top_ups._limiter = MemoryRateLimiter()
+    services = [service([each], vectoll.store, timeout_s=30) for each in (rail, other_rail)] * 4
     payments = [header(authorize(payer, pay_to, TEN)) for _ in range(8)]
-    services = [vectoll, other] * 4
     await asyncio.gather(*(s.top_ups.top_up(p) for s, p in zip(services, payments, strict=True)))
     assert chain.usdc(pay_to) == 8 * TEN
     assert await vectoll.balance(payer.address.lower()) == usd("80")
@@ -532,7 +529,10 @@ async def test_a_transaction_whose_nonce_somebody_else_used_is_signed_anew(
     chain.rpc("anvil_dropTransaction", intent.tx)
     chain.rpc("anvil_setNonce", GAS, hex(chain.transactions_of(GAS) + 1))
     chain.set_automine(True)
-    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.SUBMITTING], "sent anew"
+    [again] = await vectoll.top_ups.reconcile()
+    assert again.state is IntentState.SUBMITTING
+    assert again.tx is not None
+    assert chain.receipt(again.tx)["status"] == "0x1"
     changed = await vectoll.top_ups.reconcile()
     assert [i.state for i in changed] == [IntentState.CREDITED]
     assert changed[0].tx != intent.tx
@@ -559,6 +559,16 @@ async def test_a_client_that_goes_away_is_credited_all_the_same(
     request.cancel()
     await vectoll.top_ups.close()
     assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_a_node_that_quotes_an_absurd_gas_price_is_not_believed(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(60 * 10**9))
+    chain.mine()
+    with pytest.raises(RailUnavailable):
+        await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))
+    assert chain.usdc(pay_to) == 0
 
 
 async def test_a_settlement_key_without_ether_is_found_out_before_anything_is_sent(

@@ -183,6 +183,21 @@ async def test_one_client_starts_at_most_thirty_top_ups_a_minute_from_however_ma
     await service.top_up(header(Wallet()), "address:192.0.2.2")
 
 
+class Unproved(FakeRail):
+    """Only its chain can say who signed."""
+
+    def check_signature(self, payment: Payment) -> bool:
+        return False
+
+
+async def test_signatures_that_only_a_chain_can_check_are_limited_for_all_together(clock: FixedClock) -> None:
+    service = top_ups(Unproved(), MemoryStore(clock), clock)
+    for n in range(60):
+        await service.top_up(header(Wallet()), f"address:{n}")
+    with pytest.raises(RateLimited):
+        await service.top_up(header(Wallet()), "address:60")
+
+
 async def test_a_process_that_may_not_send_looks_and_sends_nothing(clock: FixedClock) -> None:
     store, wallet = MemoryStore(clock), Wallet()
     with pytest.raises(PaymentOutcomeUnknown):

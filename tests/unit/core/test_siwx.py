@@ -309,6 +309,18 @@ async def test_a_nonce_is_good_once_and_only_a_verified_signature_uses_it_up() -
     assert await sign_in(sol_header(), auth), "another wallet may use the same nonce"
 
 
+async def test_a_nonce_is_remembered_though_the_clock_is_set_back() -> None:
+    nonces, header = MemoryNonceStore(), evm_header(timestamp=None)
+    assert await sign_in(header, authenticator(nonces=nonces))
+    after = NOW + timedelta(minutes=10, seconds=20)
+    later = sol_header(sol_text(issued=stamp(after), tail=""), timestamp=None)
+    assert await sign_in(later, authenticator(nonces=nonces, at=after))
+    assert (
+        await refused(header, authenticator(nonces=nonces, at=NOW + timedelta(minutes=9, seconds=55)))
+        == "REPLAYED"
+    )
+
+
 async def test_of_many_concurrent_replays_one_is_let_in() -> None:
     auth = authenticator()
     outcomes = await asyncio.gather(*(sign_in(evm_header(), auth) for _ in range(8)), return_exceptions=True)
@@ -339,7 +351,12 @@ async def test_no_sign_in_header_is_nobodys_business() -> None:
 async def test_a_contract_wallet_is_asked_only_after_the_cheap_checks() -> None:
     contract = SpyContract()
     auth = authenticator(contract=contract)
-    assert await refused(evm_header(evm_text(domain="evil.com")), auth) == "DOMAIN"
+    for text, rule in (
+        (evm_text(domain="evil.com"), "DOMAIN"),
+        (evm_text(issued=stamp(NOW), tail=""), "TOO_OLD"),
+    ):
+        late = authenticator(contract=contract, at=NOW + timedelta(minutes=5))
+        assert await refused(evm_header(text, signature="0x1234"), late) == rule
     assert await sign_in(evm_header(), auth)
     assert contract.asked == [], "a key pair's signature needs no chain"
     other = evm_text(nonce="othernonce123456")
