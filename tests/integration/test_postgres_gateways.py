@@ -20,8 +20,9 @@ from tests.postgres import PostgresServer
 from tests.wallets import URL, Wallet
 
 EMBEDDINGS = "/api/v1/embeddings"
-REQUEST = {"model": MODEL, "input": "one text"}
-PER_MINUTE = 510
+TEXT = "one text"
+REQUEST = {"model": MODEL, "input": TEXT}
+TOKENS_PER_MINUTE = 2400
 GAS = Account.from_key(bytes([9]) * 32)
 PAY_TO = "0x" + "5e" * 20
 TEN = 10_000_000
@@ -35,7 +36,7 @@ class Gateways:
     servers: tuple[Server, Server]
 
     async def ask(
-        self, requests: int, key: Key, headers: dict[str, str] | None = None
+        self, requests: int, key: Key, headers: dict[str, str] | None = None, texts: int = 1
     ) -> list[httpx.Response]:
         """So many requests at once, to each gateway in turn."""
         async with (
@@ -43,7 +44,7 @@ class Gateways:
             self.servers[1].async_client(key, 250) as two,
         ):
             posts = [
-                client.post(EMBEDDINGS, json=REQUEST, headers=headers)
+                client.post(EMBEDDINGS, json={**REQUEST, "input": [TEXT] * texts}, headers=headers)
                 for client in islice(cycle((one, two)), requests)
             ]
             return await asyncio.gather(*posts)
@@ -74,7 +75,8 @@ def installation(home: Path, url: str, chain: Anvil) -> Vectoll:
     return Vectoll(
         home,
         database__url=url,
-        limits__requests_per_minute=PER_MINUTE,
+        limits__requests_per_minute=510,
+        limits__tokens_per_minute=TOKENS_PER_MINUTE,
         public_url=URL,
         x402__enabled=True,
         x402__reconcile_interval_s=0.5,
@@ -102,10 +104,10 @@ async def test_500_at_once_on_a_balance_for_137(gateways: Gateways) -> None:
     gateways.vectoll.verify()
 
 
-async def test_requests_are_counted_together(gateways: Gateways) -> None:
-    key = gateways.vectoll.create_key()
-    answers = await gateways.ask(PER_MINUTE + 40, key)
-    assert Counter(answer.status_code for answer in answers) == {200: PER_MINUTE, 429: 40}
+async def test_tokens_are_counted_together(gateways: Gateways) -> None:
+    texts = TOKENS_PER_MINUTE // 6 // tokens_of(gateways)
+    answers = await gateways.ask(10, gateways.vectoll.create_key(), texts=texts)
+    assert Counter(answer.status_code for answer in answers) == {200: 6, 429: 4}
 
 
 async def test_one_idempotency_key_is_charged_once_by_both(gateways: Gateways) -> None:

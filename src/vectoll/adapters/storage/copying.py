@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vectoll.adapters.storage.postgres import verification
-from vectoll.adapters.storage.postgres.database import LONG_S, Connection, Database, sql
+from vectoll.adapters.storage.postgres.database import LONG_S, TAKE_TIME, Connection, Database, sql
 from vectoll.adapters.storage.postgres.migrations import check
 from vectoll.adapters.storage.sqlite.connection import (
     BUSY_TIMEOUT_S,
@@ -83,7 +83,7 @@ async def copy_store(data_dir: Path, database: Database, progress: Progress) -> 
 async def _copy(file: sqlite3.Connection, db: Connection, progress: Progress) -> Copied:
     total = sum(_count(file, table) for table, _ in _TABLES)
     async with db.transaction():
-        await db.execute("SET LOCAL statement_timeout = 0")
+        await db.execute(TAKE_TIME)
         await db.execute(
             "LOCK TABLE vectoll.accounts, vectoll.transfers, vectoll.ledger_head IN EXCLUSIVE MODE"
         )

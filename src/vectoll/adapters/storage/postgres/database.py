@@ -14,6 +14,8 @@ from vectoll.domain.errors import ConfigurationError, Draining
 
 LONG_S = 3600.0
 """What reads the whole ledger may take an hour."""
+TAKE_TIME = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = '60s'"
+"""For the transaction that it begins."""
 OLDEST_SERVER = 15
 
 T = TypeVar("T")
@@ -88,7 +90,7 @@ class Database:
                 self._pool.acquire(timeout=self.timeout_s) as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                await connection.execute("SET LOCAL statement_timeout = 0", timeout=self.timeout_s)
+                await connection.execute(TAKE_TIME)
                 yield connection
         except (*CONNECTION_LOST, *CANNOT_SERVE) as error:
             if self.is_closed:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cache
 from importlib import resources
 
-from vectoll.adapters.storage.postgres.database import Connection, Database, sql
+from vectoll.adapters.storage.postgres.database import TAKE_TIME, Connection, Database, sql
 from vectoll.domain.errors import ConfigurationError
 
 Scripts = Mapping[int, str]
@@ -91,8 +91,7 @@ async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.
 
     async def work(db: Connection) -> SchemaVersions:
         async with db.transaction():
-            await db.execute("SET LOCAL statement_timeout = 0")
-            await db.execute("SET LOCAL lock_timeout = 0")
+            await db.execute(TAKE_TIME)
             await db.execute(sql("lock_schema"), timeout=MIGRATE_TIMEOUT_S)
             found = await _read(db)
             if found.is_newer:

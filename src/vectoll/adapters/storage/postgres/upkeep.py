@@ -4,6 +4,8 @@ import asyncio
 import logging
 from contextlib import suppress
 
+import asyncpg
+
 from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.holds import HoldRows
 from vectoll.adapters.storage.postgres.ledger import PostgresLedger
@@ -44,5 +46,5 @@ class Upkeep:
                 if rounds % SWEEP_EVERY == 0:
                     await self._database.fetch("sweep_holds")
                     await self._database.fetch("sweep_limits")
-            except VectollError as error:
+            except (VectollError, asyncpg.PostgresError) as error:
                 _log.warning("upkeep of the database is late: %s", error)
