@@ -15,7 +15,7 @@ import yaml
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from openai import OpenAI
-from tests.acceptance.shop import Shop, key_of, open_shop
+from tests.acceptance.shop import FEE, GAS, PAY_TO, Shop, key_of, open_shop
 from tests.chains.anvil import DIEM, Anvil, call_data
 from tests.live import DIMS, MODEL, UNITS_PER_TOKEN, Vectoll
 from tests.wallets import Wallet
@@ -115,6 +115,15 @@ def test_the_openai_client_spends_a_granted_allowance_and_then_credit(shop: Shop
     assert [(row["currency"], Decimal(row["amount"])) for row in rows] == [
         (entry["currency"], entry["amount"]) for entry in entries
     ]
+
+
+def test_neither_log_nor_metrics_have_keys_urls_or_wallets(shop: Shop) -> None:
+    log, metrics = shop.server.log.read_text(), httpx.get(f"{shop.url}/metrics").text
+    assert "vectoll_settlement_funds" in metrics
+    for secret in (GAS.key.hex(), str(FEE), shop.evm.url, shop.svm.url):
+        assert secret.removeprefix("0x") not in log + metrics
+    for wallet in (STAKED.id, GRANTED.id, PAY_TO):
+        assert wallet.lower() not in metrics.lower()
 
 
 def test_the_books_agree(shop: Shop) -> None:
