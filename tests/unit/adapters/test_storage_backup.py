@@ -1,7 +1,8 @@
-"""A backup is of one moment, whatever is written while it is made."""
+"""A backup is of one moment, whatever is written while it is made, and only a sound one is restored."""
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.ledger import ALICE, make_credit
 
 from vectoll.adapters.storage.sqlite import backup, open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
+from vectoll.domain.errors import ConfigurationError
 
 
 async def test_a_writer_between_two_steps_neither_gets_in_nor_starts_the_copy_over(
@@ -32,4 +34,55 @@ async def test_a_writer_between_two_steps_neither_gets_in_nor_starts_the_copy_ov
     found = backup.back_up(tmp_path, file, replace=False, progress=write)
     assert (found.accounts, found.transfers, found.is_clean) == (2, 1, True)
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
-    assert not any(p.name.startswith("copy-") for p in os.scandir(tmp_path)), "one file, with nothing beside it"
+    assert not any(p.name.startswith("copy-") for p in os.scandir(tmp_path)), (
+        "one file, with nothing beside it"
+    )
+
+
+def damage(file: Path) -> None:
+    """Turn every page but the first over."""
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + bytes(255 - b for b in content[4096:]))
+
+
+def forge(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("UPDATE accounts SET balance = balance + 1 WHERE id LIKE 'alice'")
+        db.commit()
+
+
+def age(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA user_version = 999")
+
+
+def leave_log(file: Path) -> None:
+    Path(f"{file}-wal").write_bytes(b"log")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (damage, "cannot read|damaged"),
+        (forge, "does not add up"),
+        (age, "newer vectoll"),
+        (leave_log, "in use when it was copied"),
+        (lambda file: file.write_bytes(b""), "no backup of a vectoll ledger"),
+        (lambda file: file.write_text("a" * 9000), "not a database"),
+        (Path.unlink, "cannot read"),
+    ],
+)
+async def test_what_is_no_sound_backup_is_refused_before_anything_is_changed(
+    tmp_path: Path, spoil: Callable[[Path], object], why: str
+) -> None:
+    data, file = tmp_path / "data", tmp_path / "copy"
+    store = await open_sqlite(data)
+    await store.ledger.post(make_credit("5"))
+    await store.close()
+    backup.back_up(data, file, replace=False, progress=lambda _done, _total: None)
+    before = (data / DATABASE_NAME).read_bytes()
+    spoil(file)
+    with pytest.raises(ConfigurationError, match=why):
+        backup.restore(file, data, replace=True, progress=lambda _done, _total: None)
+    assert (data / DATABASE_NAME).read_bytes() == before
+    assert not any("restored" in entry.name for entry in os.scandir(data))
