@@ -1,9 +1,7 @@
 """API keys in PostgreSQL."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
-from time import monotonic
 
 import asyncpg
 
@@ -15,21 +13,12 @@ from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.identity import ApiKey
 from vectoll.domain.ids import AccountId, KeyId
 
-FRESH_S = 0.5
-"""How long a key that was found is taken to be what it was: a revocation elsewhere is seen after at most this."""
-MAX_FRESH = 10_000
-
 
 class PostgresKeys:
-    """See ``vectoll.ports.keys.KeyStore`` for what each method promises.
-
-    A key that was just looked up is not looked up again for ``FRESH_S``: a client that sends a hundred requests a
-    second costs two look-ups. Unknown keys are never remembered, so that a new key works at once everywhere.
-    """
+    """See ``vectoll.ports.keys.KeyStore`` for what each method promises."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._fresh: OrderedDict[bytes, tuple[float, ApiKey]] = OrderedDict()
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key. Raises InvalidRequest when its id or secret is known already."""
@@ -42,20 +31,8 @@ class PostgresKeys:
             raise InvalidRequest("a name must be text without NUL characters") from None
 
     async def by_digest(self, digest: bytes) -> ApiKey | None:
-        """The key with this digest, as it was at most ``FRESH_S`` ago."""
-        known = self._fresh.get(digest)
-        if known is not None and monotonic() < known[0]:
-            return known[1]
-        asked_at = monotonic()
-        key = await self._one("key_by_digest", digest)
-        if key is None:
-            self._fresh.pop(digest, None)
-            return None
-        self._fresh[digest] = asked_at + FRESH_S, key
-        self._fresh.move_to_end(digest)
-        if len(self._fresh) > MAX_FRESH:
-            self._fresh.popitem(last=False)
-        return key
+        """The key with this digest."""
+        return await self._one("key_by_digest", digest)
 
     async def get(self, key_id: KeyId) -> ApiKey | None:
         """The key of this id."""
@@ -68,7 +45,6 @@ class PostgresKeys:
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
         """Whether a key that was not yet revoked now is."""
         revoked = await self._database.fetch("revoke_key", to_micros(now), key_id)
-        self._fresh.clear()
         return bool(revoked)
 
     async def _one(self, name: str, parameter: object) -> ApiKey | None:
