@@ -6,6 +6,7 @@ Heavy libraries are imported when they are needed: torch only once it is known t
 import ctypes
 import importlib.util
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 from vectoll.adapters.checkpoints import Checkpoint, DownloadBar, locate, read_checkpoint, weights_bytes
 from vectoll.core.batching.queue import BatchShape
 from vectoll.domain.catalog import ModelSpec
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Draining
 from vectoll.ports.engine import Engine
 from vectoll.settings import EngineSettings
 
@@ -112,17 +113,20 @@ def _gpus() -> int:
     return count.value if is_there else 0
 
 
-def weights_size(spec: ModelSpec) -> int:
-    """Bytes of a model's weights on disk, fetched if they must be. Blocks. Raises ModelOffline, ConfigurationError."""
-    return weights_bytes(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
+def weights_size(spec: ModelSpec, stop: threading.Event | None = None) -> int:
+    """Bytes of a model's weights on disk, fetched if they must be, until ``stop`` is set.
+
+    Blocks. Raises ModelOffline, ConfigurationError, and Draining when stopped.
+    """
+    return weights_bytes(_located(spec, stop))
 
 
-def memory_need(spec: ModelSpec, settings: EngineSettings) -> int:
+def memory_need(spec: ModelSpec, settings: EngineSettings, stop: threading.Event | None = None) -> int:
     """Bytes that a model's weights take when loaded. Blocks. Raises what ``weights_size`` raises.
 
     On the GPU each weight of the text tower takes what the arithmetic takes; on the CPU about what it does on disk.
     """
-    on_disk = weights_size(spec)
+    on_disk = weights_size(spec, stop)
     if choose_device(settings) == "cpu":
         return on_disk
     checkpoint = open_checkpoint(spec)
@@ -144,12 +148,27 @@ def memory_budget(settings: EngineSettings) -> int:
 
 def open_checkpoint(spec: ModelSpec) -> Checkpoint:
     """A model's folder, read; fetched if it must be. Blocks. Raises ModelOffline, ConfigurationError."""
-    checkpoint = read_checkpoint(locate(spec.id, spec.source, show=DownloadBar(spec.id)))
+    checkpoint = read_checkpoint(_located(spec, None))
     if checkpoint.dims != spec.dims:
         raise ConfigurationError(
             f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
         )
     return checkpoint
+
+
+def _located(spec: ModelSpec, stop: threading.Event | None) -> Path:
+    """A model's folder, fetched with a bar if it must be."""
+    bar = DownloadBar(spec.id)
+
+    def show(done: int, total: int) -> None:
+        if stop is not None and stop.is_set():
+            raise Draining
+        bar(done, total)
+
+    try:
+        return locate(spec.id, spec.source, show=show)
+    finally:
+        bar.close()
 
 
 def cores() -> int:

@@ -6,6 +6,7 @@ What not every model needs is imported where it is used, so that `vectoll models
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,7 +18,7 @@ from vectoll.catalog_file import ServedModels, read_models
 from vectoll.core.models import ModelRegistry
 from vectoll.core.residency import Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
-from vectoll.domain.errors import AtCapacity, ConfigurationError, ModelOffline, VectollError
+from vectoll.domain.errors import AtCapacity, ConfigurationError, Draining, ModelOffline, VectollError
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.engines import (
@@ -87,17 +88,19 @@ def _resident(
 ) -> ResidentModel:
     """A model that is loaded when it is used; what goes wrong then is told in full in the log, in short to callers."""
 
+    stop = threading.Event()
+
     async def measure() -> int:
         if spec.upstream is not None or settings.engine.backend == "ray":
             return 0
         with _explaining(spec):
-            return await asyncio.to_thread(memory_need, spec, settings.engine)
+            return await asyncio.to_thread(memory_need, spec, settings.engine, stop)
 
     async def load() -> EmbeddingModel:
         with _explaining(spec):
             return await _load(spec, settings, metrics, threads)
 
-    return ResidentModel(spec, measure, load, residency, offline)
+    return ResidentModel(spec, measure, load, residency, offline, abort=stop.set)
 
 
 @contextmanager
@@ -105,6 +108,8 @@ def _explaining(spec: ModelSpec) -> Iterator[None]:
     """Whatever keeps a model from loading becomes ModelOffline."""
     try:
         yield
+    except Draining:
+        raise
     except ModelOffline as error:
         log.warning("model_offline", extra={"model": spec.id, "reason": error.reason})
         raise

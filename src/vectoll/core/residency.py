@@ -37,12 +37,18 @@ class Residency:
         self._residents[model.spec.id] = self._residents.pop(model.spec.id)
 
     async def admit(self, model: "ResidentModel", load: Load) -> EmbeddingModel:
-        """Load a model, unloading others as needed. Raises ModelOffline, or AtCapacity while all of them are busy."""
+        """Load a model, unloading others as needed.
+
+        Raises ModelOffline, AtCapacity while all of them are busy, and Draining when it was closed meanwhile.
+        """
         async with self._turn:
+            if model.is_closed:
+                raise Draining
             await self._make_room(model)
             loaded = await load()
             self._used_bytes += model.memory_bytes
             self._residents[model.spec.id] = model
+            model.arrive(loaded)  # before the next one, who may need its room, has its turn
             return loaded
 
     async def _make_room(self, model: "ResidentModel") -> None:
@@ -54,8 +60,11 @@ class Residency:
                 raise AtCapacity(5)
             del self._residents[idle.spec.id]
             _log.info("unloading %s to make room for %s", idle.spec.id, model.spec.id)
-            await idle.unload()
-            self._used_bytes -= idle.memory_bytes
+            freed_bytes = idle.memory_bytes  # as it was loaded: it may be measured anew while it leaves
+            try:
+                await idle.unload()
+            finally:
+                self._used_bytes -= freed_bytes
 
 
 class ResidentModel:
@@ -68,8 +77,10 @@ class ResidentModel:
         load: Load,
         residency: Residency,
         offline: MutableMapping[ModelId, str],
+        abort: Callable[[], None] = lambda: None,
     ) -> None:
-        """``offline`` gets the reason while the model cannot be loaded."""
+        """``offline`` gets the reason while the model cannot be loaded. ``abort`` asks a load to give up soon."""
+        self._abort = abort
         self._spec = spec
         self._measure = measure
         self._load = load
@@ -86,6 +97,11 @@ class ResidentModel:
     def spec(self) -> ModelSpec:
         """How it is read, limited and priced."""
         return self._spec
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody may use it any more."""
+        return self._is_closed
 
     @property
     def is_busy(self) -> bool:
@@ -148,12 +164,14 @@ class ResidentModel:
         if task.cancelled():
             return
         error = task.exception()
-        if error is None:
-            self._model = task.result()
-            self._offline.pop(self._spec.id, None)
-        elif isinstance(error, ModelOffline):
+        if isinstance(error, ModelOffline):
             self._retry_at = asyncio.get_running_loop().time() + RETRY_LOADING_S
             self._offline[self._spec.id] = error.reason
+
+    def arrive(self, model: EmbeddingModel) -> None:
+        """It is in memory."""
+        self._model = model
+        self._offline.pop(self._spec.id, None)
 
     async def unload(self) -> None:
         """Free the memory. Only while nobody uses it."""
@@ -162,8 +180,11 @@ class ResidentModel:
             await model.close()
 
     async def close(self, drain_s: float = 0.0) -> None:
-        """See ``EmbeddingModel.close``. A load that is under way is waited for: weights cannot be half freed."""
+        """See ``EmbeddingModel.close``. A load that is under way is asked to give up, and waited for: weights cannot
+        be half freed.
+        """
         self._is_closed = True
+        self._abort()
         if self._loading is not None:
             await asyncio.wait([self._loading])
         model, self._model = self._model, None

@@ -1,7 +1,7 @@
 """Models in and out of memory."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -25,11 +25,17 @@ class Machine:
         self.failing: dict[str, Exception] = {}
         self.gate: asyncio.Event | None = None
 
-    def model(self, name: str, memory_bytes: int = 1) -> ResidentModel:
+    def model(
+        self,
+        name: str,
+        memory_bytes: int = 1,
+        abort: Callable[[], None] | None = None,
+        sizes: dict[str, int] | None = None,
+    ) -> ResidentModel:
         spec = replace(SPEC, id=ModelId(name), aliases=())
 
         async def measure() -> int:
-            return memory_bytes
+            return memory_bytes if sizes is None else sizes[name]
 
         async def load() -> EmbeddingModel:
             if self.gate:
@@ -39,15 +45,21 @@ class Machine:
             self.diary.append(f"+{name}")
             return Diarist(spec, self.diary)
 
-        return ResidentModel(spec, measure, load, self.residency, self.offline)
+        return ResidentModel(spec, measure, load, self.residency, self.offline, abort or (lambda: None))
 
 
 class Diarist(FakeEmbeddingModel):
     def __init__(self, spec: ModelSpec, diary: list[str]) -> None:
         super().__init__(spec)
         self.diary = diary
+        self.close_error: Exception | None = None
+        self.close_gate: asyncio.Event | None = None
 
     async def close(self, drain_s: float = 0.0) -> None:
+        if self.close_gate:
+            await self.close_gate.wait()
+        if self.close_error:
+            raise self.close_error
         self.diary.append(f"-{self.spec.id}")
 
 
@@ -194,3 +206,86 @@ async def test_under_contention_the_budget_holds_and_everyone_is_answered() -> N
     for entry in machine.diary:
         inside += 1 if entry[0] == "+" else -1
         assert 0 <= inside <= 2
+
+
+async def test_one_that_was_loaded_for_nobody_is_still_accounted_for_and_can_be_used() -> None:
+    """Who asked for it left while it was loading, and another waits for its room."""
+    machine = Machine(1)
+    machine.gate = asyncio.Event()
+    a, b = machine.model("a"), machine.model("b")
+    leaver = asyncio.create_task(use(a))
+    await asyncio.sleep(0)
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    other = asyncio.create_task(use(b))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    machine.gate.set()
+    await other
+    assert machine.diary == ["+a", "-a", "+b"], "a is out of memory before b comes in"
+    await use(a, b)
+    assert machine.diary == ["+a", "-a", "+b", "-b", "+a", "-a", "+b"]
+
+
+async def test_closing_does_not_begin_the_loads_that_wait_for_their_turn() -> None:
+    machine = Machine(2)
+    machine.gate = asyncio.Event()
+    models = [machine.model(name) for name in "ab"]
+    requests = [asyncio.create_task(use(model)) for model in models]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    closing = asyncio.gather(*(model.close() for model in models))
+    await asyncio.sleep(0)
+    machine.gate.set()
+    await closing
+    assert machine.diary == ["+a", "-a"]
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    assert [type(result) for result in results][1:] == [Draining]
+
+
+async def test_closing_tells_a_load_to_stop() -> None:
+    machine = Machine(1)
+    machine.gate = asyncio.Event()
+    a = machine.model("a", abort=machine.gate.set)
+    machine.failing["a"] = ModelOffline("a", "told to stop")
+    request = asyncio.create_task(use(a))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await a.close()
+    with pytest.raises(ModelOffline, match="told to stop"):
+        await request
+
+
+async def test_memory_is_free_again_also_when_unloading_fails() -> None:
+    machine = Machine(1)
+    a, b = machine.model("a"), machine.model("b")
+    await use(a)
+    assert isinstance(a._model, Diarist)
+    a._model.close_error = RuntimeError("the driver is gone")
+    with pytest.raises(RuntimeError):
+        await use(b)
+    await use(b)
+    assert machine.diary == ["+a", "+b"]
+
+
+async def test_a_size_that_changed_meanwhile_does_not_upset_the_sum() -> None:
+    """The weights on disk are replaced by larger ones while the model is in memory."""
+    machine = Machine(3)
+    sizes = {"a": 1}
+    a, b = machine.model("a", sizes=sizes), machine.model("b", 3)
+    await use(a)
+    assert isinstance(a._model, Diarist)
+    a._model.close_gate = asyncio.Event()
+    closing = a._model.close_gate
+    other = asyncio.create_task(use(b))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    sizes["a"] = 2
+    again = asyncio.create_task(use(a))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    closing.set()
+    await asyncio.gather(other, again, return_exceptions=True)  # who is late finds the other busy
+    await use(a)
+    assert machine.residency._used_bytes == 2

@@ -5,6 +5,7 @@ partial file away when its process ends, which for one of 5 GB is an evening on 
 """
 
 import errno
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ Wanted = Callable[[list[str]], list[str]]
 """Of a repository's files, those to fetch; empty when it has nothing that can be served."""
 
 Show = Callable[[int, int], None]
-"""Told how many bytes are there of how many, often."""
+"""Told how many bytes are there of how many, often. What it raises ends the download, which keeps what it has."""
 
 
 def show_nothing(_done: int, _total: int) -> None:
@@ -66,6 +67,8 @@ def fetch(
     ``revision`` is a commit, branch or tag; None is main. Raises ModelOffline with the reason, which names no path,
     and ConfigurationError for what is no repository's id.
     """
+    for library in ("httpx", "httpx2"):  # they log every URL, and those of large files carry signatures
+        logging.getLogger(library).setLevel(logging.WARNING)
     cache = RepoCache(repo)
     pauses = pauses or Pauses()
     with _explaining(model, repo, revision):

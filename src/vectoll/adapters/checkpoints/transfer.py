@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
-READ_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 10.0
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -26,7 +26,7 @@ class Pauses:
 
     max_attempts: int = 5
     base_s: float = 1.0
-    cap_s: float = 30.0
+    cap_s: float = 8.0
     sleep: Callable[[float], None] = time.sleep
 
     def wait(self, failures: int, asked_s: float | None) -> None:
@@ -117,6 +117,7 @@ def _complete(url: str, part: _Part, show: Callable[[int], None], pauses: Pauses
     failures = 0
     while not part.is_complete():
         before = part.bytes_there
+        show(before)  # who looks on may call it off
         failure: Exception | None = None
         try:
             _receive(url, part, show)
