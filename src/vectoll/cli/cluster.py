@@ -24,8 +24,9 @@ def cluster() -> None:
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=600.0, help="Seconds to wait for replicas [600]."
 )
+@as_json
 @with_settings
-def deploy(settings: Settings, models: tuple[str, ...], timeout: float) -> None:
+def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Deploy MODELS, or all that are served, with the settings in force; replace those that run, one by one.
 
     Nothing in flight is lost: old replicas go when new ones answer.
@@ -45,7 +46,10 @@ def deploy(settings: Settings, models: tuple[str, ...], timeout: float) -> None:
                 err=True,
             )
         on_cluster.deploy(spec, wanted, settings)
-    on_cluster.wait([spec.id for spec in specs], timeout, _tell)
+    names = [spec.id for spec in specs]
+    on_cluster.wait(names, timeout, lambda found: _tell(found, err=as_json))
+    if as_json:
+        print_json([found for found in on_cluster.status(names) if found.name in names])
 
 
 @cluster.command()
@@ -67,18 +71,23 @@ def status(settings: Settings, as_json: bool) -> None:
 @cluster.command()
 @click.argument("models", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Everything that vectoll has deployed.")
+@as_json
 @with_settings
-def delete(settings: Settings, models: tuple[str, ...], is_all: bool) -> None:
+def delete(settings: Settings, models: tuple[str, ...], is_all: bool, as_json: bool) -> None:
     """Take MODELS off the cluster when what is in flight is done."""
     if bool(models) == is_all:
         raise click.UsageError("name models, or give --all")
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
 
-    for name in [each.name for each in on_cluster.status([])] if is_all else models:
+    names = [each.name for each in on_cluster.status([])] if is_all else list(models)
+    for name in names:
         if not on_cluster.delete(name):
             raise click.ClickException(f"{name} is not deployed")
-        click.echo(f"deleted {name}")
+        if not as_json:
+            click.echo(f"deleted {name}")
+    if as_json:
+        print_json({"deleted": names})
 
 
 def _join(settings: Settings) -> None:
@@ -103,8 +112,8 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> "list[ModelSpec]":
     return specs
 
 
-def _tell(found: "ModelStatus") -> None:
-    click.echo(f"{found.name}: {found.state.lower()} ({_counts(found) or 'no replicas yet'})")
+def _tell(found: "ModelStatus", *, err: bool) -> None:
+    click.echo(f"{found.name}: {found.state.lower()} ({_counts(found) or 'no replicas yet'})", err=err)
 
 
 def _counts(found: "ModelStatus") -> str:
