@@ -14,6 +14,7 @@ from tests.integration.upstreams.provider_server import (
     vector_of,
 )
 
+from vectoll.core.tracing import Tracer
 from vectoll.domain.catalog import TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import InputTooLong, InvalidRequest
 
@@ -57,6 +58,28 @@ async def test_the_request_is_what_openai_documents_with_our_key_and_nothing_of_
         "host", "authorization", "content-type", "content-length", "user-agent", "accept", "accept-encoding",
     }  # fmt: skip
     assert "callers-own" not in str(first)
+
+
+async def test_with_tracing_on_the_trace_goes_along_and_nothing_that_the_caller_wrote_into_it() -> None:
+    class Sink:
+        def is_sampled(self, trace_id: int, parent: object) -> bool:
+            return True
+
+        def export(self, spans: object) -> None:
+            pass
+
+    caller = {
+        "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01",
+        "tracestate": "callers=secret",
+        "baggage": "x=y",
+    }
+    async with provider_server() as provider, upstream_model(provider.url) as model:
+        with Tracer(Sink()).trace("request", caller):  # type: ignore[arg-type]
+            await embed(model, ["one"])
+    headers = provider.seen[0].headers
+    assert headers["traceparent"].startswith(f"00-{'ab' * 16}-")
+    assert "tracestate" not in headers
+    assert "baggage" not in headers
 
 
 async def test_without_a_key_none_is_sent() -> None:

@@ -58,7 +58,8 @@ def fetch_blob(url: str, blob: Path, size: int, show: Callable[[int], None], pau
     partial = partial_of(blob)
     with partial.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-        if blob.is_file():
+        if blob.is_file():  # another was quicker
+            partial.unlink(missing_ok=True)
             return
         part = _Part(file, blob.name, size)
         _complete(url, part, show, pauses)

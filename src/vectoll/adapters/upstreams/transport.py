@@ -150,7 +150,9 @@ class Transport:
         timeout = aiohttp.ClientTimeout(total=limit_s, sock_connect=min(CONNECT_TIMEOUT_S, limit_s))
         try:
             with onward("upstream") as trace_headers:
-                headers = {**self._headers, **trace_headers}
+                # The rest of a trace's context is the caller's own words, and no business of a provider's.
+                onwards = {name: v for name, v in trace_headers.items() if name == "traceparent"}
+                headers = {**self._headers, **onwards}
                 async with self._open().post(
                     url, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 ) as response:
