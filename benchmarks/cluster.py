@@ -128,11 +128,13 @@ async def load(settings: Settings, in_flight: int, seconds: float, tokens: int) 
     return answered
 
 
-def scale(counts: Sequence[int], service_s: float, seconds: float, port: int) -> list[dict[str, Any]]:
+def scale(
+    counts: Sequence[int], route: str, service_s: float, seconds: float, port: int
+) -> list[dict[str, Any]]:
     """Requests of one whole batch each: a replica cannot do more than ``1 / service_s`` of them in a second."""
     rows: list[dict[str, Any]] = []
     for replicas in counts:
-        settings = settings_for(replicas, port=port)
+        settings = settings_for(replicas, route, port=port)
         bring_up(settings, service_s)
         in_flight = replicas * REQUESTS_PER_REPLICA
         uvloop.run(load(settings, in_flight, 2.0, BATCH_TOKENS))
@@ -239,6 +241,7 @@ def main() -> None:
     )
     parser.add_argument("what", nargs="*", default=["scale", "cost"], help="scale, cost, autoscale")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--route", choices=["http", "handle"], default="http", help="for scale")
     parser.add_argument("--service-ms", type=float, default=50.0, help="time of one batch")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--json", action="store_true")
@@ -251,7 +254,7 @@ def main() -> None:
     try:
         join(ClusterSettings())
         if "scale" in args.what:
-            found["scale"] = scale(args.replicas, args.service_ms / 1000, args.seconds, port)
+            found["scale"] = scale(args.replicas, args.route, args.service_ms / 1000, args.seconds, port)
         if "cost" in args.what:
             found["cost"] = cost(args.seconds, port)
         if "autoscale" in args.what:

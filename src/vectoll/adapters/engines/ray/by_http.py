@@ -1,5 +1,6 @@
 """To replicas over the HTTP proxies of Serve, from outside the cluster."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 
@@ -12,21 +13,23 @@ from vectoll.domain.ids import ModelId
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1024
+LEFT_ALONE_S = 2.0
 
 
 class HttpRoute:
-    """Implements ``Route``. Each question goes to one of the proxies by chance, and so do later tries."""
+    """Implements ``Route``. Each question goes to one of the proxies by chance; what broke is left alone a while."""
 
     def __init__(self, model: ModelId, urls: Sequence[str], secret: str, max_answer_bytes: int) -> None:
         """``urls`` are the proxies' base URLs, at least one."""
         self._urls = [url.rstrip("/") + route_prefix(model) for url in urls]
         self._headers = {"authorization": f"Bearer {secret}", "content-type": MEDIA_TYPE}
         self._max_answer_bytes = max_answer_bytes
+        self._broken_until = dict.fromkeys(self._urls, 0.0)
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, question: bytes) -> bytes:
         """See ``Route``. Whatever is not a frame is an answer of the proxy itself."""
-        url = random.choice(self._urls)  # noqa: S311 - to spread load
+        url = self._choose()
         try:
             async with self._open().post(
                 url, data=question, headers=self._headers, allow_redirects=False
@@ -35,6 +38,7 @@ class HttpRoute:
                     return await _read(response, self._max_answer_bytes)
                 status = response.status
         except (aiohttp.ClientError, OSError) as error:
+            self._broken_until[url] = asyncio.get_running_loop().time() + LEFT_ALONE_S
             raise Unreachable(type(error).__name__) from None
         if status in (401, 403):
             raise NotServed("the cluster does not know this server's secret")
@@ -43,6 +47,11 @@ class HttpRoute:
         if status == 503:
             raise Full
         raise Unreachable(f"HTTP {status}")
+
+    def _choose(self) -> str:
+        now = asyncio.get_running_loop().time()
+        healthy = [url for url in self._urls if self._broken_until[url] <= now]
+        return random.choice(healthy or self._urls)  # noqa: S311 - to spread load
 
     def _open(self) -> aiohttp.ClientSession:
         """The session, made on first use: it belongs to the event loop that runs then."""

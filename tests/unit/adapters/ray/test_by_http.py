@@ -1,0 +1,101 @@
+"""The HTTP route, against a server that answers as it is told."""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from vectoll.adapters.engines.ray.by_http import HttpRoute
+from vectoll.adapters.engines.ray.frames import MEDIA_TYPE
+from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
+from vectoll.domain.ids import ModelId
+
+MODEL = ModelId("m")
+MAX_BYTES = 100
+
+
+@dataclass
+class Proxy:
+    url: str = ""
+    status: int = 200
+    body: bytes = b"answer"
+    content_type: str = MEDIA_TYPE
+    asked: list[web.Request] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request)
+        assert await request.read() == b"question"
+        return web.Response(status=self.status, body=self.body, content_type=self.content_type)
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    proxy = Proxy()
+    app = web.Application()
+    app.router.add_route("*", "/vectoll-m", proxy.answer)
+    async with TestServer(app) as server:
+        proxy.url = str(server.make_url("/"))
+        yield proxy
+
+
+@pytest.fixture
+async def route_to() -> AsyncIterator[Callable[..., HttpRoute]]:
+    routes: list[HttpRoute] = []
+
+    def make(*urls: str) -> HttpRoute:
+        routes.append(HttpRoute(MODEL, urls, "secret", MAX_BYTES))
+        return routes[-1]
+
+    yield make
+    for route in routes:
+        await route.close()
+
+
+async def test_frame_goes_out_with_the_secret_and_comes_back(
+    proxy: Proxy, route_to: Callable[..., HttpRoute]
+) -> None:
+    assert await route_to(proxy.url).ask(b"question") == b"answer"
+    headers = proxy.asked[0].headers
+    assert (headers["authorization"], headers["content-type"]) == ("Bearer secret", MEDIA_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [
+        (401, NotServed),
+        (404, NotServed),
+        (503, Full),
+        (500, Unreachable),
+        (502, Unreachable),
+        (302, Unreachable),
+    ],
+)
+async def test_what_is_no_frame_is_the_proxys_own_answer(
+    proxy: Proxy, route_to: Callable[..., HttpRoute], status: int, failure: type[Exception]
+) -> None:
+    proxy.status, proxy.content_type = status, "text/plain"
+    with pytest.raises(failure):
+        await route_to(proxy.url).ask(b"question")
+
+
+async def test_answer_that_is_too_long_is_not_read(proxy: Proxy, route_to: Callable[..., HttpRoute]) -> None:
+    proxy.body = bytes(MAX_BYTES + 1)
+    with pytest.raises(Unreachable, match="too long"):
+        await route_to(proxy.url).ask(b"question")
+
+
+async def test_proxy_that_is_gone_is_left_alone(proxy: Proxy, route_to: Callable[..., HttpRoute]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        route = route_to(f"http://127.0.0.1:{closed.getsockname()[1]}", proxy.url)
+        failures = 0
+        for _ in range(40):
+            try:
+                await route.ask(b"question")
+            except Unreachable:
+                failures += 1
+    assert failures <= 1
+    assert len(proxy.asked) >= 39
