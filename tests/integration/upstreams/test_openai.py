@@ -74,7 +74,7 @@ async def test_with_tracing_on_the_trace_goes_along_and_nothing_that_the_caller_
         "baggage": "x=y",
     }
     async with provider_server() as provider, upstream_model(provider.url) as model:
-        with Tracer(Sink()).trace("request", caller):  # type: ignore[arg-type]
+        with Tracer(Sink()).trace("request", caller):
             await embed(model, ["one"])
     headers = provider.seen[0].headers
     assert headers["traceparent"].startswith(f"00-{'ab' * 16}-")
