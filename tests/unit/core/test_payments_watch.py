@@ -26,6 +26,7 @@ from vectoll.domain.payments import (
     PaymentInProgress,
     PaymentOutcomeUnknown,
     Sighting,
+    Submission,
 )
 from vectoll.ports.payments import Record
 from vectoll.ports.wallets import RpcUnavailable
@@ -247,3 +248,24 @@ async def test_a_payment_that_lapsed_while_its_outcome_is_open_is_no_reason_to_s
     clock.advance(seconds=400)
     with pytest.raises(PaymentInProgress):
         await service.top_up(payment)
+
+
+class Relayed(FakeRail):
+    """Settled by somebody else, whose transaction is not known here."""
+
+    async def settle(self, payment: Payment, record: Record) -> None:
+        await record(Submission(None, None))
+        self.settled.append(payment)
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        return Missing()
+
+
+async def test_what_was_handed_to_a_facilitator_is_not_handed_over_again(clock: FixedClock) -> None:
+    rail, store = Relayed(), MemoryStore(clock)
+    service = top_ups(rail, store, clock)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(header(Wallet()))
+    clock.advance(seconds=61)
+    assert await service.reconcile() == []
+    assert len(rail.settled) == 1
