@@ -1,7 +1,9 @@
 """Models in and out of memory."""
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -289,3 +291,57 @@ async def test_a_size_that_changed_meanwhile_does_not_upset_the_sum() -> None:
     await asyncio.gather(other, again, return_exceptions=True)  # who is late finds the other busy
     await use(a)
     assert machine.residency._used_bytes == 2
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_whatever_happens_in_whatever_order_the_books_are_right(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loads that fail, users who leave, steps that take turns at random."""
+    monkeypatch.setattr("vectoll.core.residency.RETRY_LOADING_S", 0.0)
+    rng = random.Random(seed)
+    machine = Machine(rng.choice([1, 2, 3]))
+    models = [machine.model(name, rng.choice([1, 1, 2])) for name in "abcd"]
+
+    async def hop() -> None:
+        for _ in range(rng.randint(0, 3)):
+            await asyncio.sleep(0)
+
+    def unsteady(model: ResidentModel) -> None:
+        measure, load = model._measure, model._load
+
+        async def measure_late() -> int:
+            await hop()
+            return await measure()
+
+        async def load_late() -> EmbeddingModel:
+            await hop()
+            if rng.random() < 0.15:
+                raise rng.choice([ModelOffline(model.spec.id, "gone"), ZeroDivisionError()])
+            return await load()
+
+        model._measure, model._load = measure_late, load_late
+
+    async def user() -> None:
+        for _ in range(rng.randint(1, 8)):
+            with suppress(AtCapacity, ModelOffline, ZeroDivisionError):
+                await use(rng.choice(models))
+            await hop()
+
+    for model in models:
+        unsteady(model)
+    users = [asyncio.create_task(user()) for _ in range(6)]
+    for _ in range(6):
+        await hop()
+        rng.choice(users).cancel()
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*users, return_exceptions=True)
+        loads = [model._loading for model in models if model._loading]
+        await asyncio.gather(*loads, return_exceptions=True)
+    assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results), results
+    inside = [model for model in models if model._model is not None]
+    assert set(machine.residency._residents) == {model.spec.id for model in inside}
+    assert machine.residency._used_bytes == sum(model.memory_bytes for model in inside)
+    assert not any(model.is_busy for model in models)
+    await asyncio.gather(*(model.close() for model in models))
+    assert sum(1 if entry[0] == "+" else -1 for entry in machine.diary) == 0
