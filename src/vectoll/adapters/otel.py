@@ -42,8 +42,8 @@ class OtelSpans:
         """
         sampler = None if sample_ratio is None else ParentBased(TraceIdRatioBased(sample_ratio))
         # the provider is what reads the environment; spans are finished when they come here, so no tracer is needed
-        self._sampler = TracerProvider(sampler, _resource(), shutdown_on_exit=False).sampler
-        self._resource = _resource()
+        provider = TracerProvider(sampler, _resource(), shutdown_on_exit=False)
+        self._sampler, self._resource = provider.sampler, provider.resource
         self._exporter = OTLPSpanExporter(None if endpoint is None else _traces_url(endpoint))
         self._processor = BatchSpanProcessor(self._exporter)
 
