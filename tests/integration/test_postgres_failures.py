@@ -258,6 +258,25 @@ async def test_holds_of_two_gateways_count_together(store: PostgresStore, url: s
     await other.close()
 
 
+async def test_a_hold_waits_for_one_that_another_gateway_is_taking(store: PostgresStore, url: str) -> None:
+    other = await asyncpg.connect(url)
+    transaction = other.transaction()
+    await transaction.start()
+    take = "SELECT vectoll.take_holds($1, $1, '{alice}', $2, '{x}', '{null}', '{null}', '{null}', '{null}', 'd', 60)"
+    await other.fetch(take, ["chg_theirs"], [60 * TOKEN])
+    holding = asyncio.create_task(store.ledger.hold(make_hold(60)))
+    async with asyncio.timeout(5):
+        while not await other.fetch(WAITING):  # noqa: ASYNC110 - a lock that is waited for has no event
+            await asyncio.sleep(0.005)
+    await transaction.commit()
+    with pytest.raises(InsufficientBalance):
+        await holding
+    await other.close()
+
+
+WAITING = "SELECT 1 FROM pg_locks WHERE NOT granted"
+
+
 async def test_a_hold_lapses_unless_it_is_renewed(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,8 +291,9 @@ async def test_a_hold_lapses_unless_it_is_renewed(
     async with asyncio.timeout(5):
         while (await store.ledger.balance(ALICE)).held != TOKEN:  # noqa: ASYNC110 - the database's clock has no event
             await asyncio.sleep(0.02)
+    assert await store.ledger.hold(make_hold(99)) is None  # what lapsed is free before it is swept
     await store.database.fetch("sweep_holds")
-    assert (await store.ledger.balance(ALICE)).held == TOKEN
+    assert (await store.ledger.balance(ALICE)).held == FUNDS
 
 
 async def test_after_close_everything_is_draining(url: str) -> None:

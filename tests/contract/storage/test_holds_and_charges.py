@@ -368,6 +368,31 @@ async def test_64_concurrent_holds_on_a_limit_for_5(ledger: Ledger) -> None:
     assert sum(isinstance(outcome, SpendLimitReached) for outcome in outcomes) == 59
 
 
+async def test_64_holds_that_come_together_on_a_limit_for_5(ledger: Ledger) -> None:
+    await fund(ledger, 100)
+    holds = [make_hold(1, key="key_1", limit=LIMIT) for _ in range(64)]
+    outcomes = await asyncio.gather(*map(ledger.hold, holds), return_exceptions=True)
+    assert outcomes.count(None) == 5
+    assert (await ledger.balance(ALICE)).held == tokens(5)
+
+
+async def test_64_charges_that_come_together_on_a_limit_for_5(ledger: Ledger) -> None:
+    """None of them has a hold: the charges themselves must not add up to more."""
+    await fund(ledger, 100)
+    charges = (ledger.charge(make_hold(1, key="key_1", limit=LIMIT), 1, 0) for _ in range(64))
+    outcomes = await asyncio.gather(*charges, return_exceptions=True)
+    assert sum(isinstance(outcome, SpendLimitReached) for outcome in outcomes) == 59
+    assert await ledger.balance(ALICE) == Balance(tokens(95), ZERO)
+
+
+async def test_64_charges_that_come_together_on_a_balance_for_10(ledger: Ledger) -> None:
+    await fund(ledger, 10)
+    charges = (ledger.charge(make_hold(1), 1, 0) for _ in range(64))
+    outcomes = await asyncio.gather(*charges, return_exceptions=True)
+    assert sum(isinstance(outcome, InsufficientBalance) for outcome in outcomes) == 54
+    assert await ledger.balance(ALICE) == Balance(ZERO, ZERO)
+
+
 async def test_one_failing_charge_leaves_its_neighbours_alone(ledger: Ledger) -> None:
     await fund(ledger, 10)
     poor, broken, good = make_hold(1, BOB), make_hold(1, request_id="\ud800"), make_hold(1)
