@@ -42,7 +42,11 @@ class CuttableProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.close()  # the database itself is away
+            return
         self._writers |= {writer, back_writer}
         for source, sink, is_back in ((reader, back_writer, False), (back_reader, writer, True)):
             task = asyncio.create_task(self._forward(source, sink, is_back))

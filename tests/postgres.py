@@ -99,6 +99,11 @@ class PostgresServer:
             self._process.wait(START_TIMEOUT_S)
             self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the process that was started last has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def close(self) -> None:
         """Stop for good."""
         self.stop()
@@ -134,9 +139,12 @@ class PostgresServer:
 
 
 @contextmanager
-def run_postgres(*, is_durable: bool = False) -> Iterator[PostgresServer]:
-    """A running server in a directory of its own, gone afterwards. A durable one waits for its disk."""
-    home = Path(tempfile.mkdtemp(prefix="vectoll-postgres-"))
+def run_postgres(*, is_durable: bool = False, parent: Path | None = None) -> Iterator[PostgresServer]:
+    """A running server in a directory of its own, gone afterwards. A durable one waits for its disk.
+
+    The directory is made in ``parent``, else where temporary ones are.
+    """
+    home = Path(tempfile.mkdtemp(prefix="vectoll-postgres-", dir=parent))
     server = None
     try:
         owner = pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
