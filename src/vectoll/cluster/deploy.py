@@ -1,6 +1,7 @@
 """Deploys, lists and deletes the models of a Ray cluster. Every call blocks, and belongs on the main thread."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,12 @@ from vectoll.settings import ClusterSettings, Settings
 
 POLL_S = 0.5
 
+log = logging.getLogger(__name__)
+
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # five, on a busy machine, end in a loop of restarts
 }
 """HTTP goes through HAProxy straight to the replicas: a tenth of the CPU of Serve's own proxy, measured. A
 replica that leaves waits these seconds for HAProxy to hear of it.
@@ -89,14 +93,7 @@ def deploy(spec: ModelSpec, wanted: Needs, settings: Settings, load: Load = load
     """
     cluster = settings.cluster
     secret = checked_secret(cluster)
-    if secret:
-        serve.start(
-            proxy_location="EveryNode",
-            http_options={"host": cluster.http_host, "port": cluster.http_port},
-            controller_options={"runtime_env": {"env_vars": HAPROXY}},
-        )
-    else:
-        serve.start(proxy_location="Disabled")
+    _start_serve(cluster, has_http=secret is not None)
     plan = _plan(spec, settings, secret)
     engine = serve.deployment(name="engine", **_options(settings, wanted))(EngineReplica)
     target = serve.RunTarget(
@@ -105,6 +102,23 @@ def deploy(spec: ModelSpec, wanted: Needs, settings: Settings, load: Load = load
         route_prefix=route_prefix(spec.id) if secret else None,
     )
     serve.run_many([target], wait_for_applications_running=False)
+
+
+def _start_serve(cluster: ClusterSettings, *, has_http: bool) -> None:
+    """Once for a cluster; where Serve runs already it stays as it is."""
+    if not has_http:
+        serve.start(proxy_location="Disabled")
+        return
+    try:
+        serve.start(
+            proxy_location="EveryNode",
+            http_options={"host": cluster.http_host, "port": cluster.http_port},
+            controller_options={"runtime_env": {"env_vars": HAPROXY}},
+        )
+    except (
+        ray.exceptions.RayError
+    ) as failure:  # Serve runs, and starts its proxies again: ``wait`` waits for one
+        log.warning("proxies_late", extra={"reason": type(failure).__name__})
 
 
 def _plan(spec: ModelSpec, settings: Settings, secret: str | None) -> ReplicaPlan:
@@ -154,12 +168,19 @@ def wait(models: Sequence[ModelId], timeout_s: float, tell: Callable[[ModelStatu
         failed = next((s for s in states.values() if s.state == "DEPLOY_FAILED"), None)
         if failed:
             raise DeploymentFailed(f"model {failed.name!r} was not deployed: {failed.message}")
-        if len(states) == len(names) and all(found.is_running for found in states.values()):
+        if len(states) == len(names) and all(found.is_running for found in states.values()) and _has_proxy():
             return
         if time.monotonic() > deadline:
-            slow = [names[name] for name in names if name not in states or not states[name].is_running]
-            raise DeploymentFailed(f"not all replicas run after {timeout_s:g} s: {', '.join(slow)}")
+            slow: list[str] = [names[n] for n in names if n not in states or not states[n].is_running]
+            slow = slow or ["the HTTP proxies"]
+            raise DeploymentFailed(f"not all runs after {timeout_s:g} s: {', '.join(slow)}")
         time.sleep(POLL_S)
+
+
+def _has_proxy() -> bool:
+    """Whether HTTP is served where it is to be."""
+    states = [str(getattr(state, "value", state)) for state in serve.status().proxies.values()]
+    return not states or "HEALTHY" in states
 
 
 def status(models: Sequence[ModelId]) -> list[ModelStatus]:
