@@ -128,7 +128,7 @@ def _step_back() -> None:
 def _load(checkpoint: Checkpoint, pooling: Pooling, precision: Precision, streams: int) -> OpenVinoEngine:
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     is_large = checkpoint.architecture.matrix_parameters >= LARGE_PARAMETERS
     streams = streams or (max(1, cores // CORES_PER_LARGE_STREAM) if is_large else cores)
     options = {
