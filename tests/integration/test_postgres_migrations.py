@@ -2,11 +2,12 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 from tests.postgres import POOL, PostgresServer, execute
 
 from vectoll.adapters.storage.postgres import migrations, open_postgres
-from vectoll.adapters.storage.postgres.database import Database, connect
+from vectoll.adapters.storage.postgres.database import Database, connect, sql
 from vectoll.adapters.storage.postgres.migrations import (
     Part,
     SchemaVersions,
@@ -68,6 +69,25 @@ async def test_two_migrators_at_once_are_safe(url: str) -> None:
     assert found == [SchemaVersions(NEWEST, NEWEST, NEWEST)] * 4
     for database in databases:
         await database.close()
+
+
+async def test_a_migrator_waits_for_the_one_before(url: str) -> None:
+    database, other = await opened(url), await asyncpg.connect(url)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute(sql("lock_schema"))
+    migrating = asyncio.create_task(migrate(database))
+    async with asyncio.timeout(10):
+        while not await execute(url, WAITING):  # noqa: ASYNC110 - a lock that is waited for has no event
+            await asyncio.sleep(0.005)
+    assert not migrating.done()
+    await transaction.commit()
+    assert (await migrating).is_usable
+    await other.close()
+    await database.close()
+
+
+WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 async def test_gateways_are_replaced_one_by_one(url: str, next_program: pytest.MonkeyPatch) -> None:
