@@ -210,7 +210,11 @@ def _programs(home: Path, owner: int | None) -> Path:
     programs = Path(found.origin).parent / "pginstall" / "bin"
     if owner is None or _may_run(programs, owner):
         return programs
-    return Path(shutil.copytree(programs.parent, home / "pginstall", symlinks=True)) / "bin"
+    package = programs.parents[1]
+    for folder in (package.name, f"{package.name}.libs"):  # the programs look for the second beside the first
+        if (source := package.with_name(folder)).exists():
+            shutil.copytree(source, home / folder, symlinks=True)
+    return home / package.name / "pginstall" / "bin"
 
 
 def _may_run(programs: Path, owner: int) -> bool:
