@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import uvloop
+from msgspec.structs import replace
 
 from vectoll.adapters.engines.ray.opening import open_cluster_backend
 from vectoll.cluster.deploy import delete, deploy, join, status, wait
@@ -110,17 +111,17 @@ def bring_up(settings: Settings, service_s: float) -> None:
     wait([SPEC.id], 300, lambda found: print(f"  {found.state} {found.replicas}", file=sys.stderr))
 
 
-async def load(settings: Settings, in_flight: int, seconds: float, tokens: int) -> int:
-    """Requests that were answered in ``seconds``, each of one sequence; every one must be."""
+async def load(settings: Settings, in_flight: int, seconds: float, tokens: int, inputs: int = 1) -> int:
+    """Requests that were answered in ``seconds``; every one must be."""
     backend = await asyncio.to_thread(open_cluster_backend, SPEC, settings.cluster, settings.queue)
-    ids = list(range(1, tokens + 1))
+    sequences = [list(range(1, tokens + 1))] * inputs
     deadline = time.perf_counter() + seconds
     answered = 0
 
     async def client(name: str) -> None:
         nonlocal answered
         while time.perf_counter() < deadline:
-            await backend.compute([ids], name)
+            await backend.compute(sequences, name)
             answered += 1
 
     await asyncio.gather(*(client(f"caller_{n}") for n in range(in_flight)))
@@ -191,26 +192,35 @@ def cpu_of(name: str) -> float:
 
 
 def cost(seconds: float, port: int) -> list[dict[str, Any]]:
-    """Both routes, short queries and 32-sequence parts, on two replicas whose engines take no time."""
-    rows: list[dict[str, Any]] = []
+    """Short queries and parts of 4,096 tokens by both routes, on two replicas whose engines take no time."""
     bring_up(settings_for(2, port=port), 0.0)
-    for route in ("handle", "http"):
-        settings = settings_for(2, route, port=port)
-        uvloop.run(load(settings, 32, 2.0, 12))
-        before, started = usage_now(), time.perf_counter()
-        answered = uvloop.run(load(settings, 32, seconds, 12))
-        elapsed, after = time.perf_counter() - started, usage_now()
-        row = {
-            "route": route,
-            "requests_per_s": round(answered / elapsed, 1),
-            "gateway_ms": round((after.gateway_s - before.gateway_s) / answered * 1000, 3),
-            "replica_ms": round((after.replicas_s - before.replicas_s) / answered * 1000, 3),
-            "proxy_ms": round((after.proxy_s - before.proxy_s) / answered * 1000, 3),
-            "network_bytes": round((after.network_bytes - before.network_bytes) / answered),
-        }
-        rows.append(row)
-        print(row, flush=True)
-    return rows
+    return [
+        cost_of(route, tokens, inputs, seconds, port)
+        for tokens, inputs in ((12, 1), (128, 32))
+        for route in ("handle", "http")
+    ]
+
+
+def cost_of(route: str, tokens: int, inputs: int, seconds: float, port: int) -> dict[str, Any]:
+    """CPU time and bytes for a request of ``inputs`` sequences of ``tokens`` each, which travels in one part."""
+    settings = settings_for(2, route, port=port)
+    settings = replace(settings, cluster=replace(settings.cluster, part_tokens=tokens * inputs))
+    uvloop.run(load(settings, 32, 2.0, tokens, inputs))
+    before, started = usage_now(), time.perf_counter()
+    answered = uvloop.run(load(settings, 32, seconds, tokens, inputs))
+    elapsed, after = time.perf_counter() - started, usage_now()
+    row = {
+        "route": route,
+        "inputs": inputs,
+        "tokens": tokens * inputs,
+        "requests_per_s": round(answered / elapsed, 1),
+        "gateway_ms": round((after.gateway_s - before.gateway_s) / answered * 1000, 3),
+        "replica_ms": round((after.replicas_s - before.replicas_s) / answered * 1000, 3),
+        "proxy_ms": round((after.proxy_s - before.proxy_s) / answered * 1000, 3),
+        "network_bytes": round((after.network_bytes - before.network_bytes) / answered),
+    }
+    print(row, flush=True)
+    return row
 
 
 async def autoscale(service_s: float, seconds: float, port: int) -> list[dict[str, Any]]:
