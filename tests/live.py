@@ -112,13 +112,13 @@ class Vectoll:
             **{f"VECTOLL_{name.upper()}": str(value) for name, value in settings.items()},
         }
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, timeout_s: float = 60) -> str:
         """What one command prints. Fails the test, with its error output, when the command fails."""
-        done = self.try_run(*arguments)
+        done = self.try_run(*arguments, timeout_s=timeout_s)
         assert done.returncode == 0, f"vectoll {' '.join(arguments)}: {done.stderr or done.stdout}"
         return done.stdout
 
-    def try_run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def try_run(self, *arguments: str, timeout_s: float = 60) -> "subprocess.CompletedProcess[str]":
         """One command that may fail."""
         return subprocess.run(
             [COMMAND, *arguments, "--data-dir", self.data_dir],
@@ -126,7 +126,7 @@ class Vectoll:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout_s,
             check=False,
         )
 

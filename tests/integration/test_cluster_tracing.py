@@ -13,7 +13,7 @@ SECRET = "only gateways know this"
 TEXT = "what nobody else may read"
 STAGES = ["auth", "charge", "compress", "encode", "hold", "serialise", "tokenize"]
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def make(
 
 @pytest.fixture(scope="module")
 def deployed(make: Callable[..., Vectoll], tmp_path_factory: pytest.TempPathFactory) -> None:
-    make(tmp_path_factory.mktemp("operator")).run("cluster", "deploy", "--timeout", "60")
+    make(tmp_path_factory.mktemp("operator")).run("cluster", "deploy", "--timeout", "150", timeout_s=180)
 
 
 @pytest.mark.usefixtures("deployed")
