@@ -182,6 +182,26 @@ async def test_a_charge_that_was_given_up_and_not_made_cannot_be_made_later(
     assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO)
 
 
+async def test_holds_that_could_not_be_given_back_are_when_the_database_is_back(
+    far: PostgresStore, proxy: CuttableProxy
+) -> None:
+    released, charged = await held(far, 2)
+    lost = make_hold(1)
+    proxy.mute()
+    holding = asyncio.create_task(far.ledger.hold(lost))
+    await proxy.has_swallowed.wait()
+    await proxy.cut()
+    with pytest.raises(Unavailable):
+        await holding
+    await far.ledger.release(released)
+    with pytest.raises(Unavailable):
+        await far.ledger.charge(charged, 1, 0)
+    await proxy.open()
+    assert (await far.ledger.balance(ALICE)).held == 3 * TOKEN
+    await far._holds.renew()
+    assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO)
+
+
 async def test_payments_whose_answer_was_lost_advance_once(far: PostgresStore, proxy: CuttableProxy) -> None:
     from tests.contract.storage.test_payments_and_nonces import intent
 

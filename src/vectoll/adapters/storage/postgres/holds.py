@@ -1,12 +1,14 @@
 """Holds as rows that lapse: what several gateways have set aside, and what this one has to renew."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
+from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
 from vectoll.adapters.storage.postgres.lane import Lane
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import (
@@ -24,6 +26,9 @@ HOLD_S = 60.0
 """A hold that is not renewed lapses after this."""
 RENEW_S = 15.0
 """A request that is in flight for longer has its hold renewed."""
+
+MAX_ORPHANS = 10_000
+"""Holds that could not be given back; more are left to lapse."""
 
 HoldKey = tuple[TransferId, RequestId]
 
@@ -47,6 +52,7 @@ class HoldRows:
         self._taking: Lane[_Wish, bool] = Lane(self._take, lambda wish: wish.hold.id)
         self._releasing: Lane[HoldKey, None] = Lane(self._release)
         self._active: dict[HoldKey, float] = {}  # when each was last known to be good
+        self._orphans: deque[HoldKey] = deque(maxlen=MAX_ORPHANS)  # may be in the database, and nobody's
 
     async def take(self, hold: Hold, now: datetime) -> bool:
         """Hold the quote. False, and nothing held, where a transfer of this id exists.
@@ -56,6 +62,9 @@ class HoldRows:
         taking = self._taking.submit(_Wish(hold, now))
         try:
             is_held = await asyncio.shield(taking)
+        except OutcomeUnknown:
+            self._orphans.append(key_of(hold))
+            raise
         except asyncio.CancelledError:
             await asyncio.shield(asyncio.create_task(self._undo(hold, taking)))
             raise
@@ -68,19 +77,22 @@ class HoldRows:
         return self._active.pop(key_of(hold), None) is not None
 
     async def release(self, hold: Hold) -> None:
-        """Give back a hold of ours that is active. One that cannot be reached lapses by itself."""
+        """Give back a hold of ours that is active; as soon as the database can be reached."""
         if self.claim(hold):
             await self.forget(key_of(hold))
 
     async def forget(self, key: HoldKey) -> None:
-        """Delete a hold, whoever took it."""
+        """Delete a hold, whoever took it; where that is not possible now, with the next ``renew``."""
         try:
             await self._releasing.submit(key)
         except Unavailable:
-            return
+            self._orphans.append(key)
 
     async def renew(self) -> None:
-        """Keep what has been held for a while from lapsing."""
+        """Keep what has been held for a while from lapsing, and delete what could not be deleted before."""
+        while self._orphans:
+            await self._release([self._orphans[0]])
+            self._orphans.popleft()
         now = asyncio.get_running_loop().time()
         keys = [key for key, good_at in self._active.items() if now - good_at > RENEW_S]
         if keys:

@@ -12,7 +12,7 @@ from vectoll.adapters.storage.postgres.verification import verify
 from vectoll.adapters.storage.rows import from_transfer, to_transfer
 from vectoll.adapters.storage.times import from_micros, to_micros
 from vectoll.domain.allowances import day_of
-from vectoll.domain.errors import InsufficientBalance
+from vectoll.domain.errors import InsufficientBalance, Unavailable
 from vectoll.domain.identity import SpendLimit
 from vectoll.domain.ids import AccountId, KeyId, TransferId
 from vectoll.domain.ledger import Balance, Hold, Transfer, TransferCode, Verification
@@ -56,7 +56,11 @@ class PostgresLedger:
             if was_active:
                 await self._holds.forget(key_of(hold))
             raise
-        return await charging
+        try:
+            return await charging
+        except Unavailable:
+            await self._holds.forget(key_of(hold))  # or as soon as that is possible
+            raise
 
     async def release(self, hold: Hold) -> None:
         """Give the hold back."""
