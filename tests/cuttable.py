@@ -11,6 +11,7 @@ class CuttableProxy:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_mute = False
         self.port = 0
@@ -27,6 +28,11 @@ class CuttableProxy:
         """From now on the database hears everything and its answers get lost."""
         self._is_mute = True
 
+    def say(self, words: bytes) -> None:
+        """What every client hears now, as if the database had said it."""
+        for client in self._clients:
+            client.write(words)
+
     async def cut(self) -> None:
         """Close every connection, and refuse new ones until ``open``."""
         if self._server is not None:
@@ -39,6 +45,7 @@ class CuttableProxy:
         for writer in self._writers:
             writer.close()
         self._writers.clear()
+        self._clients.clear()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,6 +55,7 @@ class CuttableProxy:
             writer.close()  # the database itself is away
             return
         self._writers |= {writer, back_writer}
+        self._clients.add(writer)
         for source, sink, is_back in ((reader, back_writer, False), (back_reader, writer, True)):
             task = asyncio.create_task(self._forward(source, sink, is_back))
             self._tasks.add(task)

@@ -1,8 +1,8 @@
 """A bounded pool of connections, and statements by name: each has a time limit, and a lost connection is replaced."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,7 +69,8 @@ class Database:
             try:
                 async with self._pool.acquire(timeout=self.timeout_s) as connection:
                     was_sent = True
-                    return await work(connection)
+                    with _ending_what_is_broken(connection):
+                        return await work(connection)
             except (*CONNECTION_LOST, *COLLIDED, *CANNOT_SERVE) as error:
                 if self.is_closed:
                     raise Draining from None
@@ -124,6 +125,16 @@ async def connect(url: str, settings: PoolSettings) -> Database:
             ) from None
         raise
     return Database(pool, settings)
+
+
+@contextmanager
+def _ending_what_is_broken(connection: Connection) -> Iterator[None]:
+    """A connection that asyncpg cannot go on with still counts as open: the pool would hand it out again."""
+    try:
+        yield
+    except asyncpg.InternalClientError:
+        connection.terminate()
+        raise
 
 
 def _check_version(connection: Connection) -> None:

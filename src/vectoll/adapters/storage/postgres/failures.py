@@ -7,6 +7,7 @@ from vectoll.domain.errors import Unavailable
 CONNECTION_LOST = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # between the server's last words and the end of the connection
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
