@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["scale", "cost"], help="scale, cost, autoscale")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--route", choices=["http", "handle"], default="http", help="for scale")
-    parser.add_argument("--service-ms", type=float, default=50.0, help="time of one batch")
+    parser.add_argument("--service-ms", type=float, default=100.0, help="time of one batch")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
