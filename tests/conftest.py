@@ -3,8 +3,14 @@
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from tests.postgres import PostgresServer, make_schema, run_apart, run_postgres
+
+hypothesis.settings.register_profile(
+    "untimed", deadline=None
+)  # machines are noisy: timed claims are for benchmarks
+hypothesis.settings.load_profile("untimed")
 
 RECURSION_LIMIT = sys.getrecursionlimit()
 
