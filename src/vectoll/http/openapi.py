@@ -129,7 +129,7 @@ def _operation(operation: Operation, base: str) -> dict[str, Any]:
         document["requestBody"] = {"required": True, "content": body}
     errors = (*operation.errors, *(operation.openai_errors if is_openai else ()))
     for status in sorted(errors):
-        document["responses"][str(status)] = _error(status, base)
+        document["responses"][str(status)] = _error(status, base, operation.own_errors.get(status))
     for status, body_type in operation.other_answers.items():
         document["responses"][str(status)] = _json(_STATUS_TEXT[status], _ref(body_type))
     return document
@@ -143,8 +143,8 @@ def _answer(operation: Operation) -> dict[str, Any]:
     return {"description": _STATUS_TEXT[200], "content": content, "headers": _header_refs(headers)}
 
 
-def _error(status: int, base: str) -> dict[str, Any]:
-    error_type: type = schemas.DetailedError if status == 400 else schemas.StandardError
+def _error(status: int, base: str, own_type: type | None = None) -> dict[str, Any]:
+    error_type: type = own_type or (schemas.DetailedError if status == 400 else schemas.StandardError)
     schema = _ref(schemas.OpenAIError if base == OPENAI_BASE else error_type)
     if status == 402 and base != OPENAI_BASE:
         wallets = (schemas_x402.Discovery, schemas_x402.WalletPaymentRequired)

@@ -34,6 +34,8 @@ class Operation:
     openai_errors: tuple[int, ...] = ()
     """Statuses that only the OpenAI base path answers with."""
     other_answers: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
+    own_errors: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
+    """Errors of a shape of their own, but under the OpenAI base path."""
     text_types: tuple[str, ...] = ()
     security: Literal["required", "optional", "none"] = "required"
     is_api: bool = True
@@ -99,7 +101,7 @@ OPERATIONS = (
     Operation(
         "post", "/embeddings", "createEmbedding", "Embeddings", "Create embeddings for the supplied input",
         schemas.CreateEmbeddingResponse, schemas.CreateEmbeddingRequest, (_ACCEPT_ENCODING, _IDEMPOTENCY_KEY),
-        errors=(400, 401, 402, 409, 413, 415, 429, 500, 503), openai_errors=(404,),
+        errors=(400, 401, 402, 409, 413, 415, 429, 500, 503, 504), openai_errors=(404,),
     ),
     Operation(
         "get", "/models", "listModels", "Models", "List the models that are served", schemas.ModelList,
@@ -125,6 +127,7 @@ OPERATIONS = (
         "Top up with a USDC payment in the PAYMENT-SIGNATURE header; without one, learn how to pay",
         x402.TopUpResponse, parameters=(_PAYMENT,), errors=(400, 404, 409, 429, 500, 503, 504),
         other_answers={402: x402.TopUpDiscovery}, security="none",
+        own_errors=dict.fromkeys((400, 409, 500, 504), x402.PaymentError),
     ),
     Operation(
         "get", "/x402/balance/{wallet}", "getX402Balance", "x402", "The signed-in wallet's credit",

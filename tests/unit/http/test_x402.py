@@ -13,6 +13,7 @@ import httpx
 import jsonschema
 import pytest
 import yaml
+from benchmarks.faults.documented import JSON, Documented
 from eth_account.messages import encode_defunct
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -210,6 +211,9 @@ async def test_a_payment_whose_outcome_is_open_is_504_and_then_409_and_never_a_r
     assert "PAYMENT_IN_PROGRESS" in again.text.upper()
     assert "payment-required" not in {*first.headers, *again.headers}
     assert len(paying.rail.settled) == 1
+    documented = Documented((await paying.client.get("/openapi.json")).json())
+    for answer in (first, again):
+        assert documented.problem_of("post", path, answer.status_code, JSON, answer.content) is None
 
 
 async def test_a_silent_chain_is_503_before_anything_is_sent(
