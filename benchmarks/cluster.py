@@ -223,9 +223,9 @@ def cost_of(route: str, tokens: int, inputs: int, seconds: float, port: int) -> 
     return row
 
 
-async def autoscale(service_s: float, seconds: float, port: int) -> list[dict[str, Any]]:
+async def autoscale(route: str, service_s: float, seconds: float, port: int) -> list[dict[str, Any]]:
     """One replica at first, eight at most; a load for eight."""
-    settings = settings_for(8, least=1, port=port)
+    settings = settings_for(8, route, least=1, port=port)
     await asyncio.to_thread(bring_up, settings, service_s)
     rows: list[dict[str, Any]] = []
     task = asyncio.create_task(load(settings, 8 * REQUESTS_PER_REPLICA, seconds, BATCH_TOKENS))
@@ -251,7 +251,7 @@ def main() -> None:
     )
     parser.add_argument("what", nargs="*", default=["scale", "cost"], help="scale, cost, autoscale")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--route", choices=["http", "handle"], default="http", help="for scale")
+    parser.add_argument("--route", choices=["http", "handle"], default="http", help="for scale and autoscale")
     parser.add_argument("--service-ms", type=float, default=100.0, help="time of one batch")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--json", action="store_true")
@@ -268,7 +268,7 @@ def main() -> None:
         if "cost" in args.what:
             found["cost"] = cost(args.seconds, port)
         if "autoscale" in args.what:
-            found["autoscale"] = uvloop.run(autoscale(args.service_ms / 1000, 90.0, port))
+            found["autoscale"] = uvloop.run(autoscale(args.route, args.service_ms / 1000, 60.0, port))
     finally:
         ray.shutdown()
     if args.json:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak --minutes 30
 
-One `vectoll serve` with SQLite, and every kind of caller at once (``faults/callers.py``): keys, wallets that sign in and
-pay, JWTs, bulk requests, callers who leave, nonsense. Prints a JSON summary; exit code 1 unless
+One `vectoll serve` with SQLite, and every kind of caller at once (``faults/callers.py``): keys, wallets that sign in
+and pay, JWTs, bulk requests, callers who leave, nonsense. Prints a JSON summary; exit code 1 unless
 
 - resident memory stays within 5 % of what it was after the warm-up (medians of minutes),
 - no answer is a 5xx (nothing here asks for one) or another than the OpenAPI document promises,
@@ -28,13 +28,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chains.anvil import run_anvil
-from tests.live import Server, Vectoll
-
 from benchmarks.faults.books import check_payments, compare, read_sqlite
 from benchmarks.faults.callers import Payer
 from benchmarks.faults.client import Client, Gateway, open_session
 from benchmarks.faults.crowd import PAY_TO, gather, make_world
+from tests.chains.anvil import run_anvil
+from tests.live import Server, Vectoll
 
 MEMORY_MAY_GROW = 0.05
 P99_MAY_GROW = 1.3
@@ -67,11 +66,14 @@ class Watch:
             sum(range(ARITHMETIC))
             before = time.monotonic()
             self.arithmetic.append((now, before - now))
-            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
-            self.memory.append((now, int(fields[1]) * os.sysconf("SC_PAGE_SIZE")))
+            self.memory.append((now, resident_bytes(self.pid)))
 
     def was_undisturbed(self, began: float, seconds: float) -> bool:
         return all(began + seconds < start or end < began for start, end in self.standstills)
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def by_minute(points: Sequence[tuple[float, float]], began: float) -> list[list[float]]:
@@ -98,9 +100,11 @@ def judge(client: Client, watch: Watch, began: float, warm_up_minutes: int) -> d
     """The figures, and the reasons why they are not good enough."""
     calm = [(at, s) for at, s in client.latencies if watch.was_undisturbed(at, s)]
     memory = [
-        statistics.median(values) / 2**20 for values in by_minute(watch.memory, began)[warm_up_minutes:] if values
+        statistics.median(values) / 2**20
+        for values in by_minute(watch.memory, began)[warm_up_minutes:]
+        if values
     ]
-    minutes = zip(by_minute(calm, began), by_minute(watch.arithmetic, began))
+    minutes = zip(by_minute(calm, began), by_minute(watch.arithmetic, began), strict=False)
     busy = [pair for pair in list(minutes)[warm_up_minutes:] if len(pair[0]) >= FEW]
     p99s, own = [p99_ms(answers) for answers, _ in busy], [p99_ms(times) for _, times in busy]
     failures = list(client.violations)
@@ -147,7 +151,7 @@ async def soak(server: Server, client: Client, crowd: Any, minutes: float) -> tu
 async def run(minutes: float, warm_up_minutes: int, pause_s: float, home: Path) -> dict[str, Any]:
     with run_anvil() as chain:
         world = make_world(chain, home)
-        vectoll = Vectoll(home / "vectoll", **world.settings())
+        vectoll = Vectoll(home / "vectoll", config="", **world.settings())
         crowd, payer = gather(vectoll, world, pause_s)
         with vectoll.serve() as server:
             async with open_session() as session:
@@ -171,7 +175,9 @@ def check_books(vectoll: Vectoll, client: Client, payer: Payer, moved: int) -> l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--warm-up", type=int, help="minutes that are not judged; else a sixth, at least one")
     parser.add_argument("--pause-s", type=float, default=0.25, help="mean pause of each of 11 callers")

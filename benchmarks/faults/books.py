@@ -7,11 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.faults.client import Purchase
 from tests.postgres import execute
 
-from benchmarks.faults.client import Purchase
-
 UNITS_PER_TOKEN = 12_500
+FINAL_STATES = ("credited", "failed", "reversed")
 COLUMNS = "id, debit, credit, amount, code, request_id"
 
 
@@ -137,6 +137,6 @@ def check_payments(paid: Mapping[str, int], moved: int, ledger: Ledger) -> list[
     ]
     if moved != credited.total():
         problems.append(f"{moved} arrived on the chain, {credited.total()} were credited")
-    if open_states := {state for _, state, _ in ledger.payments if state not in ("credited", "refused")}:
+    if open_states := {state for _, state, _ in ledger.payments if state not in FINAL_STATES}:
         problems.append(f"payments whose outcome is open: {sorted(open_states)}")
     return problems

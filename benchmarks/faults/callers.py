@@ -10,17 +10,34 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import jwt
+from benchmarks.faults.client import EMBEDDINGS, Client, Purchase
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eth_account import Account
 from tests.chains.anvil import Anvil, authorize
 from tests.integration.payments import header
 from tests.wallets import Wallet
 
-from benchmarks.faults.client import EMBEDDINGS, Client, Purchase
-
 TOP_UP = "/api/v1/x402/top-up"
 
-WORDS = "the price of energy rises when demand grows faster than supply every day small models turn text".split()
+WORDS = [
+    "the",
+    "price",
+    "of",
+    "energy",
+    "rises",
+    "when",
+    "demand",
+    "grows",
+    "faster",
+    "than",
+    "supply",
+    "every",
+    "day",
+    "small",
+    "models",
+    "turn",
+    "text",
+]
 _TEXTS = random.Random(7)
 TEXTS = [" ".join(_TEXTS.choices(WORDS, k=_TEXTS.randint(2, 24))) for _ in range(64)]
 FINAL = (200, 400, 401, 402, 403, 409, 413, 415)
@@ -36,7 +53,7 @@ class Buyer:
     """Who pays, and how it says who it is."""
 
     id: str
-    headers: Mapping[str, str]
+    headers: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,9 @@ class Crowd:
         """All of them until the event; whoever is asking then gets an answer first."""
         async with asyncio.TaskGroup() as group:
             for name, caller in self.callers.items():
-                group.create_task(self._keep_calling(caller, client, random.Random(f"{seed} {name}"), is_over))
+                group.create_task(
+                    self._keep_calling(caller, client, random.Random(f"{seed} {name}"), is_over)
+                )
 
     async def _keep_calling(
         self, caller: Caller, client: Client, rng: random.Random, is_over: asyncio.Event
@@ -124,7 +143,10 @@ def vandal(account: Buyer) -> Caller:
         (account.headers | json_type, b'{"model": "all-MiniLM-L6-v2", "input": [[999999999]]}'),
         (account.headers | json_type, b'{"model": "nothing", "input": "x"}'),
         (account.headers | json_type, b'{"model": "all-MiniLM-L6-v2", "input": "x", "dimensions": 7}'),
-        (account.headers | json_type, json.dumps({"model": "all-MiniLM-L6-v2", "input": "x " * 9000}).encode()),
+        (
+            account.headers | json_type,
+            json.dumps({"model": "all-MiniLM-L6-v2", "input": "x " * 9000}).encode(),
+        ),
         (account.headers | json_type, b"[" * 50_000),
         (account.headers | {"content-type": "text/plain"}, good),
         (account.headers | json_type | {"idempotency-key": ""}, good),
@@ -156,7 +178,9 @@ class Clock:
         return rng.choice(self.good if self.is_good else self.bad)
 
 
-async def buy_with_skew(client: Client, kind: str, account: str, headers: Mapping[str, str], is_good: bool) -> None:
+async def buy_with_skew(
+    client: Client, kind: str, account: str, headers: Mapping[str, str], is_good: bool
+) -> None:
     """A good clock is never refused for it, a bad one always."""
     purchase = client.wish(account, headers, [TEXTS[0]])
     began = time.monotonic()
@@ -214,4 +238,4 @@ class Payer:
                 if self.credited.setdefault(payer.address.lower(), told) != units:
                     client.violations.append(f"payer: told of {told} for a payment of {units}")
                 return
-            await asyncio.sleep(0.2 * 2**min(trial, 4))
+            await asyncio.sleep(0.2 * 2 ** min(trial, 4))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-
 from benchmarks.faults.documented import Documented
 
 EMBEDDINGS = "/api/v1/embeddings"
@@ -114,9 +113,7 @@ class Client:
         except (aiohttp.ClientError, ConnectionError) as error:
             self.statuses[kind]["broken"] += 1
             if was_up and gateway.is_up and gateway.incarnation == incarnation:
-                self.violations.append(
-                    f"{kind}: {type(error).__name__} from a gateway that nobody touched"
-                )
+                self.violations.append(f"{kind}: {type(error).__name__} from a gateway that nobody touched")
             return None
         except TimeoutError:
             self.violations.append(f"{kind}: no answer after {PATIENCE_S:g} s")
@@ -143,11 +140,17 @@ class Client:
         self.purchases.append(purchase)
         return purchase
 
-    async def buy(self, kind: str, purchase: Purchase, headers: Mapping[str, str] | None = None) -> int | None:
+    async def buy(
+        self, kind: str, purchase: Purchase, headers: Mapping[str, str] | None = None
+    ) -> int | None:
         """Ask once. The status, None for a broken connection. ``headers`` replace the purchase's own."""
         request_id = self.next_id()
         purchase.request_ids.append(request_id)
-        sent = {**(headers or purchase.headers), "x-request-id": request_id, "content-type": "application/json"}
+        sent = {
+            **(headers or purchase.headers),
+            "x-request-id": request_id,
+            "content-type": "application/json",
+        }
         if purchase.key is not None:
             sent["idempotency-key"] = purchase.key
         began = time.monotonic()
@@ -173,9 +176,9 @@ class Client:
         purchase.tokens = document["usage"]["prompt_tokens"]
         if [len(vector) for vector in vectors] != [DIMS] * len(purchase.texts):
             self.violations.append(f"{kind}: {len(vectors)} vectors for {len(purchase.texts)} texts")
-        for text, vector in zip(purchase.texts, vectors):
+        for text, vector in zip(purchase.texts, vectors, strict=False):
             known = self._vectors.setdefault(text, vector)
-            if any(abs(a - b) > SAME for a, b in zip(known, vector)):
+            if any(abs(a - b) > SAME for a, b in zip(known, vector, strict=False)):
                 self.violations.append(f"{kind}: another vector than before for the same text")
 
 

@@ -5,15 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from eth_account import Account
-from tests.chains.anvil import Anvil
-from tests.live import Vectoll
-from tests.wallets import URL, Wallet
-
 from benchmarks.faults.callers import (
     Buyer,
+    Caller,
     Crowd,
     Payer,
     bulk,
@@ -23,11 +17,17 @@ from benchmarks.faults.callers import (
     vandal,
     wallet,
 )
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from eth_account import Account
+from tests.chains.anvil import Anvil
+from tests.live import Vectoll
+from tests.wallets import URL, Wallet
 
 GAS = Account.from_key(bytes([9]) * 32)
 PAY_TO = "0x" + "5e" * 20
 RICH_USD, POOR_USD = "100", "0.00003"
-TOKEN_ACCOUNT = "bearer-of-tokens"  # noqa: S105
+TOKEN_ACCOUNT = "bearer-of-tokens"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def gather(vectoll: Vectoll, world: World, pause_s: float) -> tuple[Crowd, Payer
     for account in (signer.id, TOKEN_ACCOUNT):
         vectoll.run("credit", "add", "--account", account, "--usd", RICH_USD)
     payer = Payer(world.chain, PAY_TO)
-    callers = {
+    callers: dict[str, Caller] = {
         "customer 1": customer(rich),
         "customer 2": customer(rich),
         "customer 3": customer(buyer(vectoll, RICH_USD), most_texts=32),

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from benchmarks.faults.client import Gateway
 from tests.live import COMMAND
 from tests.postgres import PR_SET_PDEATHSIG, PostgresServer
-
-from benchmarks.faults.client import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 600.0
@@ -87,6 +86,11 @@ class Part:
         if self.gateway and self.gateway.is_up:
             self.gateway.is_up = False
             self.gateway.incarnation += 1
+
+    def defects(self) -> list[str]:
+        """What its log says about errors that nobody expected."""
+        lines = (self.home / f"{self.name}.log").read_text(errors="replace").splitlines()
+        return [line for line in lines if "unexpected error" in line]
 
     async def until_ready(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -160,7 +164,11 @@ def small_disk() -> Iterator[Path | None]:
     place = Path(tempfile.mkdtemp(prefix="vectoll-disk-"))
     try:
         options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(place)]
-        if not mount or not umount or subprocess.run([mount, *options], capture_output=True, check=False).returncode:
+        if (
+            not mount
+            or not umount
+            or subprocess.run([mount, *options], capture_output=True, check=False).returncode
+        ):
             yield None
             return
         try:

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.faults.crowd import World, make_world
+from benchmarks.faults.parts import Database, Part, free_port, gateway, replica, small_disk
 from tests.chains.anvil import run_anvil
 from tests.cuttable import CuttableProxy
 from tests.live import Vectoll
 from tests.postgres import execute, run_postgres
 
-from benchmarks.faults.client import Client
-from benchmarks.faults.crowd import World, make_world
-from benchmarks.faults.parts import Database, Part, free_port, gateway, replica, small_disk
-
-SECRET = "what gateways and replicas share"  # noqa: S105
+SECRET = "what gateways and replicas share"
 FULL_S = 4.0
 """How long a disk stays full."""
 GATEWAYS = "application_name = 'vectoll'"
@@ -45,7 +43,7 @@ class Town:
 
     @property
     def violations(self) -> list[str]:
-        return [problem for part in self.parts for problem in part.violations]
+        return [problem for part in self.parts for problem in (*part.violations, *part.defects())]
 
     async def until_whole(self) -> None:
         """Every process is ready."""
@@ -61,11 +59,8 @@ class Town:
             "postgres": self.kill_database,
         }
 
-    def harms(self, client: Client) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    def harms(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Everything else that happens to a deployment."""
-
-        async def fill_disk() -> None:
-            await self.fill_disk(client)
 
         harms = {
             "connections terminated": self.terminate_connections,
@@ -76,10 +71,12 @@ class Town:
             "postgres backend killed": self.kill_backend,
             "gateway stopped": self.stop_gateway,
         }
-        return harms | ({"disk full": fill_disk} if self.database.disk else {})
+        return harms | ({"disk full": self.fill_disk} if self.database.disk else {})
 
     def _killer(self, part: Part) -> Callable[[], Awaitable[None]]:
         async def kill() -> None:
+            await part.until_ready()  # what is not there yet cannot be killed
+            await asyncio.sleep(self.rng.uniform(0, 0.3))
             part.end()
 
         return kill
@@ -129,8 +126,8 @@ class Town:
         """SIGTERM."""
         self.rng.choice(self.gateways).end(signal.SIGTERM)
 
-    async def fill_disk(self, client: Client) -> None:
-        """Until callers have noticed, or for a while; then there is room again."""
+    async def fill_disk(self) -> None:
+        """For a while; then there is room again."""
         await asyncio.to_thread(self.database.fill)
         try:
             await asyncio.sleep(FULL_S)
@@ -153,7 +150,7 @@ async def build_town(home: Path, rng: random.Random) -> AsyncIterator[Town]:
         server = stack.enter_context(run_postgres(parent=disk))
         world = make_world(stack.enter_context(run_anvil()), home)
         database_url = server.new_database()
-        operator = Vectoll(home / "operator", **world.settings(), database__url=database_url)
+        operator = Vectoll(home / "operator", config="", **world.settings(), database__url=database_url)
         operator.run("db", "migrate")
         proxies = [CuttableProxy(server.port), CuttableProxy(server.port)]
         for proxy in proxies:
@@ -161,7 +158,10 @@ async def build_town(home: Path, rng: random.Random) -> AsyncIterator[Town]:
         replicas = [replica(f"replica {n + 1}", free_port(rng), SECRET, home) for n in range(2)]
         gateways = [
             gateway(
-                f"gateway {n + 1}", free_port(rng), environment_of(world, home, through(proxy, database_url), replicas), home
+                f"gateway {n + 1}",
+                free_port(rng),
+                environment_of(world, home, through(proxy, database_url), replicas),
+                home,
             )
             for n, proxy in enumerate(proxies)
         ]
@@ -183,6 +183,7 @@ def environment_of(world: World, home: Path, database_url: str, replicas: list[P
     urls = ", ".join(f'"{part.url}"' for part in replicas)
     return Vectoll(
         home / "gateways",
+        config="",
         **world.settings(),
         database__url=database_url,
         database__timeout_s=2,

@@ -108,11 +108,12 @@ def export(folder: str) -> Path:
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    example = torch.ones((2, 8), dtype=torch.int64)
+    ids, mask = torch.randint(1000, 2000, (3, 9)), torch.ones((3, 9), dtype=torch.int64)
+    mask[1, 5:] = mask[2, 7:] = 0  # without padding in the example the mask would be left out of the graph
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
     program = torch.onnx.export(
         Encoder(),
-        (example, example),
+        (ids, mask),
         input_names=["input_ids", "attention_mask"],
         dynamic_shapes=(dynamic, dynamic),
         dynamo=True,
