@@ -63,7 +63,9 @@ def base(
 def operator(base: Callable[..., Vectoll]) -> Vectoll:
     """Has deployed the model."""
     operator = base("operator")
-    assert f"{MODEL}: running (2 running)" in operator.run("cluster", "deploy", "--timeout", "170")
+    assert f"{MODEL}: running (2 running)" in operator.run(
+        "cluster", "deploy", "--timeout", "170", timeout_s=180
+    )
     return operator
 
 
@@ -103,7 +105,7 @@ async def test_replicas_are_replaced_under_load_without_a_loss(
     key = vectoll.create_key()
     before = set(cluster.replicas())
     async with load(server, key, connections=4) as statuses:
-        await asyncio.to_thread(operator.run, "cluster", "deploy", "--timeout", "170")
+        await asyncio.to_thread(operator.run, "cluster", "deploy", "--timeout", "170", timeout_s=180)
         answered = statuses[200]
         await until(lambda: statuses[200] > answered + 50)
     assert set(statuses) == {200}, statuses
