@@ -204,7 +204,7 @@ def gateway(name: str, port: int, environment: Mapping[str, str], home: Path) ->
     data_dir = home / name
     data_dir.mkdir()
     url = f"http://127.0.0.1:{port}"
-    command = [COMMAND, "serve", "--port", str(port), "--data-dir", data_dir]
+    command: list[str | Path] = [COMMAND, "serve", "--port", str(port), "--data-dir", data_dir]
     return Part(name, command, environment, home, url, Gateway(url, is_up=False))
 
 

@@ -35,7 +35,7 @@ def app_of(spec: ModelSpec, secret: str) -> Starlette:
     async def ask(request: Request) -> Response:
         return await replica(request)
 
-    async def ready(request: Request) -> Response:
+    async def ready(_: Request) -> Response:
         return Response()
 
     routes = [Route(route_prefix(MODEL), ask, methods=["POST"]), Route("/ready", ready)]
