@@ -121,7 +121,7 @@ def _judge(purchase: Purchase, charges: Sequence[tuple[Entry, int]], books: Book
     elif net:
         books.in_doubt += net
         if not purchase.is_in_doubt:
-            books.violations.append("charged, and told that it was not")
+            books.violations.append(f"charged, and told that it was not: {purchase.heard}")
 
 
 def check_payments(paid: Mapping[str, int], moved: int, ledger: Ledger) -> list[str]:

@@ -45,6 +45,8 @@ class Purchase:
     answers: int = 0
     """How often the vectors arrived."""
     tokens: int = 0
+    heard: list[str] = field(default_factory=list)
+    """What each attempt came to, and at which process of which gateway."""
     is_in_doubt: bool = False
     """A connection broke under it, or its caller left: it may have been charged without an answer."""
 
@@ -55,6 +57,8 @@ class Answer:
 
     status: int
     body: bytes
+    where: str
+    """The gateway, and how many of its processes had ended before this one."""
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -108,7 +112,7 @@ class Client:
         incarnation, was_up = gateway.incarnation, gateway.is_up
         try:
             async with self._session.request(method, gateway.url + path, data=body, headers=headers) as got:
-                answer = Answer(got.status, await got.read())
+                answer = Answer(got.status, await got.read(), f"{gateway.url} #{incarnation}")
                 media_type = got.content_type
         except (aiohttp.ClientError, ConnectionError) as error:
             self.statuses[kind]["broken"] += 1
@@ -163,6 +167,7 @@ class Client:
         if answer is None:
             purchase.is_in_doubt = True
             return None
+        purchase.heard.append(f"{answer.status} from {answer.where}")
         if answer.status == 200:
             self._take(kind, purchase, answer)
             if len(purchase.texts) == 1:
