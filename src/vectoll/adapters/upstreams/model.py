@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar, cast
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 from vectoll.adapters.upstreams.bounds import SPECIAL_TOKENS, token_bound
 from vectoll.adapters.upstreams.failures import (
@@ -18,6 +18,7 @@ from vectoll.adapters.upstreams.failures import (
 )
 from vectoll.adapters.upstreams.provider import Answer, Provider
 from vectoll.core.gate import FairGate
+from vectoll.core.parts import for_each
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import (
@@ -37,7 +38,6 @@ PARALLEL_CALLS = 4
 INLINE_CHARACTERS = 20_000
 """Less text than this is measured on the event loop: a thread's round trip would cost more."""
 
-T = TypeVar("T")
 Part = tuple[int, Sequence[Encoding]]
 """The index of the first input, and the inputs of one call."""
 
@@ -131,7 +131,9 @@ class UpstreamModel:
             if self._provider.cuts_silently:
                 await self._refuse_long(encodings, caller)
             parts = list(_split(encodings, self._upstream.max_batch_inputs, self._provider.max_batch_tokens))
-            answers = await _for_each(parts, lambda part: self._buy(part, dimensions, caller))
+            answers = await for_each(
+                parts, lambda part: self._buy(part, dimensions, caller), at_once=PARALLEL_CALLS
+            )
             usage = await self._usage(encodings, answers, caller)
         finally:
             self._in_flight -= 1
@@ -150,7 +152,7 @@ class UpstreamModel:
             if tokens > limit:
                 raise InputTooLong(part[0], tokens, limit)
 
-        await _for_each(suspects, check)
+        await for_each(suspects, check, at_once=PARALLEL_CALLS)
 
     async def _buy(self, part: Part, dimensions: int | None, caller: str) -> Answer:
         first, encodings = part
@@ -218,28 +220,6 @@ class UpstreamModel:
         except TimeoutError:
             _log.warning("model %s: %d requests were cut off", self._spec.id, self._in_flight)
         await self._provider.close()
-
-
-async def _for_each(parts: Sequence[Part], work: Callable[[Part], Awaitable[T]]) -> Sequence[T]:
-    """What ``work`` makes of each part, in order, a few at a time. The first failure cancels the rest and is raised."""
-    if len(parts) == 1:
-        return [await work(parts[0])]
-    results: dict[int, T] = {}
-    rest = iter(enumerate(parts))
-
-    async def drain() -> None:
-        for number, part in rest:
-            results[number] = await work(part)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(PARALLEL_CALLS, len(parts))):
-                group.create_task(drain())
-    except* VectollError as failures:
-        failure = failures.exceptions[0]
-    else:
-        return [results[number] for number in range(len(parts))]
-    raise failure
 
 
 def _bound(index: int, text: str) -> int:

@@ -17,6 +17,7 @@ from vectoll.adapters.engines.ray.frames import (
 from vectoll.adapters.engines.ray.parts import split
 from vectoll.adapters.engines.ray.routes import Full, NotServed, Route, Unreachable
 from vectoll.core.gate import FairGate
+from vectoll.core.parts import for_each
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import (
@@ -99,24 +100,16 @@ class ClusterBackend:
     async def _compute_parts(
         self, parts: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]], caller: str
     ) -> list[Vector]:
-        """A few parts at a time. The first failure cancels the rest and is raised."""
+        """A few parts at a time, each the positions of its sequences."""
+
+        async def compute(positions: Sequence[int]) -> list[Vector]:
+            return await self._compute_part([sequences[p] for p in positions], caller)
+
+        found = await for_each(parts, compute, at_once=PARALLEL_PARTS)
         vectors: dict[int, Vector] = {}
-        rest = iter(parts)
-
-        async def drain() -> None:
-            for positions in rest:
-                found = await self._compute_part([sequences[p] for p in positions], caller)
-                vectors.update(zip(positions, found, strict=True))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(PARALLEL_PARTS, len(parts))):
-                    group.create_task(drain())
-        except* VectollError as failures:
-            failure = failures.exceptions[0]
-        else:
-            return [vectors[position] for position in range(len(sequences))]
-        raise failure
+        for positions, of_part in zip(parts, found, strict=True):
+            vectors.update(zip(positions, of_part, strict=True))
+        return [vectors[position] for position in range(len(sequences))]
 
     async def _compute_part(self, sequences: Sequence[Sequence[int]], caller: str) -> list[Vector]:
         """Ask until a replica gives what was asked for, at most ``MAX_TRIES`` times."""
