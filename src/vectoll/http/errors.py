@@ -99,7 +99,6 @@ def answer_error(request: Request, error: Exception) -> Response:
     """The answer to whatever an endpoint raised. A defect is logged, and answered as 500 in the right shape."""
     scope = request.scope
     if isinstance(error, ClientDisconnect):
-        record_of(scope).has_left = True
         return Response(status_code=CLIENT_LEFT)  # servers drop what is sent to nobody
     if isinstance(error, RouteError):
         return _route_error_response(request, error)

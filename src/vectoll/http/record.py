@@ -24,7 +24,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """Written by the routes as they learn it, read by the middleware when the answer starts."""
+    """Written by the routes as they learn it, read by what wraps every answer."""
 
     request_id: RequestId
     headers: Mapping[str, str]
@@ -39,8 +39,6 @@ class RequestRecord:
     error_code: str | None = None
     settlement: str | None = None
     """The PAYMENT-RESPONSE header, where this request paid."""
-    has_left: bool = False
-    """The client went away before its answer."""
 
 
 def begin_record(scope: Scope) -> RequestRecord:
