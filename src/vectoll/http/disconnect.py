@@ -7,7 +7,7 @@ from typing import Self
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-WATCH_AFTER_S = 0.02
+WATCH_AFTER_S = 0.1
 """Work that is done sooner is not watched: a task to watch would cost more than the little that it could save."""
 
 
@@ -39,6 +39,7 @@ class CancelledOnDisconnect:
         self._start.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+            self._watcher = None  # it refers to us: a cycle would wait for the collector
         if not self._has_left:
             return
         is_ours_alone = self._task.uncancel() <= self._cancelling

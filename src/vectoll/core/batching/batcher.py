@@ -1,7 +1,8 @@
 """One worker thread per engine stream, fed from one fair queue. Owns every future that waits.
 
 The workers take their next batch themselves, under a lock, so a busy event loop never leaves an engine idle; the
-loop is woken once per batch, to answer whoever is complete.
+loop is woken once per batch, to answer whoever is complete. Idle workers are woken once per turn of the loop: what
+came in together is computed together, and no worker contends with the loop for the interpreter at every request.
 """
 
 import asyncio
@@ -65,6 +66,8 @@ class Batcher:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._idle = engine.streams
+        self._unannounced = 0
+        """Sequences pushed in this turn of the loop."""
         self._waiters: dict[Job, _Waiter] = {}
         self._tokens_per_s = 0.0
         self._is_closing = False
@@ -83,11 +86,13 @@ class Batcher:
         job = Job(caller, sequences)
         waiter = _Waiter(self._loop.create_future(), [None] * len(sequences))
         pushed_at = time.perf_counter()
-        with self._wake:
+        with self._lock:
             self._require_room(job)
             self._waiters[job] = waiter
             self._queue.push(job)
-            self._wake.notify(min(self._idle, len(sequences)))
+        if not self._unannounced:
+            self._loop.call_soon(self._announce)
+        self._unannounced += len(sequences)
         try:
             vectors = await waiter.future
         except asyncio.CancelledError:
@@ -97,6 +102,12 @@ class Batcher:
             raise
         self._metrics.stage(self._model, "queue", max(0.0, waiter.taken_at - pushed_at))
         return vectors
+
+    def _announce(self) -> None:
+        """Wake as many idle workers as there is work for."""
+        with self._wake:
+            self._wake.notify(min(self._idle, self._unannounced))
+        self._unannounced = 0
 
     def _require_room(self, job: Job) -> None:
         if self._is_closing:
