@@ -56,7 +56,7 @@ async def open_store(
     if settings.database.url:
         from vectoll.databases import open_shared_store
 
-        async with open_shared_store(settings.database, clock) as shared:
+        async with open_shared_store(settings, clock) as shared:
             yield shared
         return
     if must_exist and not has_ledger(settings):

@@ -21,10 +21,15 @@ from vectoll.settings import DatabaseSettings, Settings
 __all__ = ["Copied", "Part", "SchemaVersions", "copy_database", "migrate_database", "open_shared_store"]
 
 
+UNDECIDED_NAME = "undecided-charges"
+"""Where, in the data directory, a gateway writes down what it has to find out when the database is back."""
+
+
 @asynccontextmanager
-async def open_shared_store(settings: DatabaseSettings, clock: Clock | None) -> AsyncIterator[PostgresStore]:
+async def open_shared_store(settings: Settings, clock: Clock | None) -> AsyncIterator[PostgresStore]:
     """Everything that is stored in the database. Raises ConfigurationError."""
-    store = await open_postgres(_url(settings), clock, _pool(settings))
+    database, undecided = settings.database, Path(settings.data_dir) / UNDECIDED_NAME
+    store = await open_postgres(_url(database), clock, _pool(database), undecided)
     try:
         yield store
     finally:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from tests.live import MODEL, Vectoll
 from tests.postgres import PostgresServer, emptied, execute, make_schema, run_apart, run_postgres
 
 from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, holds, open_postgres
+from vectoll.adapters.storage.postgres.database import Database, Row
 from vectoll.domain.errors import (
     ConfigurationError,
     Draining,
@@ -63,11 +64,14 @@ async def proxy(server: PostgresServer) -> AsyncIterator[CuttableProxy]:
 
 
 @pytest.fixture
-async def far(url: str, proxy: CuttableProxy) -> AsyncIterator[PostgresStore]:
+async def far(url: str, proxy: CuttableProxy, tmp_path: Path) -> AsyncIterator[PostgresStore]:
     """A store whose way to the database can be cut."""
     parts = urlsplit(await emptied(url))
     store = await open_postgres(
-        parts._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl(), None, QUICK
+        parts._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl(),
+        None,
+        QUICK,
+        tmp_path / "undecided",
     )
     await store.ledger.post(make_credit(FUNDS + TOKEN))
     await store.ledger.charge(make_hold(1), 1, 0)  # the statement is known from here on
@@ -148,13 +152,78 @@ async def test_a_charge_that_was_given_up_and_made_is_given_back(
     [hold] = await held(far)
     await lose(far, proxy, hold)
     assert (await far.ledger.balance(ALICE)).balance == FUNDS - TOKEN
-    await far.ledger.undo_abandoned()
-    await far.ledger.undo_abandoned()
+    await far.ledger.undo_undelivered()
+    await far.ledger.undo_undelivered()
     assert (await far.ledger.balance(ALICE)).balance == FUNDS
     refund = await far.ledger.transfer(TransferId(f"undelivered_{hold.id}"))
     assert refund is not None
     assert (refund.code, refund.amount) == (TransferCode.REFUND, TOKEN)
     assert (await far.ledger.verify()).is_clean
+
+
+async def test_a_charge_that_was_given_up_outlives_the_process_that_gave_it_up(
+    far: PostgresStore, proxy: CuttableProxy, url: str, tmp_path: Path
+) -> None:
+    [hold] = await held(far)
+    await lose(far, proxy, hold)
+    written = [file.read_text() for file in (tmp_path / "undecided").iterdir()]
+    next_one = await open_postgres(url, None, QUICK, tmp_path / "undecided")
+    await next_one.close()
+    assert await next_balance(url) == FUNDS
+    assert not list((tmp_path / "undecided").iterdir())
+    assert [hold.id in text for text in written] == [True]
+
+
+async def test_a_charge_whose_answer_was_lost_twice_is_given_back(
+    far: PostgresStore, proxy: CuttableProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second attempt finds the charge of the first, and cannot read it."""
+    [hold] = await held(far)
+    fetch = Database.fetch
+
+    async def fetch_no_transfers(database: Database, name: str, *parameters: object) -> Sequence[Row]:
+        if name == "transfers":
+            raise Unavailable("The database cannot be reached right now. Please try again.")
+        return await fetch(database, name, *parameters)
+
+    monkeypatch.setattr(Database, "fetch", fetch_no_transfers)
+    proxy.mute()
+    charging = asyncio.create_task(far.ledger.charge(hold, 1, 0))
+    await proxy.has_swallowed.wait()
+    await proxy.reset()
+    with pytest.raises(Unavailable):
+        await charging
+    monkeypatch.undo()
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS - TOKEN
+    await far.ledger.undo_undelivered()
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS
+
+
+async def test_a_charge_that_cannot_be_written_down_is_given_back_all_the_same(
+    far: PostgresStore, proxy: CuttableProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "undecided").write_text("in the way")
+    [hold] = await held(far)
+    await lose(far, proxy, hold)
+    await far.ledger.undo_undelivered()
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS
+
+
+async def test_what_is_no_list_of_charges_is_left_and_stops_nobody(
+    far: PostgresStore, proxy: CuttableProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "undecided").mkdir()
+    (tmp_path / "undecided" / "group_0.json").write_text("[{")
+    [hold] = await held(far)
+    await lose(far, proxy, hold)
+    await far.ledger.undo_undelivered()
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS
+    assert [file.name for file in (tmp_path / "undecided").iterdir()] == ["group_0.json"]
+
+
+async def next_balance(url: str) -> int:
+    [[balance]] = await execute(url, "SELECT balance FROM vectoll.accounts WHERE id = 'alice'")
+    return int(balance)
 
 
 async def test_a_charge_with_an_idempotency_key_is_kept_for_its_retry(
@@ -163,7 +232,7 @@ async def test_a_charge_with_an_idempotency_key_is_kept_for_its_retry(
     hold = make_hold(1, charge_id="idem_1", fingerprint=b"f" * 32)
     await far.ledger.hold(hold)
     await lose(far, proxy, hold)
-    await far.ledger.undo_abandoned()
+    await far.ledger.undo_undelivered()
     again = replace(hold, request_id=type(hold.request_id)("req_again"))
     charge = await far.ledger.hold(again)
     assert charge is not None
@@ -175,8 +244,8 @@ async def test_a_charge_that_was_given_up_and_not_made_cannot_be_made_later(
     far: PostgresStore, proxy: CuttableProxy
 ) -> None:
     [hold] = await held(far)
-    far._charges.abandoned.append(hold)
-    await far.ledger.undo_abandoned()
+    far._charges._undecided.add([hold])
+    await far.ledger.undo_undelivered()
     late = await far.ledger.charge(hold, 1, 0)
     assert late.amount == 0
     assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO)
@@ -233,7 +302,7 @@ async def test_a_lock_that_is_not_given_back_is_unavailable_not_a_hang(
             with pytest.raises(Unavailable):
                 await call
     await intruder.close()
-    await store.ledger.undo_abandoned()
+    await store.ledger.undo_undelivered()
     assert (await store.ledger.balance(ALICE)).balance == FUNDS
     await store.ledger.post(make_credit(1))
 

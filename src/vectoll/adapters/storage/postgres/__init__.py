@@ -2,7 +2,7 @@
 
 ::
 
-    store = await open_postgres(settings.database.url)
+    store = await open_postgres(settings.database.url, undecided=data_dir / "undecided-charges")
     Billing(store.ledger, metrics), KeyAuthenticator(store.keys, clock), Admission(store.limiter, ...)
     await store.close()
 
@@ -10,6 +10,8 @@ The pieces: ``database`` is the pool, ``lane`` gathers operations into groups, `
 request does to the ledger, and ``ledger``, ``keys``, ``payments``, ``nonces``, ``history``, ``allowances`` and
 ``limiter`` are the ports on top. Statements are in ``sql/``; the schema with its functions is in ``migrations/``.
 """
+
+from pathlib import Path
 
 from vectoll.adapters.storage.postgres.allowances import PostgresAllowances
 from vectoll.adapters.storage.postgres.charges import Charges
@@ -22,6 +24,7 @@ from vectoll.adapters.storage.postgres.limiter import PostgresRateLimiter
 from vectoll.adapters.storage.postgres.migrations import check
 from vectoll.adapters.storage.postgres.nonces import PostgresNonces
 from vectoll.adapters.storage.postgres.payments import PostgresPayments
+from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.postgres.upkeep import Upkeep
 from vectoll.ports.clock import Clock, SystemClock
 
@@ -31,11 +34,11 @@ __all__ = ["PoolSettings", "PostgresStore", "open_postgres"]
 class PostgresStore:
     """Every port over one database, for one event loop. Made by ``open_postgres``."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, undecided: Undecided) -> None:
         self.database = database
         self._holds = HoldRows(database)
-        self._charges = Charges(database, clock)
-        self.ledger = PostgresLedger(database, self._holds, self._charges, clock)
+        self._charges = Charges(database, clock, undecided)
+        self.ledger = PostgresLedger(database, self._holds, self._charges, undecided, clock)
         self.keys = PostgresKeys(database)
         self.payments = PostgresPayments(database)
         self.nonces = PostgresNonces(database)
@@ -54,11 +57,15 @@ class PostgresStore:
 
 
 async def open_postgres(
-    url: str, clock: Clock | None = None, pool: PoolSettings | None = None
+    url: str,
+    clock: Clock | None = None,
+    pool: PoolSettings | None = None,
+    undecided: Path | None = None,
 ) -> PostgresStore:
     """Connect to a database whose schema this program can use.
 
-    Raises ConfigurationError when it cannot be reached, or says which command brings its schema up to date.
+    ``undecided`` is a directory for charges whose outcome is not known when this process ends; without one it forgets
+    them. Raises ConfigurationError when it cannot be reached, or says which command brings its schema up to date.
     """
     database = await connect(url, pool or PoolSettings())
     try:
@@ -66,4 +73,4 @@ async def open_postgres(
     except BaseException:
         await database.close()
         raise
-    return PostgresStore(database, clock or SystemClock())
+    return PostgresStore(database, clock or SystemClock(), Undecided(undecided))

@@ -2,17 +2,17 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import asyncpg
 
 from vectoll.adapters.storage import rules
-from vectoll.adapters.storage.postgres.database import Database, Row
+from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
 from vectoll.adapters.storage.postgres.holds import limit_columns, refusal
 from vectoll.adapters.storage.postgres.lane import Lane
+from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.times import period_starts, to_micros
 from vectoll.domain.allowances import day_of
@@ -22,8 +22,6 @@ from vectoll.domain.ledger import Hold, Transfer, system_account
 from vectoll.ports.clock import Clock
 
 RETRY_S = 0.1
-MAX_ABANDONED = 10_000
-"""Charges whose outcome is still to be found out; more are left as they are."""
 
 _log = logging.getLogger("vectoll.storage")
 
@@ -41,15 +39,15 @@ class Charges:
     """Makes charges, and answers for those whose connection was lost on the way.
 
     A group is tried again until ``Database.timeout_s`` is over: a charge that was made before is found by its id and
-    not made twice. What is given up then is answered with Unavailable and handed on by ``abandoned``: whether it was
-    made will be known when the database is back.
+    not made twice. What is given up then is answered with Unavailable, and remembered in ``undecided`` before that:
+    whether it was made will be known when the database is back.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, undecided: Undecided) -> None:
         self._database = database
         self._clock = clock
+        self._undecided = undecided
         self._lane: Lane[Wish, Transfer] = Lane(self._charge, lambda wish: wish.hold.id)
-        self.abandoned: deque[Hold] = deque(maxlen=MAX_ABANDONED)
 
     def submit(self, wish: Wish) -> "asyncio.Future[Transfer]":
         """Make one charge in the next group, whatever becomes of the future."""
@@ -59,7 +57,34 @@ class Charges:
         """Finish what was asked for."""
         await self._lane.close()
 
+    async def settle(self, hold: Hold) -> Transfer:
+        """The charge under this hold's id: the one that was made, else one of nothing, so that none can be made later.
+
+        Also after ``close``.
+        """
+        [outcome] = await self._make([Wish(hold, 0, 0)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
     async def _charge(self, wishes: Sequence[Wish]) -> Sequence[Transfer | Exception]:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._database.timeout_s
+        may_be_made = False
+        while True:
+            try:
+                return await self._make(wishes)
+            except asyncpg.CheckViolationError as error:
+                raise Unavailable(_bound(error)) from error
+            except Unavailable as error:
+                may_be_made |= isinstance(error, OutcomeUnknown)
+                if loop.time() >= give_up_at or self._database.is_closed:
+                    await self._give_up(wishes, may_be_made)
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    async def _make(self, wishes: Sequence[Wish]) -> Sequence[Transfer | Exception]:
+        """One attempt. Raises OutcomeUnknown where some may have been made."""
         now = self._clock.now()
         made = [rules.charge_of(wish.hold, wish.tokens, wish.duration_ms, now) for wish in wishes]
         columns = [list(column) for column in zip(*map(_columns, wishes, made), strict=True)]
@@ -72,7 +97,7 @@ class Charges:
             [period.value for period in periods],
             list(starts),
         )
-        rows = await self._until_answered(wishes, *columns, *common)
+        rows = await self._database.fetch("charge", *columns, *common)
         earlier = await self._existing([made[row[0] - 1].id for row in rows if row[1] == "exists"])
         outcomes: list[Transfer | Exception] = list(made)
         for number, outcome, seq, available, spent in rows:
@@ -86,32 +111,23 @@ class Charges:
                     outcomes[number - 1] = refusal(wish.hold, charge.amount, outcome, available, spent)
         return outcomes
 
-    async def _until_answered(self, wishes: Sequence[Wish], *parameters: object) -> Sequence[Row]:
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._database.timeout_s
-        is_unknown = False
-        while True:
-            try:
-                return await self._database.fetch("charge", *parameters)
-            except asyncpg.CheckViolationError as error:
-                raise Unavailable(_bound(error)) from error
-            except Unavailable as error:
-                is_unknown |= isinstance(error, OutcomeUnknown)
-                if loop.time() >= give_up_at or self._database.is_closed:
-                    self._abandon(wishes, is_unknown)
-                    raise
-            await asyncio.sleep(RETRY_S)
-
     async def _existing(self, ids: Sequence[TransferId]) -> Mapping[TransferId, Transfer]:
+        """Charges that exist. Raises OutcomeUnknown: they do, and the others of their group too."""
         if not ids:
             return {}
-        found = map(to_transfer, await self._database.fetch("transfers", list(ids)))
+        try:
+            rows = await self._database.fetch("transfers", list(ids))
+        except Unavailable as error:
+            raise OutcomeUnknown(str(error), retry_after_s=1) from error
+        found = map(to_transfer, rows)
         return {transfer.id: transfer for transfer in found}
 
-    def _abandon(self, wishes: Sequence[Wish], is_unknown: bool) -> None:
+    async def _give_up(self, wishes: Sequence[Wish], may_be_made: bool) -> None:
+        """A charge with an Idempotency-Key is left as it is: its client can ask for the answer again."""
         _log.error("gave up %d charges: the database does not answer", len(wishes))
-        if is_unknown:
-            self.abandoned.extend(wish.hold for wish in wishes)
+        lost = [wish.hold for wish in wishes if wish.hold.fingerprint is None]
+        if may_be_made and lost:
+            await asyncio.to_thread(self._undecided.add, lost)
 
 
 def _columns(wish: Wish, charge: Transfer) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.charges import Charges, Wish
 from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.holds import HoldRows, key_of
+from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.postgres.verification import verify
 from vectoll.adapters.storage.rows import from_transfer, to_transfer
 from vectoll.adapters.storage.times import from_micros, to_micros
@@ -26,10 +27,13 @@ _BEGINNING, _END = -(2**63), 2**63 - 1
 class PostgresLedger:
     """See ``vectoll.ports.ledger.Ledger`` for what each method promises."""
 
-    def __init__(self, database: Database, holds: HoldRows, charges: Charges, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, holds: HoldRows, charges: Charges, undecided: Undecided, clock: Clock
+    ) -> None:
         self._database = database
         self._holds = holds
         self._charges = charges
+        self._undecided = undecided
         self._clock = clock
 
     async def hold(self, hold: Hold) -> Transfer | None:
@@ -123,20 +127,17 @@ class PostgresLedger:
         async with self._database.snapshot() as connection:
             return await verify(connection)
 
-    async def undo_abandoned(self) -> None:
+    async def undo_undelivered(self) -> None:
         """Find out what became of charges that were given up, and undo those that were made and not delivered.
 
         A charge of nothing takes the place of one that was not made, so that it cannot be made later; one that was
-        made is refunded. A request with an Idempotency-Key keeps its charge: its client can ask for the answer again.
+        made is refunded.
         """
-        abandoned = self._charges.abandoned
-        while abandoned:
-            hold = abandoned[0]
-            if hold.fingerprint is None:
-                charge = await self._charges.submit(Wish(hold, 0, 0))
+        for group in self._undecided.groups():
+            for hold in group:
+                charge = await self._charges.settle(hold)
                 if charge.amount:
                     await self.post(_refund_of(charge))
-            abandoned.popleft()
 
     async def _check_size(self, hold: Hold, amount: Amount) -> None:
         """An amount that no account can have is refused here: it may not fit the database's integers."""

@@ -32,8 +32,8 @@ class Upkeep:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        with suppress(VectollError):
-            await self._ledger.undo_abandoned()
+        with suppress(VectollError, OSError):
+            await self._ledger.undo_undelivered()
 
     async def _work(self) -> None:
         rounds = 0
@@ -42,9 +42,9 @@ class Upkeep:
             rounds += 1
             try:
                 await self._holds.renew()
-                await self._ledger.undo_abandoned()
+                await self._ledger.undo_undelivered()
                 if rounds % SWEEP_EVERY == 0:
                     await self._database.fetch("sweep_holds")
                     await self._database.fetch("sweep_limits")
-            except (VectollError, asyncpg.PostgresError) as error:
+            except (VectollError, asyncpg.PostgresError, OSError) as error:
                 _log.warning("upkeep of the database is late: %s", error)
