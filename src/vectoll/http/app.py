@@ -1,6 +1,6 @@
 """The HTTP application: its routes, and what wraps every one of them, on one screen."""
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -46,7 +46,7 @@ OPERATIONS = (
 
 
 class Application:
-    """The ASGI application. Every answer is whole, so what wraps it changes one Response, not a stream of messages."""
+    """The ASGI application. What wraps an answer changes one Response, whole or still to be made, not its messages."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -74,6 +74,8 @@ class Application:
             await self._compression.apply(record, response)
             status = response.status_code
             await response(scope, receive, send)
+        except ClientDisconnect:  # in the middle of an answer that is streamed; what it paid for stays paid
+            status = CLIENT_LEFT
         finally:
             self._access_log.write(scope, record, status)
 

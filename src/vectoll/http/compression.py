@@ -10,6 +10,7 @@ from isal import isal_zlib
 from starlette.responses import Response
 
 from vectoll.http.record import RequestRecord
+from vectoll.http.responses import StreamCompressor, StreamedResponse
 from vectoll.ports.metrics import ServerMetrics
 
 OFFLOAD_BYTES = 131_072
@@ -21,10 +22,25 @@ _BROTLI_QUALITY = 1
 _BROTLI_WINDOW = 18
 
 
-def gzip_body(body: bytes) -> bytes:
+def gzip_stream() -> StreamCompressor:
     """One gzip member (RFC 1952), the same bytes for the same body."""
-    compressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+    compressor: StreamCompressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+    return compressor
+
+
+def gzip_body(body: bytes) -> bytes:
+    """What ``gzip_stream`` makes of a whole body."""
+    compressor = gzip_stream()
     return compressor.compress(body) + compressor.flush()
+
+
+class BrotliStream:
+    """One brotli stream (RFC 7932)."""
+
+    def __init__(self) -> None:
+        compressor = brotli.Compressor(quality=_BROTLI_QUALITY, lgwin=_BROTLI_WINDOW)
+        self.compress: Callable[[bytes], bytes] = compressor.process
+        self.flush: Callable[[], bytes] = compressor.finish
 
 
 def brotli_body(body: bytes) -> bytes:
@@ -35,6 +51,8 @@ def brotli_body(body: bytes) -> bytes:
 
 _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip_body, "br": brotli_body}
 """In order of preference where the client has none: gzip is up to 1.8 times as fast for at most 6 % more bytes."""
+
+_STREAMS: dict[str, Callable[[], StreamCompressor]] = {"gzip": gzip_stream, "br": BrotliStream}
 
 
 @lru_cache(maxsize=64)
@@ -80,19 +98,28 @@ class Compression:
         self._metrics = metrics
 
     async def apply(self, record: RequestRecord, response: Response) -> None:
-        """Compress the body as the client asked for, in a thread where it is large."""
+        """Compress the body as the client asked for; one that is streamed, as it is sent."""
         headers = response.raw_headers
         headers.append((b"vary", b"Accept-Encoding"))
         coding, identity_refused = negotiate(record.headers.get("accept-encoding", ""))
-        body = bytes(response.body)
-        if coding is None or len(body) < (1 if identity_refused else max(1, self._min_bytes)):
+        if coding is None:
             return
+        size = response.least_bytes if isinstance(response, StreamedResponse) else len(response.body)
+        if size < (1 if identity_refused else max(1, self._min_bytes)):
+            return
+        if isinstance(response, StreamedResponse):
+            response.compress(_STREAMS[coding]())
+        else:
+            response.body = await self._compressed(record, coding, bytes(response.body))
+            response.headers["content-length"] = str(len(response.body))
+        response.headers["content-encoding"] = coding
+
+    async def _compressed(self, record: RequestRecord, coding: str, body: bytes) -> bytes:
         started = time.perf_counter()
         compressor = _COMPRESSORS[coding]
         if len(body) > OFFLOAD_BYTES:
-            response.body = await asyncio.to_thread(compressor, body)
+            compressed = await asyncio.to_thread(compressor, body)
         else:
-            response.body = compressor(body)
+            compressed = compressor(body)
         self._metrics.stage(record.model, "compress", time.perf_counter() - started)
-        response.headers["content-encoding"] = coding
-        response.headers["content-length"] = str(len(response.body))
+        return compressed

@@ -1,7 +1,7 @@
 """Paid-for vectors as the bytes of the spec's JSON answer."""
 
-import asyncio
 import binascii
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -10,34 +10,52 @@ import orjson
 from vectoll.core.embed import EmbedResult
 from vectoll.domain.embedding import EncodingFormat, Vector
 
-OFFLOAD_FLOATS = 32_768
-"""Answers with more numbers than this (0.7 ms as text) are written in a thread."""
+STREAMED_BYTES = 131_072
+"""Answers with more bytes of vectors than this (0.4 MB as text, written in 0.7 ms) are streamed."""
+
+PIECE_BYTES = 131_072
+"""What a streamed answer is written in; a piece exceeds it by less than one vector."""
 
 _FLOAT32 = np.dtype("<f4")
 
 
-async def write_embeddings(result: EmbedResult, encoding_format: EncodingFormat) -> bytes:
+def bytes_of_vectors(result: EmbedResult) -> int:
+    """Size of the vectors in memory, which is less than that of the answer."""
+    return 4 * len(result.embeddings.vectors) * result.embeddings.dims
+
+
+def write_embeddings(result: EmbedResult, encoding_format: EncodingFormat) -> bytes:
     """The answer's body. Numbers are the shortest text that reads back as the same float32."""
-    vectors = result.embeddings.vectors
-    if len(vectors) * result.embeddings.dims > OFFLOAD_FLOATS:
-        return await asyncio.to_thread(_write, result, encoding_format)
-    return _write(result, encoding_format)
+    return b"".join(_write(result, encoding_format))
 
 
-def _write(result: EmbedResult, encoding_format: EncodingFormat) -> bytes:
-    """The pieces of the body, joined once. One call per vector, so that a thread lets others run between them."""
+def stream_embeddings(result: EmbedResult, encoding_format: EncodingFormat) -> Iterator[bytes]:
+    """The same bytes in pieces, each made when it is asked for."""
+    piece: list[bytes] = []
+    size = 0
+    for part in _write(result, encoding_format):
+        piece.append(part)
+        size += len(part)
+        if size >= PIECE_BYTES:
+            yield b"".join(piece)
+            piece.clear()
+            size = 0
+    if piece:
+        yield b"".join(piece)
+
+
+def _write(result: EmbedResult, encoding_format: EncodingFormat) -> Iterator[bytes]:
+    """One call per vector, so that a thread that writes many lets others run between them."""
     write_vector = _as_base64 if encoding_format is EncodingFormat.BASE64 else _as_numbers
     tokens = result.embeddings.usage.prompt_tokens
-    pieces = []
     separator = b'{"object":"list","data":[{"object":"embedding","index":%d,"embedding":'
     for index, vector in enumerate(result.embeddings.vectors):
-        pieces.append(separator % index)
-        pieces.append(write_vector(vector))
+        yield separator % index
+        yield write_vector(vector)
         separator = b'},{"object":"embedding","index":%d,"embedding":'
     model = msgspec.json.encode(result.model.id)
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (tokens, tokens)
-    pieces.append(b'}],"model":%b,%b' % (model, usage))
-    return b"".join(pieces)
+    yield b'}],"model":%b,%b' % (model, usage)
 
 
 def _as_numbers(vector: Vector) -> bytes:

@@ -1,18 +1,22 @@
 """POST /embeddings."""
 
+import asyncio
 import time
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vectoll.domain.embedding import EmbeddingRequest
+from vectoll.core.embed import EmbedResult
+from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
 from vectoll.domain.errors import VectollError
 from vectoll.http.asking import wallet_headers
 from vectoll.http.body import read_json_body
 from vectoll.http.disconnect import CancelledOnDisconnect
 from vectoll.http.entry import admit_to_inference, idempotency_key_of
 from vectoll.http.record import record_of
-from vectoll.http.serialisation import write_embeddings
+from vectoll.http.responses import StreamedResponse
+from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_embeddings, write_embeddings
 from vectoll.http.services import services_of
 from vectoll.http.validation import parse_embedding_request
 
@@ -32,10 +36,25 @@ async def create_embedding(request: Request) -> Response:
         async with CancelledOnDisconnect(request.receive):
             result = await services.embed.embed(principal, permit, wanted, record.request_id, idempotency_key)
         record.tokens = result.embeddings.usage.prompt_tokens
-        started = time.perf_counter()
-        body = await write_embeddings(result, wanted.encoding_format)
-        services.metrics.stage(result.model.id, "serialise", time.perf_counter() - started)
-    return Response(body, headers=await wallet_headers(request), media_type="application/json")
+        return await _answer(request, result, wanted.encoding_format)
+
+
+async def _answer(request: Request, result: EmbedResult, encoding_format: EncodingFormat) -> Response:
+    """Whole where it is small, or where the client's HTTP/1.0 has no way to tell where a stream ends."""
+    headers = await wallet_headers(request)
+    measure = partial(services_of(request).metrics.stage, result.model.id)
+    size = bytes_of_vectors(result)
+    is_large = size > STREAMED_BYTES
+    if is_large and request.scope["http_version"] != "1.0":
+        pieces = stream_embeddings(result, encoding_format)
+        return StreamedResponse(pieces, size, measure, headers)
+    started = time.perf_counter()
+    if is_large:
+        body = await asyncio.to_thread(write_embeddings, result, encoding_format)
+    else:
+        body = write_embeddings(result, encoding_format)
+    measure("serialise", time.perf_counter() - started)
+    return Response(body, headers=headers, media_type="application/json")
 
 
 async def _read(request: Request) -> EmbeddingRequest:
