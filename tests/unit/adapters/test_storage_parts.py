@@ -9,16 +9,16 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.ledger import ALICE, NOON, make_hold
+from tests.ledger import ALICE, NOON, FixedClock, make_credit, make_hold
 
 from vectoll.adapters.storage import audit, holds, postgres, sqlite
 from vectoll.adapters.storage.audit import Audit
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.holds import Holds
-from vectoll.adapters.storage.sqlite import connection, open_sqlite, writer
+from vectoll.adapters.storage.sqlite import SqliteStore, connection, open_sqlite, work, writer
 from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
 from vectoll.domain.allowances import Day
-from vectoll.domain.errors import Unavailable
+from vectoll.domain.errors import SpendLimitReached, Unavailable
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import MAX_AMOUNT, Amount, Price
@@ -75,6 +75,66 @@ async def test_a_group_is_bounded_and_the_rest_follows(
     futures = [store._writer.submit(lambda work, n=n: (n, id(work))) for n in range(5)]  # type: ignore[misc]
     outcomes = [await future for future in futures]
     assert [n for n, _ in outcomes] == [0, 1, 2, 3, 4]
+    await store.close()
+
+
+async def charge(store: SqliteStore, tokens: int, limit: SpendLimit | None = None) -> None:
+    hold = make_hold(tokens, key="key_1", limit=limit, price=Price(1))
+    await store.ledger.hold(hold)
+    await store.ledger.charge(hold, tokens, 0)
+
+
+@pytest.mark.parametrize("remembered", [0, work.MAX_REMEMBERED])
+async def test_what_another_process_commits_is_known_to_the_next_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
+    monkeypatch.setattr(work, "MAX_REMEMBERED", remembered)
+    limit = SpendLimit(Amount(100), LimitPeriod.LIFETIME)
+    one, other = [await open_sqlite(tmp_path, FixedClock()) for _ in range(2)]
+    await one.ledger.post(make_credit(100))
+    for number in range(3):
+        await charge(one, 10)
+        await charge(other, 15)
+        assert (await one.ledger.balance(ALICE)).balance == 100 - 25 * (number + 1)
+    await other.ledger.post(make_credit(100))
+    with pytest.raises(SpendLimitReached):  # 75 are spent, by two processes
+        await charge(one, 26, limit)
+    await other.allowances.grant(ALICE, Amount(7))
+    await charge(one, 25, limit)
+    balance = await other.ledger.balance(ALICE)
+    assert (balance.balance, balance.allowance) == (107, 0)
+    assert (await one.ledger.verify()).is_clean
+    await one.close()
+    await other.close()
+
+
+async def test_a_new_day_has_an_allowance_and_periods_of_its_own(tmp_path: Path) -> None:
+    clock, limit = FixedClock(), SpendLimit(Amount(10), LimitPeriod.EPOCH)
+    store = await open_sqlite(tmp_path, clock)
+    await store.ledger.post(make_credit(100))
+    await store.allowances.grant(ALICE, Amount(4))
+    for left in (94, 88, 82):
+        await charge(store, 10, limit)
+        with pytest.raises(SpendLimitReached):
+            await charge(store, 1, limit)
+        assert (await store.ledger.balance(ALICE)).balance == left
+        clock.advance(days=1)
+    assert (await store.ledger.verify()).is_clean
+    await store.close()
+
+
+async def test_a_grant_counts_for_a_charge_that_was_held_the_day_before(tmp_path: Path) -> None:
+    clock = FixedClock()
+    store = await open_sqlite(tmp_path, clock)
+    await store.ledger.post(make_credit(100))
+    early, late = (make_hold(5, price=Price(1)) for _ in range(2))
+    await store.ledger.hold(early)
+    await store.ledger.hold(late)
+    clock.advance(days=1)
+    await store.ledger.charge(early, 5, 0)  # now the day of the hold is known to have no allowance
+    await store.allowances.grant(ALICE, Amount(4))
+    await store.ledger.charge(late, 5, 0)
+    assert (await store.ledger.balance(ALICE)).balance == 94
     await store.close()
 
 

@@ -1,4 +1,4 @@
-"""What one transaction of the writer does to daily allowances."""
+"""What a transaction of the writer does to daily allowances."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -18,12 +18,15 @@ class AllowanceRow:
 
 
 class AllowanceRows:
-    """Rows are read once, changed here, and written once by ``flush``."""
+    """Rows are read once and changed here; what changed is written by ``flush``."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._rows: dict[tuple[AccountId, Day], AllowanceRow] = {}
         self._changed: set[tuple[AccountId, Day]] = set()
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def of(self, account: AccountId, day: Day) -> AllowanceRow:
         """The day's row; where there is none yet, what the standing grant makes of it."""
@@ -45,6 +48,7 @@ class AllowanceRows:
 
     def set_per_day(self, account: AccountId, per_day: int, day: Day) -> AllowanceRow:
         """Grant from ``day`` on; returns that day's row."""
+        self._rows = {key: self._rows[key] for key in self._changed}  # others may follow the standing grant
         row = self._change(account, day)
         if per_day:
             self._connection.execute(sql("set_daily_grant"), (account, per_day))
@@ -70,6 +74,7 @@ class AllowanceRows:
         self._connection.executemany(
             sql("set_allowance"), [(*key, row.staked, row.granted, row.spent) for key, row in rows]
         )
+        self._changed.clear()
 
     def _change(self, account: AccountId, day: Day) -> AllowanceRow:
         row = self.of(account, day)

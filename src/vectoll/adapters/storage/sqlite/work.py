@@ -1,4 +1,4 @@
-"""What one transaction of the writer does to accounts, transfers and key spends."""
+"""What a transaction of the writer does to accounts, transfers and key spends."""
 
 import sqlite3
 from collections.abc import Callable
@@ -18,24 +18,49 @@ from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.ledger import Hold, Transfer, TransferCode
 from vectoll.domain.money import MAX_AMOUNT, Amount
 
+_Spend = tuple[KeyId, str, int]
+"""A key, the kind of a period, and when the period started."""
+
+MAX_REMEMBERED = 50_000
+"""Balances, spends and allowances that are remembered from one transaction to the next."""
+
 
 class Work:
-    """One open transaction. Balances and spends are read once, changed here, and written once by ``flush``.
+    """One connection's transactions, one at a time. Each is opened by ``begin`` and written by ``flush``.
 
-    So the house's account, which every charge credits, is written once per group. A method that refuses with a
-    VectollError has changed nothing.
+    Balances and spends are read once and changed here, so the house's account, which every charge credits, is
+    written once per transaction. They are remembered for the next, as long as no other connection has written
+    meanwhile and it is the same day. After a transaction that was not committed this object is worth nothing.
+    A method that refuses with a VectollError has changed nothing.
     """
 
-    def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
+        self._data_version: int | None = None
+
+    def begin(self, now: datetime) -> None:
+        """Open a transaction, the only one that writes."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        version = self.connection.execute("PRAGMA data_version").fetchone()[0]
         self.now = now
-        self.today = day_of(now)
-        self.allowances = AllowanceRows(connection)
-        self._periods = dict(period_starts(now))
+        today = day_of(now)
+        if version != self._data_version or today != self.today or self._remembered() > MAX_REMEMBERED:
+            self._forget(today)
+            self._data_version = version
+
+    def _remembered(self) -> int:
+        return len(self._balances) + len(self._spent) + len(self.allowances)
+
+    def _forget(self, today: Day) -> None:
+        """Know nothing of what the file says."""
+        self.today = today
+        self.allowances = AllowanceRows(self.connection)
+        self._periods = dict(period_starts(self.now))
         self._balances: dict[AccountId, int] = {}
         self._missing: set[AccountId] = set()
         self._changed: set[AccountId] = set()
-        self._spent: dict[tuple[KeyId, str, int], int] = {}
+        self._spent: dict[_Spend, int] = {}
+        self._changed_spends: set[_Spend] = set()
 
     def charge(self, hold: Hold, tokens: int, duration_ms: int, day: Day | None) -> Transfer:
         """Apply a charge, or find the one that was applied. Raises as ``Ledger.charge`` does.
@@ -72,11 +97,13 @@ class Work:
 
     def flush(self) -> None:
         """Write what changed. Must be the last call before the commit."""
-        balances = self._balances
+        balances, spent = self._balances, self._spent
         self.connection.executemany(sql("set_balance"), [(balances[a], a) for a in self._changed])
         self.connection.executemany(
-            sql("set_spent"), [(*period, spent) for period, spent in self._spent.items()]
+            sql("set_spent"), [(*spend, spent[spend]) for spend in self._changed_spends]
         )
+        self._changed.clear()
+        self._changed_spends.clear()
         self.allowances.flush()
 
     def _apply(
@@ -96,6 +123,7 @@ class Work:
         self._set_balance(transfer.debit, debit - transfer.amount)
         self._set_balance(transfer.credit, credit + transfer.amount)
         self._spent.update(spends)
+        self._changed_spends.update(spends)
         assert cursor.lastrowid is not None
         return replace(transfer, seq=cursor.lastrowid)
 
@@ -104,7 +132,7 @@ class Work:
         assert existing is not None
         return existing
 
-    def _spends(self, transfer: Transfer, limit: SpendLimit | None) -> dict[tuple[KeyId, str, int], int]:
+    def _spends(self, transfer: Transfer, limit: SpendLimit | None) -> dict[_Spend, int]:
         """The key's spends as they will be after a charge."""
         if transfer.key is None or transfer.code is not TransferCode.CHARGE:
             return {}
@@ -119,11 +147,11 @@ class Work:
             spends[entry] = spent + transfer.amount
         return spends
 
-    def _spent_in(self, entry: tuple[KeyId, str, int]) -> int:
+    def _spent_in(self, entry: _Spend) -> int:
         spent = self._spent.get(entry)
         if spent is None:
             row = self.connection.execute(sql("spent"), entry).fetchone()
-            spent = row[0] if row else 0
+            spent = self._spent[entry] = row[0] if row else 0
         return spent
 
     def _balance(self, account: AccountId) -> int:

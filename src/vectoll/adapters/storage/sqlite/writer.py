@@ -55,7 +55,7 @@ class GroupWriter:
         """Groups whose outcome is known in the loop."""
         self._when_quiet: list[Callable[[], None]] = []
         self._closed: asyncio.Future[None] | None = None
-        self._connection: sqlite3.Connection | None = None  # the thread's own
+        self._work: Work | None = None  # the thread's own
         self._thread = Thread(target=self._serve, name="vectoll-ledger", daemon=True)
         self._thread.start()
 
@@ -170,18 +170,17 @@ class GroupWriter:
     def _attempt(self, group: list[_Job]) -> Exception | None:
         """What kept the whole transaction from being committed, or None."""
         try:
-            if self._connection is None:
-                self._connection = connection.connect(self._path)
+            if self._work is None:
+                self._work = Work(connection.connect(self._path))
             with write_lock(self._path, connection.BUSY_TIMEOUT_S):
-                self._transact(self._connection, group)
+                self._transact(self._work, group)
         except Exception as error:  # noqa: BLE001  every waiter must get an answer
             self._disconnect()  # rolls back; a fresh connection knows nothing of the failure
             return error
         return None
 
-    def _transact(self, db: sqlite3.Connection, group: list[_Job]) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        work = Work(db, self._clock.now())
+    def _transact(self, work: Work, group: list[_Job]) -> None:
+        work.begin(self._clock.now())
         for job in group:
             job.result = job.error = None
             try:
@@ -189,12 +188,12 @@ class GroupWriter:
             except VectollError as refusal:
                 job.error = refusal
         work.flush()
-        db.execute("COMMIT")
+        work.connection.execute("COMMIT")
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._work is not None:
+            self._work.connection.close()
+            self._work = None
 
 
 def _is_of_the_file(error: Exception) -> bool:
