@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from vectoll.domain.catalog import Catalog, ModelSpec
-from vectoll.domain.errors import ModelOffline
+from vectoll.domain.errors import ModelOffline, UnknownModel
 from vectoll.domain.ids import ModelId
 from vectoll.ports.model import EmbeddingModel
 
@@ -29,8 +29,13 @@ class ModelRegistry:
         return tuple(self._catalog.values())
 
     def resolve(self, name: str) -> ModelSpec:
-        """The model of this id or alias. Raises UnknownModel."""
-        return self._catalog.resolve(name)
+        """The model of this id or alias. Raises UnknownModel, which lists those that can be used now."""
+        try:
+            return self._catalog.resolve(name)
+        except UnknownModel:
+            raise UnknownModel(
+                name, sorted(s.id for s in self.specs if self.offline_reason(s) is None)
+            ) from None
 
     def offline_reason(self, spec: ModelSpec) -> str | None:
         """Why a model cannot be used now; None when it can."""

@@ -75,7 +75,8 @@ class UnknownModel(InvalidRequest):
 
     def __init__(self, model: str, served: Sequence[str]) -> None:
         self.model = model
-        message = f"The model '{shorten(model)}' is not served here. Served models: {', '.join(served)}."
+        names = ", ".join(served) or "none at the moment"
+        message = f"The model '{shorten(model)}' is not served here. Served models: {names}."
         super().__init__(message, [FieldIssue(("model",), message)])
 
 

@@ -148,6 +148,11 @@ async def test_refused_request_costs_nothing(error: type[VectollError], options:
     assert await world.money() == (1000, 0)
 
 
+async def test_unknown_model_is_told_which_can_be_used_now() -> None:
+    with pytest.raises(UnknownModel, match=r"Served models: m, pro\.$"):
+        await (await World().fund()).embed(model="nope")
+
+
 async def test_pro_model_serves_pro_keys() -> None:
     world = await World().fund()
     world.principal = Principal(ACCOUNT, is_pro=True)
