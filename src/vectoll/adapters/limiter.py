@@ -1,4 +1,4 @@
-"""Rate limits in this process's memory, over the ``limits`` library.
+"""Rate limits in this process's memory.
 
 A limit of up to ``EXACT_UP_TO`` is an exact moving window, which remembers every hit. A larger one, such as tokens
 per minute, is a sliding-window counter: two counters per bucket, and an estimate that assumes the previous
@@ -7,10 +7,8 @@ window's hits were spread evenly.
 
 import heapq
 import time
+from collections import deque
 from math import ceil, floor
-from threading import Timer
-
-from limits.storage import MemoryStorage
 
 from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
 
@@ -25,7 +23,11 @@ class MemoryRateLimiter:
     """A RateLimiter for one process. Call it from one thread: the event loop's."""
 
     def __init__(self, max_buckets: int = MAX_BUCKETS) -> None:
-        self._memory = _Memory(max_buckets)
+        self._max_buckets = max_buckets
+        self._buckets: dict[_Name, _Exact | _Estimated] = {}
+        self._blocked: dict[_Name, float] = {}
+        self._due: list[tuple[float, _Name]] = []
+        """A heap: when to look next at each bucket and block, whether it can be forgotten."""
 
     async def hit(self, limit: RateLimit, *key: str, cost: int = 1) -> RateLimitDecision:
         """Count ``cost`` if it fits; when it does not, count nothing and refuse.
@@ -33,124 +35,134 @@ class MemoryRateLimiter:
         The state's ``reset_s`` is the wait until the bucket is fresh again, or, when refused, until the same hit
         would fit.
         """
-        name = _name(limit, key)
-        self._memory.sweep()
-        if limit.amount <= EXACT_UP_TO:
-            allowed = self._memory.acquire_entry(name, limit.amount, limit.window_s, cost)
-        else:
-            allowed = self._memory.acquire_sliding_window_entry(name, limit.amount, limit.window_s, cost)
-        return RateLimitDecision(allowed, self._memory.state(name, limit, limit.amount if allowed else cost))
+        now, name = time.time(), (limit.amount, limit.window_s, *key)
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = _new_bucket(limit)
+            self._remember(name, now, limit.window_s)
+        allowed = bucket.used(now) + cost <= limit.amount
+        if allowed:
+            bucket.add(now, cost)
+        return RateLimitDecision(allowed, _state(bucket, limit, now, limit.amount if allowed else cost))
 
     async def peek(self, limit: RateLimit, *key: str) -> LimitState:
         """Where the bucket stands, counting nothing."""
-        return self._memory.state(_name(limit, key), limit, limit.amount)
+        bucket = self._buckets.get((limit.amount, limit.window_s, *key)) or _new_bucket(limit)
+        return _state(bucket, limit, time.time(), limit.amount)
 
     async def block(self, *key: str, duration_s: int) -> None:
         """Shut a bucket for ``duration_s`` seconds from now."""
-        name = _blocked(key)
-        self._memory.clear(name)
-        self._memory.incr(name, duration_s)
+        now = time.time()
+        if key not in self._blocked:
+            self._remember(key, now, duration_s)
+        self._blocked[key] = now + duration_s
 
     async def blocked_s(self, *key: str) -> int:
         """Whole seconds, rounded up, until the bucket opens again; 0 when it is open."""
-        name = _blocked(key)
-        if not self._memory.get(name):
+        if key not in self._blocked:
             return 0
-        return max(0, ceil(self._memory.get_expiry(name) - time.time()))
+        return max(0, ceil(self._blocked[key] - time.time()))
 
-
-def _name(limit: RateLimit, key: tuple[str, ...]) -> str:
-    """No part of a key holds a NUL, which HTTP headers cannot carry, so no two buckets share a name."""
-    return f"{limit.amount}/{limit.window_s}/" + "\0".join(key)
-
-
-def _blocked(key: tuple[str, ...]) -> str:
-    return "blocked/" + "\0".join(key)
-
-
-class _NeverStarted(Timer):
-    """Stands where MemoryStorage keeps its clean-up thread, and says that it runs, so that none is started.
-
-    That thread would look through every bucket a hundred times a second under load, and it never forgets the name
-    of a bucket that is empty. ``_Memory.sweep`` does the work instead, a bucket at a time, when its time has come.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(0, lambda: None)
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-    def is_alive(self) -> bool:
-        """As if it ran."""
-        return True
-
-
-class _Memory(MemoryStorage):
-    """The library's storage, with a clean-up whose cost is shared out over the hits."""
-
-    def __init__(self, max_buckets: int) -> None:
-        super().__init__()
-        self.timer.cancel()
-        self.timer = _NeverStarted()
-        self._max_buckets = max_buckets
-        self._due: list[tuple[float, str]] = []  # a heap: when to look at each bucket next
-
-    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """As the library's; a bucket that is new is noted for the sweep."""
-        if key not in self.events:
-            heapq.heappush(self._due, (time.time() + expiry, key))
-        return super().acquire_entry(key, limit, expiry, amount)
-
-    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """As the library's; a bucket that is new is noted for the sweep."""
-        if key not in self.expirations:
-            heapq.heappush(self._due, (time.time() + expiry, key))
-        return super().incr(key, expiry, amount)
-
-    def sweep(self) -> None:
-        """Forget what has expired, and the next to expire while there are too many."""
-        now = time.time()
+    def _remember(self, name: "_Name", now: float, for_s: float) -> None:
+        """Note something new, and forget what has expired, or what expires next while there is too much."""
+        heapq.heappush(self._due, (now + for_s, name))
         while self._due and (self._due[0][0] <= now or len(self._due) > self._max_buckets):
-            is_full = len(self._due) > self._max_buckets
-            _, key = heapq.heappop(self._due)
-            next_look = None if is_full else self._trim(key, now)
-            if next_look is None:
-                self.clear(key)
+            due, name = heapq.heappop(self._due)
+            expires = self._expires(name)
+            if due <= now < expires:
+                heapq.heappush(self._due, (expires, name))
             else:
-                heapq.heappush(self._due, (next_look, key))
+                self._buckets.pop(name, None)
+                self._blocked.pop(name, None)
 
-    def _trim(self, key: str, now: float) -> float | None:
-        """Drop a bucket's expired hits. Returns when to look again, or None when nothing is left."""
-        if key not in self.events:
-            expiry = self.expirations.get(key, now)
-            return expiry if expiry > now else None
-        live = [entry for entry in self.events[key] if entry.expiry > now]
-        self.events[key] = live
-        return live[0].expiry if live else None
+    def _expires(self, name: "_Name") -> float:
+        bucket = self._buckets.get(name)
+        return self._blocked[name] if bucket is None else bucket.expires
 
-    def state(self, name: str, limit: RateLimit, cost: int) -> LimitState:
-        """Where a bucket stands; ``reset_s`` is the wait until ``cost`` fits (at most the limit does)."""
-        of_kind = self._exact_state if limit.amount <= EXACT_UP_TO else self._estimated_state
-        used, wait_s = of_kind(name, limit, min(cost, limit.amount))
-        return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))
 
-    def _exact_state(self, name: str, limit: RateLimit, cost: int) -> tuple[int, float]:
-        _, used = self.get_moving_window(name, limit.amount, limit.window_s)
-        excess = used + cost - limit.amount
-        if excess <= 0:
-            return used, 0.0
-        freeing = self.events[name][used - excess]  # newest first: the hit whose leaving makes room
-        return used, freeing.atime + limit.window_s - time.time()
+_Name = tuple[object, ...]
+"""A bucket's limit and key, or a block's key: no two are the same, for keys are texts."""
 
-    def _estimated_state(self, name: str, limit: RateLimit, cost: int) -> tuple[int, float]:
-        window = limit.window_s
-        previous, previous_ttl, current, current_ttl = self.get_sliding_window(name, window)
-        room = limit.amount - cost + 1  # what the estimate must stay below, as it is rounded down
-        estimate = previous * previous_ttl / window + current
-        if estimate < room:
-            return floor(estimate), 0.0
-        if current < room:  # it is enough that the previous window slides out further
-            return floor(estimate), previous_ttl - (room - current) * window / previous
-        to_rollover = current_ttl - window
-        return floor(estimate), to_rollover + window - room * window / current
+
+class _Exact:
+    """Every hit of the last window: when, and how many."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._window_s = limit.window_s
+        self._hits: deque[tuple[float, int]] = deque()
+        self._used = 0
+
+    @property
+    def expires(self) -> float:
+        """When nothing is left of what was counted."""
+        return self._hits[-1][0] + self._window_s if self._hits else 0.0
+
+    def used(self, now: float) -> int:
+        """What counts now."""
+        hits, oldest = self._hits, now - self._window_s
+        while hits and hits[0][0] <= oldest:
+            self._used -= hits.popleft()[1]
+        return self._used
+
+    def add(self, now: float, cost: int) -> None:
+        """Count a hit."""
+        self._hits.append((now, cost))
+        self._used += cost
+
+    def wait_s(self, now: float, at_most: int) -> float:
+        """How long until ``at_most`` is used, where more is."""
+        if at_most == 0:
+            return self.expires - now
+        left = self._used
+        for at, cost in self._hits:
+            left -= cost
+            if left <= at_most:
+                return at + self._window_s - now
+        raise AssertionError("all that was counted leaves the window")
+
+
+class _Estimated:
+    """What was counted in this window and in the one before; windows start at multiples of their length."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._window_s = limit.window_s
+        self._index = 0
+        self._previous = self._current = 0
+
+    @property
+    def expires(self) -> float:
+        """When nothing is left of what was counted."""
+        return float((self._index + 2) * self._window_s)
+
+    def used(self, now: float) -> int:
+        """What counts now, by estimate."""
+        index = int(now // self._window_s)
+        if index != self._index:
+            self._previous = self._current if index == self._index + 1 else 0
+            self._index, self._current = index, 0
+        return floor(self._previous * self._left_s(now) / self._window_s + self._current)
+
+    def add(self, now: float, cost: int) -> None:  # noqa: ARG002 - ``used`` has moved to the window of now
+        """Count a hit."""
+        self._current += cost
+
+    def wait_s(self, now: float, at_most: int) -> float:
+        """How long until ``at_most`` is used, where more is."""
+        room = at_most + 1  # what the estimate must stay below, as it is rounded down
+        if self._current < room:  # it is enough that the previous window slides out further
+            return self._left_s(now) - (room - self._current) * self._window_s / self._previous
+        return self._left_s(now) + self._window_s - room * self._window_s / self._current
+
+    def _left_s(self, now: float) -> float:
+        return (self._index + 1) * self._window_s - now
+
+
+def _new_bucket(limit: RateLimit) -> _Exact | _Estimated:
+    return _Exact(limit) if limit.amount <= EXACT_UP_TO else _Estimated(limit)
+
+
+def _state(bucket: _Exact | _Estimated, limit: RateLimit, now: float, cost: int) -> LimitState:
+    """Where a bucket stands; ``reset_s`` is the wait until ``cost`` fits (at most the limit does)."""
+    used, at_most = bucket.used(now), max(0, limit.amount - cost)
+    wait_s = bucket.wait_s(now, at_most) if used > at_most else 0.0
+    return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))

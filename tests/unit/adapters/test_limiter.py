@@ -1,11 +1,10 @@
-"""MemoryRateLimiter: memory stays bounded, and no thread is started."""
+"""MemoryRateLimiter: memory stays bounded."""
 
-import threading
 import time
 
 import pytest
 
-from vectoll.adapters.limiter import EXACT_UP_TO, MemoryRateLimiter
+from vectoll.adapters.limiter import EXACT_UP_TO, MemoryRateLimiter, _Exact
 from vectoll.domain.limits import RateLimit
 
 EXACT = RateLimit(100, 60)
@@ -13,11 +12,9 @@ ESTIMATED = RateLimit(EXACT_UP_TO + 1, 60)
 
 
 def remembered(limiter: MemoryRateLimiter) -> int:
-    """Everything that the storage holds on to."""
-    memory = limiter._memory
-    hits = sum(len(hits) for hits in memory.events.values())
-    names = len(memory.events) + len(memory.storage) + len(memory.expirations) + len(memory.locks)
-    return hits + names + len(memory._due)
+    """Everything that the limiter holds on to."""
+    hits = sum(len(bucket._hits) for bucket in limiter._buckets.values() if isinstance(bucket, _Exact))
+    return hits + len(limiter._buckets) + len(limiter._blocked) + len(limiter._due)
 
 
 @pytest.mark.parametrize("limit", [EXACT, ESTIMATED], ids=["exact", "estimated"])
@@ -49,16 +46,18 @@ async def test_more_buckets_than_allowed_push_out_the_first(monkeypatch: pytest.
     limiter = MemoryRateLimiter(max_buckets=50)
     for i in range(500):
         await limiter.hit(EXACT, f"stranger {i}", cost=100)
-    assert len(limiter._memory.events) <= 51
+    assert len(limiter._buckets) <= 51
     assert not (await limiter.hit(EXACT, "stranger 499")).allowed
     assert (await limiter.hit(EXACT, "stranger 0")).allowed
 
 
-async def test_no_thread_is_started() -> None:
+async def test_block_that_was_prolonged_outlives_its_first_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_800_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
     limiter = MemoryRateLimiter()
-    limiter._memory.timer.join(1) if limiter._memory.timer.ident else None
-    before = threading.active_count()
-    for i in range(100):
-        await limiter.hit(EXACT, f"k{i}")
-        await limiter.hit(ESTIMATED, f"k{i}")
-    assert threading.active_count() <= before
+    await limiter.block("k", duration_s=30)
+    now += 20
+    await limiter.block("k", duration_s=30)
+    now += 20
+    await limiter.hit(EXACT, "somebody new, who makes it look for what has expired")
+    assert await limiter.blocked_s("k") == 10
