@@ -124,6 +124,14 @@ async def test_estimated_window_slides(limiter: RateLimiter, wall: Wall) -> None
     assert (await limiter.hit(LARGE, "k", cost=LARGE.amount // 2)).allowed
 
 
+async def test_estimate_knows_nothing_of_windows_before_the_previous(
+    limiter: RateLimiter, wall: Wall
+) -> None:
+    await limiter.hit(LARGE, "k", cost=LARGE.amount)
+    wall.now = START + 2 * 60 + 1
+    assert (await limiter.hit(LARGE, "k", cost=LARGE.amount)).allowed
+
+
 @EITHER
 @pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
 @pytest.mark.parametrize("second_at_s", [0, 25, 61, 110])
