@@ -28,15 +28,18 @@ from vectoll.domain.catalog import (
     Upstream,
     UsageMissing,
 )
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, ModelOffline
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.settings import ModelSettings, Settings
 
 T = TypeVar("T")
 
-ReadFacts = Callable[[ModelSource], CheckpointFacts | None]
-"""What a checkpoint says about itself; None when it is not on this machine. Downloads nothing."""
+ReadFacts = Callable[[ModelId, ModelSource], CheckpointFacts]
+"""What a checkpoint says about itself. Downloads nothing. Raises ModelOffline for one that is not on this machine,
+ConfigurationError for one that cannot be read."""
+
+_UNREADABLE = CheckpointFacts(family="", pooling=Pooling.MEAN, dims=0, max_tokens=0)
 
 _DEFAULT_BASE_URLS = {ModelKind.GEMINI: "https://generativelanguage.googleapis.com/v1beta"}
 _MAX_BATCH_INPUTS = {ModelKind.OPENAI: 2048, ModelKind.GEMINI: 100}
@@ -53,7 +56,9 @@ class ServedModels:
 
     catalog: Catalog
     offline: Mapping[ModelId, str]
-    """Upstreams that cannot be asked as things are configured, with the reason that callers are given."""
+    """Models that cannot be served as things are, with the reason that callers are given."""
+    faults: Mapping[ModelId, str]
+    """Of those, the ones that the operator has switched on, with what the operator is told: it may name files."""
 
 
 def builtin_models() -> tuple[ModelSettings, ...]:
@@ -68,16 +73,30 @@ def read_models(
     environ: Mapping[str, str] = os.environ,
     builtin: tuple[ModelSettings, ...] | None = None,
 ) -> ServedModels:
-    """Merge, complete and check every model. Raises ConfigurationError, one line that names model and setting."""
+    """Merge, complete and check every model. Raises ConfigurationError, one line that names model and setting.
+
+    A checkpoint that cannot be read makes its own model offline, and no other.
+    """
     named = {entry.id for entry in settings.models}
-    specs = [_to_spec(entry, settings, read_facts) for entry in read_entries(settings, builtin)]
-    offline = {
-        spec.id: reason
-        for spec in specs
-        if spec.upstream and (reason := _offline_reason(spec.upstream, spec.id in named, environ))
-    }
+    faults: dict[ModelId, str] = {}
+    offline: dict[ModelId, str] = {}
+    specs = []
+    for entry in read_entries(settings, builtin):
+        try:
+            facts = _facts(entry, read_facts)
+        except (ConfigurationError, ModelOffline) as error:
+            facts = _UNREADABLE
+            offline[ModelId(entry.id)] = "its checkpoint is not there or cannot be read"
+            faults[ModelId(entry.id)] = error.reason if isinstance(error, ModelOffline) else str(error)
+        spec = _to_spec(entry, settings, facts)
+        specs.append(spec)
+        if spec.upstream and spec.id not in named:  # a key in the environment alone buys nothing
+            offline[spec.id] = "the operator has not switched this upstream on"
+        elif spec.upstream and (variable := spec.upstream.api_key_env) and not environ.get(variable):
+            offline[spec.id] = "the operator has not set the API key of its upstream"
+            faults[spec.id] = f"the environment has no {variable}, which setting api_key_env names"
     try:
-        return ServedModels(Catalog(specs), offline)
+        return ServedModels(Catalog(specs), offline, faults)
     except ValueError as error:
         raise ConfigurationError(f"setting models: {error}") from None
 
@@ -101,15 +120,6 @@ def source_of(entry: ModelSettings) -> ModelSource | None:
         return None
     path = Path(entry.path).expanduser() if entry.path else None
     return ModelSource(path=path, package=entry.package, repo=entry.repo, revision=entry.revision)
-
-
-def _offline_reason(upstream: Upstream, is_named: bool, environ: Mapping[str, str]) -> str | None:
-    """A key in the environment alone buys nothing: the operator must have named the model, too."""
-    if not is_named:
-        return "the operator has not switched this upstream on"
-    if upstream.api_key_env and not environ.get(upstream.api_key_env):
-        return "the operator has not set the API key of its upstream"
-    return None
 
 
 def _merge(base: ModelSettings, over: ModelSettings | None) -> ModelSettings:
@@ -142,7 +152,16 @@ def _kind(entry: ModelSettings) -> ModelKind:
     return entry.kind or ModelKind.LOCAL
 
 
-def _to_spec(entry: ModelSettings, settings: Settings, read_facts: ReadFacts | None) -> ModelSpec:
+def _facts(entry: ModelSettings, read_facts: ReadFacts | None) -> CheckpointFacts | None:
+    """What the checkpoint says, where it has to be asked. Raises what ``read_facts`` raises."""
+    is_complete = all(v is not None for v in (entry.pooling, entry.dims, entry.max_tokens))
+    source = source_of(entry)
+    if read_facts is None or is_complete or source is None or source == ModelSource():
+        return None
+    return read_facts(ModelId(entry.id), source)
+
+
+def _to_spec(entry: ModelSettings, settings: Settings, facts: CheckpointFacts | None) -> ModelSpec:
     kind = _kind(entry)
     upstream = None if kind is ModelKind.LOCAL else _upstream(entry, kind)
     source = source_of(entry) or ModelSource()
@@ -150,19 +169,19 @@ def _to_spec(entry: ModelSettings, settings: Settings, read_facts: ReadFacts | N
         raise _wrong(
             entry, "path", "give path or repo for a checkpoint, or kind and base_url for an upstream"
         )
-    is_complete = all(v is not None for v in (entry.pooling, entry.dims, entry.max_tokens))
-    facts = read_facts(source) if read_facts and upstream is None and not is_complete else None
+    pooling = _pooling(entry, facts, upstream)
+    dims = _needed(entry, "dims", entry.dims, facts.dims if facts else None)
     return ModelSpec(
         id=ModelId(entry.id),
         name=entry.name or entry.id,
         source=source,
-        pooling=_pooling(entry, facts, upstream),
-        dims=_needed(entry, "dims", entry.dims, facts.dims if facts else None),
+        pooling=pooling,
+        dims=dims,
         max_tokens=_needed(entry, "max_tokens", entry.max_tokens, facts.max_tokens if facts else None),
         price=_price(entry, settings),
-        matryoshka_dims=tuple(sorted(entry.matryoshka_dims or ())),
+        matryoshka_dims=_within(entry, "matryoshka_dims", tuple(sorted(entry.matryoshka_dims or ())), dims),
         matryoshka_any=entry.matryoshka_any or False,
-        min_dims=entry.min_dims or 1,
+        min_dims=_within(entry, "min_dims", (entry.min_dims or 1,), dims)[0],
         prompt=entry.prompt or "",
         token_ids=_token_ids(entry, kind),
         truncate=_truncate(entry, upstream),
@@ -244,11 +263,18 @@ def _price(entry: ModelSettings, settings: Settings) -> Price:
         raise _wrong(entry, "price_usd_per_million", str(error)) from None
 
 
+def _within(entry: ModelSettings, name: str, sizes: tuple[int, ...], dims: int) -> tuple[int, ...]:
+    """``sizes``, none of them larger than the model's own, where that is known."""
+    if dims and max(sizes, default=0) > dims:
+        raise _wrong(entry, name, f"{max(sizes)} is more than the {dims} dims that its vectors have")
+    return sizes
+
+
 def _needed(entry: ModelSettings, name: str, given: T | None, from_checkpoint: T | None) -> T:
     value = given if given is not None else from_checkpoint
     if value is None:
-        hint = f"; `vectoll models pull {entry.id}` brings one" if entry.repo else ""
-        raise _wrong(entry, name, f"set it: no checkpoint on this machine says it{hint}")
+        why = "the checkpoint does not say it" if _kind(entry) is ModelKind.LOCAL else "no upstream says it"
+        raise _wrong(entry, name, f"set it: {why}")
     return value
 
 

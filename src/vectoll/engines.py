@@ -153,6 +153,11 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
         raise ConfigurationError(
             f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
         )
+    if spec.max_tokens > checkpoint.architecture.positions:
+        raise ConfigurationError(
+            f"model {spec.id!r}, setting max_tokens: {spec.max_tokens} is more than the "
+            f"{checkpoint.architecture.positions} tokens that its checkpoint has positions for"
+        )
     return checkpoint
 
 

@@ -48,7 +48,12 @@ class ModelState:
     """One model of the catalogue, and why it would not be served; None when it would."""
 
     spec: ModelSpec
+    is_named: bool
+    """Whether vectoll.toml names it."""
     offline: str | None
+    """As callers are told."""
+    detail: str | None
+    """As the operator is told."""
 
 
 @asynccontextmanager
@@ -59,6 +64,8 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
     served = read_served_models(settings)
     states = _states(settings, served)
     offline = {state.spec.id: state.offline for state in states if state.offline}
+    for model_id, fault in served.faults.items():
+        log.warning("model_offline", extra={"model": model_id, "reason": fault})
     computes_here = settings.engine.backend == "local"
     residency = Residency(await asyncio.to_thread(memory_budget, settings.engine) if computes_here else 0)
     with ThreadPoolExecutor(cores(), thread_name_prefix="tokenize") as threads:
@@ -124,7 +131,10 @@ def _explaining(spec: ModelSpec) -> Iterator[None]:
 @asynccontextmanager
 async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingModel]:
     """One model by id or alias, without a server or a ledger. Raises UnknownModel, ModelOffline."""
-    spec = read_served_models(settings).catalog.resolve(name)
+    served = read_served_models(settings)
+    spec = served.catalog.resolve(name)
+    if reason := served.faults.get(spec.id):
+        raise ModelOffline(spec.id, reason)
     with ThreadPoolExecutor(cores(), thread_name_prefix="tokenize") as threads:
         model = await _load(spec, settings, NoMetrics(), threads)
         try:
@@ -155,18 +165,15 @@ def _states(settings: Settings, served: ServedModels) -> Sequence[ModelState]:
         reason = served.offline.get(spec.id)
         if reason is None and spec.id not in named and spec.source.package is None:
             reason = "the operator has not switched this model on"
-        states.append(ModelState(spec, reason))
+        states.append(ModelState(spec, spec.id in named, reason, served.faults.get(spec.id, reason)))
     return states
 
 
-def _read_facts(source: ModelSource) -> CheckpointFacts | None:
-    """What a checkpoint on this machine says about itself. Raises ConfigurationError for one that is broken."""
-    try:
-        checkpoint = read_checkpoint(locate("", source))
-    except ModelOffline:
-        return None
-    if checkpoint.pooling is None:
-        return None
+def _read_facts(model: ModelId, source: ModelSource) -> CheckpointFacts:
+    """What a checkpoint on this machine says about itself. Raises ModelOffline where there is none, and
+    ConfigurationError for one that is broken.
+    """
+    checkpoint = read_checkpoint(locate(model, source))
     family = checkpoint.architecture.family.value
     return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
 

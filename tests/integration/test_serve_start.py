@@ -169,7 +169,6 @@ def test_busy_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
         ("VECTOLL_DATA_DIR", "", "setting data_dir"),
         ("VECTOLL_JWT__JWKS_FILE", "/nowhere/jwks.json", "setting jwt.jwks_file: cannot read"),
         ("VECTOLL_MODELS", '[{"id":"m"}]', "model 'm', setting path"),
-        ("VECTOLL_MODELS", '[{"id":"m","path":"/nowhere"}]', "no config.json in /nowhere"),
         ("VECTOLL_MODELS", '[{"id":"all-MiniLM-L6-v2","price_usd_per_million":"x"}]', "not a decimal number"),
         ("VECTOLL_MODELS", '[{"id":"all-MiniLM-L6-v2","aliases":["text-embedding-bge-m3"]}]', "two models"),
     ],
@@ -177,6 +176,40 @@ def test_busy_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
 def test_wrong_setting_is_one_clear_line(tmp_path: Path, name: str, value: str, says: str) -> None:
     vectoll = Vectoll(tmp_path)
     assert says in serve_in_vain(vectoll, **{name: value})
+
+
+def test_models_that_are_not_there_are_offline_each_for_its_reason_and_the_others_serve(
+    tmp_path: Path,
+) -> None:
+    config = """
+    [[models]]
+    id = "gone"
+    path = "/nowhere"
+    [[models]]
+    id = "text-embedding-3-small"
+    """
+    vectoll = Vectoll(tmp_path, config)
+    with vectoll.serve() as server:
+        key = vectoll.create_key()
+        with server.client(key) as client:
+            listed = {
+                model["id"]: model["model_spec"] for model in client.get("/api/v1/models").json()["data"]
+            }
+            answers = {
+                model: client.post("/api/v1/embeddings", json={"model": model, "input": "a", "dimensions": 8})
+                for model in ("gone", "text-embedding-3-small")
+            }
+            served = client.post("/api/v1/embeddings", json={"model": MODEL, "input": "a"})
+    assert served.status_code == 200
+    for model, answer in answers.items():
+        assert (answer.status_code, answer.json()["code"]) == (503, "MODEL_OFFLINE")
+        assert listed[model]["offline"]
+    assert "its checkpoint is not there or cannot be read" in answers["gone"].text
+    assert "nowhere" not in answers["gone"].text
+    assert "has not set the API key" in answers["text-embedding-3-small"].text
+    log = server.log.read_text()
+    assert "model 'gone', setting path: no config.json in /nowhere" in log
+    assert "the environment has no OPENAI_API_KEY" in log
 
 
 def test_model_that_cannot_be_loaded_is_offline_and_the_others_serve(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vectoll.domain.catalog import (
     TokenIdPolicy,
     UsageMissing,
 )
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, ModelOffline
 from vectoll.settings import ModelSettings, Settings
 
 SPEC_IDS = {
@@ -115,7 +115,9 @@ def test_an_upstream_is_off_until_the_operator_names_it_even_when_its_key_is_in_
 @pytest.mark.parametrize("environ", [{}, {"OPENAI_API_KEY": ""}])
 def test_a_named_upstream_without_its_key_is_offline_and_says_why(environ: dict[str, str]) -> None:
     served = read(ModelSettings(id="text-embedding-3-small"), environ=environ)
-    assert "API key" in served.offline[served.catalog["text-embedding-3-small"].id]
+    model = served.catalog["text-embedding-3-small"].id
+    assert "API key" in served.offline[model]
+    assert "no OPENAI_API_KEY" in served.faults[model]
 
 
 def test_the_operators_fields_win_one_by_one() -> None:
@@ -182,8 +184,24 @@ def test_several_base_urls_lose_their_trailing_slash() -> None:
 def test_what_is_left_out_is_read_from_the_checkpoint() -> None:
     facts = CheckpointFacts(family="bert", pooling=Pooling.CLS, dims=32, max_tokens=64)
     settings = Settings(models=(ModelSettings(id="mine", path="/m", dims=16),))
-    spec = read_models(settings, lambda source: facts, environ={}).catalog["mine"]
+    spec = read_models(settings, lambda *_: facts, environ={}).catalog["mine"]
     assert (spec.pooling, spec.dims, spec.max_tokens, spec.family) == (Pooling.CLS, 16, 64, "bert")
+
+
+@pytest.mark.parametrize(
+    "error", [ModelOffline("mine", "it is not here"), ConfigurationError("it is broken")]
+)
+def test_a_checkpoint_that_cannot_be_read_takes_its_own_model_offline_and_no_other(error: Exception) -> None:
+    def read_facts(*_: object) -> CheckpointFacts:
+        raise error
+
+    settings = Settings(models=(ModelSettings(id="mine", path="/secret/m", aliases=("my",)),))
+    served = read_models(settings, read_facts, environ={})
+    spec = served.catalog.resolve("my")
+    assert served.offline[spec.id] == "its checkpoint is not there or cannot be read"
+    assert served.faults[spec.id] in ("it is not here", "it is broken")
+    assert (spec.dims, spec.max_tokens, spec.accepts_dimensions(7)) == (0, 0, True)
+    assert set(served.catalog) == SPEC_IDS | {"all-MiniLM-L6-v2", "mine"}
 
 
 @pytest.mark.parametrize(
@@ -210,6 +228,8 @@ def test_what_is_left_out_is_read_from_the_checkpoint() -> None:
         (ModelSettings(id="text-embedding-bge-m3", price_usd_per_million="0.00000001"), "six decimals"),
         (ModelSettings(id="text-embedding-bge-m3", price_usd_per_million="free"), "decimal"),
         (ModelSettings(id="text-embedding-qwen3-8b", aliases=("text-embedding-ada-002",)), "two models"),
+        (ModelSettings(id="text-embedding-qwen3-8b", min_dims=4097), "4097 is more than the 4096 dims"),
+        (ModelSettings(id="text-embedding-bge-m3", matryoshka_dims=(8, 2048)), "2048 is more than the 1024"),
         (ModelSettings(id="text-embedding-qwen3-8b", aliases=("text-embedding-bge-m3",)), "two models"),
     ],
 )

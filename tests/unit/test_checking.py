@@ -192,9 +192,41 @@ def test_a_broken_checkpoint_is_a_failed_check_and_no_traceback(tmp_path: Path) 
     assert "cut short or not a safetensors" in failures("mine")["loads"]
 
 
-def test_without_an_id_it_is_every_model_that_is_on() -> None:
+def test_without_an_id_it_is_every_model_that_is_on_or_ought_to_be(tmp_path: Path) -> None:
     result = run("--json")
     assert [report["id"] for report in json.loads(result.stdout)] == ["all-MiniLM-L6-v2"]
+    configure(id="gone", path=str(tmp_path / "nowhere"))
+    result = run("--json")
+    assert result.exit_code == 1
+    passed = {report["id"]: report["passed"] for report in json.loads(result.stdout)}
+    assert passed == {"all-MiniLM-L6-v2": True, "gone": False}
+
+
+@pytest.mark.parametrize("file", ["config.json", "modules.json", "tokenizer.json", "1_Pooling/config.json"])
+def test_a_description_that_cannot_be_read_fails_its_check_and_is_named(file: str, tmp_path: Path) -> None:
+    MAKERS["qwen3"](tmp_path / "model")
+    (tmp_path / "model" / file).write_text("{")
+    configure(id="mine", path=str(tmp_path / "model"))
+    (why,) = failures("mine").values()
+    assert f"model/{file}" in why
+
+
+def test_more_tokens_than_the_checkpoint_has_positions_for_are_a_failed_check(tmp_path: Path) -> None:
+    MAKERS["qwen3"](tmp_path / "model")
+    Path("vectoll.toml").write_text(
+        f'[[models]]\nid = "mine"\npath = "{tmp_path / "model"}"\nmax_tokens = 129\n'
+    )
+    assert "setting max_tokens: 129 is more than the 128" in failures("mine")["loads"]
+
+
+def test_a_pooling_that_a_checkpoint_does_not_say_is_all_that_must_be_set(tmp_path: Path) -> None:
+    MAKERS["qwen3"](tmp_path / "model")
+    (tmp_path / "model" / "modules.json").unlink()
+    configure(id="mine", path=str(tmp_path / "model"))
+    result = run("mine")
+    assert (result.exit_code, "setting pooling: set it" in result.stderr) == (2, True)
+    configure(id="mine", path=str(tmp_path / "model"), pooling="last")
+    assert checked("mine")["passed"]
 
 
 def test_a_model_that_is_not_in_the_catalogue_is_refused_with_those_that_are() -> None:
@@ -241,7 +273,7 @@ def test_an_upstream_without_its_key_or_with_other_vectors_fails() -> None:
     def use(provider: ProviderServer) -> None:
         bought(provider)
         assert failures("bought", THEIR_KEY="") == {
-            "answers": "the operator has not set the API key of its upstream"
+            "answers": "the environment has no THEIR_KEY, which setting api_key_env names"
         }
         bought(provider, dims="9")
         assert set(failures("bought", THEIR_KEY=KEY)) == {"answers"}

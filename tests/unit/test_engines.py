@@ -24,7 +24,7 @@ def tiny(folder: Path, name: str = "qwen3", **how: str) -> ModelSpec:
     MAKERS[name](folder)
     entry = ModelSettings(id="tiny", path=str(folder), **how)  # type: ignore[arg-type]
     facts = CheckpointFacts("", Pooling.LAST, 32, 128)
-    return read_models(Settings(models=(entry,)), lambda _: facts).catalog["tiny"]
+    return read_models(Settings(models=(entry,)), lambda *_: facts).catalog["tiny"]
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_what_only_the_cpu_engine_can_do_stays_there_unless_the_operator_insists
 def tiny_graph(folder: Path) -> ModelSpec:
     entry = ModelSettings(id="tiny", path=str(folder))
     return read_models(
-        Settings(models=(entry,)), lambda _: CheckpointFacts("", Pooling.LAST, 32, 128)
+        Settings(models=(entry,)), lambda *_: CheckpointFacts("", Pooling.LAST, 32, 128)
     ).catalog["tiny"]
 
 

