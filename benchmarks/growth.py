@@ -198,8 +198,10 @@ def _grow(path: Path, first: int, last: int) -> None:
             turns = (n for _ in range(CHARGES_PER_KEY) for n in new)
             db.executemany(sql("insert_transfer"), (_charged(n, micros) for n in turns))
             spends = ((p.value, start) for p, start in period_starts(now))
-            rows = [(f"key_{n}", p, start, CHARGES_PER_KEY * AMOUNT) for p, start in spends for n in new]
-            db.executemany("INSERT INTO key_spend VALUES (?, ?, ?, ?)", rows)
+            rows = [
+                (f"key_{n}", p, start, CHARGES_PER_KEY * AMOUNT, micros) for p, start in spends for n in new
+            ]
+            db.executemany("INSERT INTO key_spend VALUES (?, ?, ?, ?, ?)", rows)
             db.execute(
                 "UPDATE accounts SET balance = balance + ? WHERE id = ?", (AMOUNT * (until - at), HOUSE)
             )

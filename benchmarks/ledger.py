@@ -122,7 +122,7 @@ def _sqlite_group(db: sqlite3.Connection, rows: Rows) -> None:
     db.executemany(sql("insert_transfer"), rows)
     db.executemany("UPDATE accounts SET balance = balance - ? WHERE id = ?", [(AMOUNT, r[1]) for r in rows])
     db.executemany(
-        "INSERT INTO key_spend VALUES (?, ?, 0, ?) ON CONFLICT DO UPDATE SET spent = spent + excluded.spent",
+        "INSERT INTO key_spend VALUES (?, ?, 0, ?, 0) ON CONFLICT DO UPDATE SET spent = spent + excluded.spent",
         [(r[7], period, AMOUNT) for r in rows for period in PERIODS],
     )
     db.execute("UPDATE accounts SET balance = balance + ? WHERE id = ?", (AMOUNT * len(rows), HOUSE))

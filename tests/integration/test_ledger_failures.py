@@ -182,7 +182,7 @@ async def test_verify_finds_a_key_spend_that_was_changed(store: SqliteStore) -> 
         store.path,
         "UPDATE key_spend SET spent = 1 WHERE period = 'MONTH'",
         "DELETE FROM key_spend WHERE period = 'EPOCH'",
-        "INSERT INTO key_spend VALUES ('key_2', 'LIFETIME', 0, 9)",
+        "INSERT INTO key_spend VALUES ('key_2', 'LIFETIME', 0, 9, NULL)",
     )
     found = {(d.subject[:19], d.expected, d.found) for d in (await store.ledger.verify()).disagreements}
     assert found == {

@@ -10,7 +10,7 @@ from vectoll.adapters.storage.rows import from_transfer
 from vectoll.adapters.storage.sqlite.allowance_rows import AllowanceRows
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.rows import read_transfer
-from vectoll.adapters.storage.times import period_starts
+from vectoll.adapters.storage.times import period_starts, to_micros
 from vectoll.domain.allowances import Day, day_of
 from vectoll.domain.errors import IdempotencyConflict, Unavailable, VectollError
 from vectoll.domain.identity import SpendLimit
@@ -97,10 +97,10 @@ class Work:
 
     def flush(self) -> None:
         """Write what changed. Must be the last call before the commit."""
-        balances, spent = self._balances, self._spent
+        balances, spent, now = self._balances, self._spent, to_micros(self.now)
         self.connection.executemany(sql("set_balance"), [(balances[a], a) for a in self._changed])
         self.connection.executemany(
-            sql("set_spent"), [(*spend, spent[spend]) for spend in self._changed_spends]
+            sql("set_spent"), [(*spend, spent[spend], now) for spend in self._changed_spends]
         )
         self._changed.clear()
         self._changed_spends.clear()

@@ -79,14 +79,14 @@ GROUP BY debit, key, model;
 SELECT spent FROM key_spend WHERE key = ? AND period = ? AND start = ?;
 
 -- name: set_spent
-INSERT INTO key_spend (key, period, start, spent) VALUES (?, ?, ?, ?)
-ON CONFLICT (key, period, start) DO UPDATE SET spent = excluded.spent;
+INSERT INTO key_spend (key, period, start, spent, charged_at) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key, period, start) DO UPDATE SET spent = excluded.spent, charged_at = excluded.charged_at;
 
 -- name: spent_since
 SELECT coalesce(sum(spent), 0) FROM key_spend WHERE key = ? AND period = ? AND start >= ? AND start <= ?;
 
 -- name: last_used_at
-SELECT created_at FROM transfers WHERE key = ? ORDER BY seq DESC LIMIT 1;
+SELECT charged_at FROM key_spend WHERE key = ? AND period = 'LIFETIME';
 
 -- name: all_postings
 SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END

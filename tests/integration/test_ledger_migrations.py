@@ -1,0 +1,85 @@
+"""A file that an earlier vectoll has written, opened by this one."""
+
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.ledger import ALICE, NOON, TOKEN, FixedClock, make_credit, make_hold
+
+from vectoll.adapters.storage.sqlite import connection, open_sqlite
+from vectoll.adapters.storage.times import period_starts, to_micros
+from vectoll.domain.ids import KeyId
+from vectoll.domain.money import ZERO, Amount
+from vectoll.ports.ledger import KeyUsage
+
+SPENT = {"key_1": 3, "key_2": 1}
+
+
+def make_schema_4(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three charges of key_1 and one of key_2, a minute apart, as that schema stored them."""
+    older = {number: text for number, text in connection._migrations().items() if number <= 4}
+    with monkeypatch.context() as old:
+        old.setattr(connection, "_migrations", lambda: older)
+        path = connection.prepare(data_dir)
+    charges = ["key_1", "key_2", "key_1", "key_1"]
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO accounts VALUES ('$c', ?), ('$r', ?), (?, ?)", (-100, 4, ALICE, 96))
+        transfer = "INSERT INTO transfers VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL, ?, NULL, 0, NULL, NULL, '')"
+        db.execute(transfer, ("credit", "$c", ALICE, 100, "CREDIT", to_micros(NOON), None))
+        for n, key in enumerate(charges):
+            db.execute(
+                transfer, (f"t{n}", ALICE, "$r", 1, "CHARGE", to_micros(NOON + timedelta(minutes=n)), key)
+            )
+        for key, spent in SPENT.items():
+            rows = [(key, period.value, start, spent) for period, start in period_starts(NOON)]
+            db.executemany("INSERT INTO key_spend VALUES (?, ?, ?, ?)", rows)
+    return path
+
+
+async def test_when_a_key_was_last_used_outlives_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_schema_4(tmp_path, monkeypatch)
+    later = NOON + timedelta(hours=1)
+    store = await open_sqlite(tmp_path, FixedClock(later))
+    try:
+        for key, minutes in (("key_1", 3), ("key_2", 1)):
+            spent = Amount(SPENT[key])
+            usage = await store.ledger.key_usage(KeyId(key), None, NOON)
+            assert usage == KeyUsage(spent, spent, NOON + timedelta(minutes=minutes))
+        assert await store.ledger.key_usage(KeyId("key_3"), None, NOON) == KeyUsage(ZERO, ZERO, None)
+        await store.ledger.post(make_credit(TOKEN))
+        await store.ledger.charge(make_hold(1, key="key_2"), 1, 0)
+        assert (await store.ledger.key_usage(KeyId("key_2"), None, NOON)).last_used_at == later
+        assert (await store.ledger.verify()).is_clean
+    finally:
+        await store.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == connection.newest_schema()
+        indexes = "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'transfers' AND sql IS NOT NULL"
+        assert {name for (name,) in db.execute(indexes)} == {"transfers_by_debit", "transfers_by_credit"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [
+        ("balance", 1),
+        ("spent", 3),
+        ("set_spent", 5),
+        ("set_balance", 2),
+        ("hold_facts", 5),
+        ("allowance", 2),
+        ("daily_grant", 1),
+        ("last_used_at", 1),
+        ("transfer", 1),
+    ],
+)
+def test_nothing_that_a_charge_needs_reads_a_table_through(
+    tmp_path: Path, statement: str, parameters: int
+) -> None:
+    """So a charge reads as little in a large ledger as in a small one."""
+    with closing(connection.connect(connection.prepare(tmp_path))) as db:
+        plan = db.execute(f"EXPLAIN QUERY PLAN {connection.sql(statement)}", [None] * parameters)
+        assert not [step for *_, step in plan if step.startswith("SCAN ") and step != "SCAN CONSTANT ROW"]
