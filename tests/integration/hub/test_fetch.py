@@ -206,6 +206,18 @@ def test_a_disk_that_fills_up_keeps_what_came(hub: HubServer, monkeypatch: pytes
     fetch_it()
 
 
+def test_a_cache_that_cannot_be_written_is_said_without_its_path(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    said = refusal()
+    assert "the hub's cache cannot be written: Not a directory (HF_HOME" in said
+    assert str(tmp_path) not in said
+
+
 def test_a_revision_pins_and_does_not_move_main(hub: HubServer) -> None:
     hub.branches["v1"] = "b" * 40
     main, tagged, pinned = fetch_it(), fetch_it("v1"), fetch_it("b" * 40)

@@ -1,5 +1,6 @@
 """Where a checkpoint is found and what is read from it."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -105,6 +106,19 @@ def test_a_path_comes_first(folder: Folder) -> None:
 def test_a_path_that_is_no_checkpoint_is_a_setting_to_correct(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"model 'm', setting path: no config\.json"):
         locate("m", ModelSource(path=tmp_path, package=PACKAGE))
+
+
+def test_a_path_that_the_system_does_not_let_us_read_is_a_setting_to_correct(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_rights(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(
+        Path, "is_file", no_rights
+    )  # root may read everything, so the tests could not make one
+    with pytest.raises(ConfigurationError, match=r"model 'm': cannot read .*config\.json: Permission denied"):
+        locate("m", ModelSource(path=tmp_path))
 
 
 def test_a_source_that_names_nothing_is_a_setting_to_correct() -> None:

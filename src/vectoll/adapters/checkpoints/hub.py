@@ -177,9 +177,10 @@ def _explaining(model: str, repo: str, revision: str | None) -> Iterator[None]:
             f"({type(error).__name__}); try again, and what is here already is kept"
         )
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        reason = f"the disk is full; what came of {repo} is kept (HF_HOME names another place)"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"the disk is full; what came of {repo} is kept (HF_HOME names another place)"
+        else:
+            reason = f"the hub's cache cannot be written: {error.strerror} (HF_HOME names another place)"
     else:
         return
     raise ModelOffline(model, reason)

@@ -25,9 +25,16 @@ def locate(model: str, source: ModelSource, *, show: Show | None = None) -> Path
 
     A path is used as it is. A package is looked up without importing it; when it is not installed, the repository
     is next: from the hub's cache, else fetched, if there is a ``show`` to be told how it goes. An interrupted
-    download goes on where it stopped. Raises ConfigurationError for a path that is no checkpoint or a source that
-    names nothing, and ModelOffline when the weights cannot be had.
+    download goes on where it stopped. Raises ConfigurationError for a path that is no checkpoint or must not be read,
+    or a source that names nothing, and ModelOffline when the weights cannot be had.
     """
+    try:
+        return _locate(model, source, show)
+    except OSError as error:
+        raise ConfigurationError(f"model {model!r}: cannot read {error.filename}: {error.strerror}") from None
+
+
+def _locate(model: str, source: ModelSource, show: Show | None) -> Path:
     if source.path is not None:
         if not (source.path / CONFIG_NAME).is_file():
             raise ConfigurationError(f"model {model!r}, setting path: no {CONFIG_NAME} in {source.path}")
