@@ -115,8 +115,9 @@ class Connection:
 @asynccontextmanager
 async def running(server: FakeServer, connection: Connection) -> AsyncIterator["asyncio.Task[None]"]:
     task = asyncio.create_task(server.app(connection.scope, connection.receive, connection.send))
-    yield task
-    await task
+    async with asyncio.timeout(10):
+        yield task
+        await task
     await asyncio.sleep(0)  # what was cancelled ends
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
