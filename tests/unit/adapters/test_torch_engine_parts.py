@@ -1,16 +1,22 @@
 """The parts of the torch engine that a whole vector does not show."""
 
 import math
+import subprocess
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.tiny_checkpoints import MAKERS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vectoll.adapters.checkpoints import Activation, Architecture, Attention, Family
+from vectoll.adapters.checkpoints import Activation, Architecture, Attention, Family, read_checkpoint
+from vectoll.adapters.engines.torch import engine as engine_module
 from vectoll.adapters.engines.torch.attention import flash_attention, segmented_attention
 from vectoll.adapters.engines.torch.engine import (
     MAX_BATCH_TOKENS,
@@ -19,7 +25,7 @@ from vectoll.adapters.engines.torch.engine import (
     _batch_tokens,
     matrix_parameters,
 )
-from vectoll.adapters.engines.torch.kernels import Kernels, compiled_kernels
+from vectoll.adapters.engines.torch.kernels import Kernels, can_run, compiled_kernels, set_compiler
 from vectoll.adapters.engines.torch.packing import Packer, Segments
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
@@ -144,6 +150,7 @@ def test_compiled_steps_equal_eager_steps_and_leave_only_the_number_of_tokens_op
         compiled.append([tuple(i.shape) for i in inputs if isinstance(i, torch.Tensor)])
         return graph.forward
 
+    set_compiler()
     eager, fused = Kernels(), compiled_kernels(backend)
     hidden, heads, dim = 32, 4, 8
     weight, bias = (torch.nn.Parameter(torch.randn(hidden), requires_grad=False) for _ in range(2))
@@ -170,6 +177,83 @@ def test_compiled_steps_equal_eager_steps_and_leave_only_the_number_of_tokens_op
     widths = [shapes[0][1] for shapes in compiled[:3]]
     assert widths == [hidden] * 3
     assert all(isinstance(width, int) for width in widths)
+
+
+def test_models_of_many_widths_stay_compiled_whichever_threads_load_and_run_them() -> None:
+    """torch keeps the compiler's settings per thread, and gives a step up that was compiled too often."""
+    torch._dynamo.reset()
+    inputs: list[int] = []
+
+    def backend(graph: Any, example: list[Any]) -> Any:
+        inputs.append(sum(isinstance(i, torch.Tensor) for i in example))
+        return graph.forward
+
+    def run(width: int, tokens: int) -> int:
+        set_compiler()
+        weight = torch.nn.Parameter(torch.randn(width), requires_grad=False)
+        before = len(inputs)
+        with torch.inference_mode():
+            compiled_kernels(backend).add_rms_norm(
+                torch.randn(tokens, width), torch.randn(tokens, width), weight, 1e-6
+            )
+        return len(inputs) - before
+
+    widths = range(8, 8 + 12 * 4, 4)  # more than torch compiles unless it is told otherwise
+    for width in widths:
+        with ThreadPoolExecutor(1) as loading:
+            assert loading.submit(run, width, 64).result() == 1, f"{width} is compiled when it is loaded"
+        with ThreadPoolExecutor(1) as serving:
+            assert serving.submit(run, width, 7).result() == 0, f"{width} is compiled already"
+    assert set(inputs) == {3}, "eps is a constant"
+
+
+def test_an_engine_runs_its_compiled_steps_with_the_settings_of_its_own_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    compiled: list[str] = []
+
+    def backend(graph: Any, _: list[Any]) -> Any:
+        compiled.append(threading.current_thread().name)
+        assert torch._dynamo.config.specialize_float
+        return graph.forward
+
+    monkeypatch.setattr(engine_module, "compiled_kernels", lambda: compiled_kernels(backend))
+    MAKERS["qwen3"](tmp_path)
+    how: dict[str, Any] = {"device": "cpu", "compile_kernels": True}
+    with ThreadPoolExecutor(1) as loading:
+        engine = loading.submit(TorchEngine, read_checkpoint(tmp_path), Pooling.LAST, **how).result()
+    plain = TorchEngine(read_checkpoint(tmp_path), Pooling.LAST, device="cpu", compile_kernels=False)
+    assert compiled, "at load"
+    del compiled[:]
+    batches = [[[5, 6, 7]], [[5] * 40, [6]], [[5] * 128], [[5]], [[5, 6], [7, 8]], [[5]] * 20]
+    with ThreadPoolExecutor(2, thread_name_prefix="engine") as threads:
+        fused = list(threads.map(lambda batch: np.array(engine.embed(batch, 0)), batches))
+    for batch, vectors in zip(batches, fused, strict=True):
+        np.testing.assert_allclose(vectors, np.array(plain.embed(batch, 0)), atol=1e-5)
+    assert not compiled, "nothing is compiled in somebody's request"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("InductorError: CalledProcessError\nand pages more"),
+        subprocess.CalledProcessError(1, "gcc"),
+        ImportError("no launcher"),
+        FileNotFoundError("cc"),
+    ],
+)
+def test_a_compiler_that_fails_leaves_the_steps_unfused_and_says_so(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    assert can_run(Kernels(), torch.device("cpu"))
+    assert not can_run(Kernels(swiglu=fail), torch.device("cpu"))
+    (record,) = caplog.records
+    assert record.msg == "kernels_not_fused"
+    assert "pages" not in record.reason  # type: ignore[attr-defined]
 
 
 def test_the_budget_follows_the_cost_of_a_token() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from vectoll.adapters.checkpoints import Architecture, Attention, Checkpoint
 from vectoll.adapters.engines.torch.attention import flash_attention, segmented_attention
-from vectoll.adapters.engines.torch.kernels import Kernels, can_compile, compiled_kernels
+from vectoll.adapters.engines.torch.kernels import Kernels, can_compile, compiled_kernels, set_compiler
 from vectoll.adapters.engines.torch.networks import Decoder, Encoder, Network
 from vectoll.adapters.engines.torch.packing import PackedBatch, Packer
 from vectoll.adapters.engines.torch.weights import CheckpointTensors
@@ -32,6 +32,7 @@ BATCH_OPERATIONS = 20e12
 """Floating-point operations that make a good batch: 30 to 50 ms on a chip of the Hopper class."""
 MIN_BATCH_TOKENS = 4_096
 MAX_BATCH_TOKENS = 65_536
+WARM_UP_TOKENS = 512
 ACTIVATION_SHARE = 0.5
 """How much of the memory that the weights leave free a batch may use."""
 
@@ -69,7 +70,7 @@ class TorchEngine:
                 "torch sees no CUDA device: is the driver installed, and is it a CUDA build?"
             )
         dtype = _dtype(Precision(precision), self._device)
-        fuse = can_compile(self._device) if compile_kernels is None else compile_kernels
+        self._is_fused = fuse = can_compile(self._device) if compile_kernels is None else compile_kernels
         shape = checkpoint.architecture
         if pooling not in (Pooling.CLS, Pooling.MEAN, Pooling.LAST):
             raise ConfigurationError(f"the torch engine does not do {pooling} pooling")
@@ -79,6 +80,7 @@ class TorchEngine:
         self._dims = shape.hidden
         self._network = _network(checkpoint, self._device, dtype, compiled_kernels() if fuse else Kernels())
         self._packer = Packer(shape, self._network.vocab, pooling, self._device)
+        self._positions = shape.positions
         self._launching = threading.Lock()
         self._cuda_stream = torch.cuda.Stream(self._device) if is_cuda else None
         if is_cuda:
@@ -88,8 +90,11 @@ class TorchEngine:
         self.max_batch_tokens = max_batch_tokens or _batch_tokens(shape, dtype, self._device)
 
     def _warm_up(self) -> None:
-        """Compile now rather than in someone's request. One is a length of its own to the compiler."""
-        for batch in ([[0, 0], [0]], [[0, 0]], [[0]]):
+        """Compile now rather than in someone's request: for a batch of a usual size, which the compiler tunes for, and
+        for one sequence and one token, which are sizes of their own to it.
+        """
+        text = [0] * min(WARM_UP_TOKENS, self._positions)
+        for batch in ([text] * 8, [[0, 0]], [[0]]):
             self.embed(batch, 0)
 
     @property
@@ -106,6 +111,8 @@ class TorchEngine:
         """See ``Engine.embed``. Raises ValueError for ids or lengths that the model cannot read."""
         if not batch:
             return []
+        if self._is_fused:
+            set_compiler()
         staged = self._packer.pack(batch)
         with self._launching, self._on_stream(), torch.inference_mode():
             packed = self._packer.upload(staged, len(batch), max(map(len, batch)))

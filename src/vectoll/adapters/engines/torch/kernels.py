@@ -2,14 +2,18 @@
 
 import functools
 import importlib.util
+import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+log = logging.getLogger(__name__)
 
 Backend = str | Callable[..., Any]
 
@@ -70,12 +74,20 @@ class Kernels:
     swiglu: Callable[[torch.Tensor], torch.Tensor] = swiglu
 
 
+def set_compiler() -> None:
+    """How compiled steps are compiled. Before the first one that a thread runs: torch 2.13 keeps these per thread."""
+    config = torch._dynamo.config  # noqa: SLF001 - the only name these have
+    if not config.specialize_float:  # setting it anew costs more than asking
+        config.specialize_float = True  # otherwise eps becomes an input that every call wraps in a tensor
+        config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+
+
 @functools.cache
 def compiled_kernels(backend: Backend = "inductor") -> Kernels:
-    """The same steps, each fused into one kernel on first use: widths and eps fixed, the number of tokens open."""
-    config = torch._dynamo.config  # noqa: SLF001 - the only name these have
-    config.specialize_float = True  # otherwise eps becomes an input that every call wraps in a tensor
-    config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+    """The same steps, each fused into one kernel on first use: widths and eps fixed, the number of tokens open.
+
+    Every thread that runs them calls ``set_compiler`` first.
+    """
     fuse = functools.partial(torch.compile, dynamic=True, backend=backend)
     return Kernels(
         add_layer_norm=fuse(add_layer_norm),
@@ -88,6 +100,23 @@ def compiled_kernels(backend: Backend = "inductor") -> Kernels:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether fused kernels can be made here: Triton for the device, and a C compiler for its launcher."""
+    """Whether fused kernels can be made here: Triton for the device, and a C compiler with Python's headers for its
+    launcher. Where all seem to be there, one kernel is made to see.
+    """
     has_compiler = any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang")))
-    return device.type == "cuda" and has_compiler and importlib.util.find_spec("triton") is not None
+    if device.type != "cuda" or not has_compiler or importlib.util.find_spec("triton") is None:
+        return False
+    return can_run(compiled_kernels(), device)
+
+
+def can_run(kernels: Kernels, device: torch.device) -> bool:
+    """Whether a step runs as compiled. What keeps it from that is logged."""
+    set_compiler()
+    try:
+        with torch.inference_mode():
+            kernels.swiglu(torch.zeros(64, 64, device=device))
+    except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
+        # The compiler's own words may be pages: its first line says what is missing.
+        log.warning("kernels_not_fused", extra={"reason": str(error).partition("\n")[0][:300]})
+        return False
+    return True
