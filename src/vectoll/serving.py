@@ -13,6 +13,7 @@ import uvicorn
 import uvloop
 
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
+from vectoll.descriptors import allow_open_files
 from vectoll.domain.errors import ConfigurationError
 from vectoll.http.app import Application
 from vectoll.http.services import Phase, Readiness, Services
@@ -22,6 +23,8 @@ from vectoll.settings import Settings
 from vectoll.welcome import open_development_account, prepare_development_key, welcome
 
 BACKLOG = 2048
+FEW_FILES = 4096
+"""Below so many open files, an operator is told: each connection is one."""
 CANCEL_GRACE_S = 1
 """How long requests that outlive the drain may take to notice that they are cancelled."""
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
@@ -32,6 +35,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.servi
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError before anything is served."""
+    files = allow_open_files()
+    if files < FEW_FILES:
+        log.warning("few open files are allowed: each connection is one", limit=files)
     with lock_data_dir(settings), _listen(settings) as listener:
         secret = None
         if not settings.database.url:  # gateways on one database are no place to try things out

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import socket
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from tests.live import COMMAND, DIMS, MODEL, Vectoll
 
+from vectoll.descriptors import ENOUGH_FILES
 from vectoll.domain.identity import new_secret
 
 
@@ -103,6 +105,17 @@ def test_log_is_json_with_the_request_id_and_without_key_or_text(tmp_path: Path)
     assert key.secret not in text
     assert development_key not in text
     assert "sesquipedalian" not in text
+
+
+def test_a_server_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with Vectoll(tmp_path).serve() as server:
+            raised, _ = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised == min(hard, ENOUGH_FILES)
 
 
 def serve_in_vain(vectoll: Vectoll, *options: str, **environment: str) -> str:
