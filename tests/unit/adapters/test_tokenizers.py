@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tests.minilm import minilm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from vectoll.adapters import tokenizers
 from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
 from vectoll.domain.catalog import Pooling
@@ -115,6 +117,33 @@ def test_a_token_beyond_the_embedding_table_is_the_callers_mistake() -> None:
     assert ids(tokenizer, ["a b"]) == [[START, A, B, END]]
     with pytest.raises(InvalidRequest, match=r"input\.1: .*special token"):
         tokenizer.encode(["a", "a <extra>"])
+
+
+@given(st.lists(st.text("ab ", max_size=12).map(lambda text: f"{text} a"), min_size=1, max_size=12))
+def test_many_texts_are_read_a_few_at_a_time(texts: list[str]) -> None:
+    slices: list[int] = []
+
+    class Watched(CheckpointTokenizer):
+        def _encode(self, texts: Sequence[str]) -> Sequence[Any]:
+            slices.append(len(texts))
+            return super()._encode(texts)
+
+    tokenizer = Watched(tiny("<s> $A </s>"), 6)
+    one_by_one = [ids(tokenizer, [text])[0] for text in texts]
+    slices.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "MAX_SLICE_TEXTS", 5)
+        patch.setattr(tokenizers, "MAX_SLICE_CHARACTERS", 30)
+        assert ids(tokenizer, texts) == one_by_one
+    assert max(slices) <= 5
+    assert len(slices) <= 1 + len(texts) // 5 + sum(map(len, texts)) // 30
+
+
+def test_bad_texts_in_later_slices_are_named(bert: CheckpointTokenizer) -> None:
+    with pytest.raises(InvalidRequest, match=r"input\.700.*Unicode"):
+        bert.encode(["x"] * 700 + ["\ud800"])
+    with pytest.raises(InvalidRequest, match=r"input\.700: .*no tokens"):
+        CheckpointTokenizer(tiny("$A"), 6).encode(["a"] * 700 + [" "])
 
 
 def test_threads_share_one_tokenizer(bert: CheckpointTokenizer) -> None:
