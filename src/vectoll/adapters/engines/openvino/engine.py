@@ -1,5 +1,6 @@
 """Runs a graph: one infer request and one thread per stream."""
 
+import ctypes
 import mmap
 import os
 import sys
@@ -13,7 +14,7 @@ from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
 from vectoll.adapters.engines.openvino.int8 import compress_weights
-from vectoll.adapters.engines.openvino.packing import layout_size, pack
+from vectoll.adapters.engines.openvino.packing import PackedBatch, layout_size, pack
 from vectoll.adapters.engines.openvino.readymade import read_graph
 from vectoll.adapters.engines.openvino.runtime import ov
 from vectoll.domain.catalog import Pooling
@@ -23,6 +24,10 @@ from vectoll.domain.errors import ConfigurationError
 LARGE_PARAMETERS = 1_000_000_000
 """In matrix products. Above, a core needs a second for a sentence or two."""
 CORES_PER_LARGE_STREAM = 4
+WIDE_PARAMETERS = 32_000_000
+"""In matrix products. Up to here packing the weights a second time is worth what a lone query gains."""
+WIDE_THREADS = 4
+"""Most cores that a lone query is spread over."""
 INPUTS_PER_SCALE = 64
 """With int8 weights: how many neighbouring inputs of a product are rounded by one scale."""
 
@@ -47,15 +52,29 @@ class OpenVinoEngine:
     """Implements ``vectoll.ports.engine.Engine``."""
 
     def __init__(
-        self, compiled: Any, architecture: Architecture, streams: int, reads: object, *, packed: bool = True
+        self,
+        compiled: Any,
+        architecture: Architecture,
+        streams: int,
+        reads: object,
+        *,
+        packed: bool = True,
+        wide: Any = None,
     ) -> None:
-        """``compiled`` reads the memory of ``reads`` in place, so both live as long as the engine."""
+        """``compiled`` reads the memory of ``reads`` in place, so both live as long as the engine.
+
+        ``wide`` is the same graph compiled for one stream of several threads: a sequence that comes alone, while no
+        other call runs, is computed by it. It gives the same vectors, bit by bit.
+        """
         self.packed = packed
         """Whether sequences share rows, so that a batch costs what its tokens do; else what its longest makes it."""
         self._compiled = compiled
         self._architecture = architecture
         self._reads: object = reads
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
+        self._wide = wide.create_infer_request() if wide else None
+        self._running = 0
+        self._lock = threading.Lock()
 
     @property
     def streams(self) -> int:
@@ -73,15 +92,25 @@ class OpenVinoEngine:
         ids = packed.ids
         if ids.min() < 0 or ids.max() >= self._architecture.vocab:
             raise ValueError(f"a token id must be in range({self._architecture.vocab})")
-        request = self._requests[stream]
-        request.infer(packed.inputs, share_inputs=True, share_outputs=True)
-        # One copy out of the buffer that the stream's next batch overwrites; every vector is a view into it.
-        copied = memoryview(request.get_output_tensor(0).data.tobytes())
+        copied = memoryview(self._infer(packed, stream))
         size = 4 * self.dims
         vectors: list[Vector] = [EMPTY] * len(batch)
         for at, index in enumerate(packed.order):
             vectors[index] = cast(Vector, copied[at * size : (at + 1) * size].cast("f"))
         return vectors
+
+    def _infer(self, packed: PackedBatch, stream: int) -> bytes:
+        """The vectors of a batch, in the order of its places; a copy, for the next batch overwrites the buffer."""
+        with self._lock:
+            is_lone = self._running == 0 and len(packed.order) == 1
+            self._running += 1
+        try:
+            request = self._wide if is_lone and self._wide else self._requests[stream]
+            request.infer(packed.inputs, share_inputs=True, share_outputs=True)
+            return cast(bytes, request.get_output_tensor(0).data.tobytes())
+        finally:
+            with self._lock:
+                self._running -= 1
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         """See the port."""
@@ -90,7 +119,7 @@ class OpenVinoEngine:
     def close(self) -> None:
         """Free the weights."""
         self._requests.clear()
-        self._compiled = self._reads = None
+        self._compiled = self._wide = self._reads = None
 
 
 def load_engine(
@@ -142,22 +171,40 @@ def _load(checkpoint: Checkpoint, pooling: Pooling, precision: Precision, stream
     if precision is Precision.INT8:
         integers = compress_weights(graph)
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(INPUTS_PER_SCALE)
-    compiled = core.compile_model(graph, "CPU", options)
     engine = OpenVinoEngine(
-        compiled, checkpoint.architecture, streams, reads=(weights, integers), packed=weights is not None
+        core.compile_model(graph, "CPU", options),
+        checkpoint.architecture,
+        streams,
+        reads=(weights, integers),
+        packed=weights is not None,
+        wide=_compile_wide(core, graph, checkpoint.architecture, options, streams),
     )
+    sequence = [0] * min(8, checkpoint.architecture.positions)
     for stream in range(streams):  # the first batch packs the weights, once for all streams
-        engine.embed([[0] * min(8, checkpoint.architecture.positions)], stream)
+        engine.embed([sequence, sequence], stream)
+    engine.embed([sequence], 0)
     _release_pages(weights, integers)
     return engine
 
 
+def _compile_wide(
+    core: Any, graph: Any, architecture: Architecture, options: dict[str, str], streams: int
+) -> Any | None:
+    """The graph for one sequence on several cores, where the model is small and there are several."""
+    if streams == 1 or architecture.matrix_parameters > WIDE_PARAMETERS:
+        return None
+    threads = str(min(streams, WIDE_THREADS))
+    return core.compile_model(graph, "CPU", options | {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": threads})
+
+
 def _release_pages(weights: Weights | None, integers: mmap.mmap | None) -> None:
-    """What was packed need not stay in memory twice."""
+    """What was packed need not stay in memory twice, nor what compiling took and freed."""
     if weights is not None:
         weights.release_pages()
     if integers is not None:
         integers.madvise(mmap.MADV_DONTNEED)
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)  # glibc keeps freed memory otherwise
 
 
 def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: Pooling) -> Any:
