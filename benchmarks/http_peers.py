@@ -45,6 +45,7 @@ from vectoll.domain.catalog import ModelSource  # noqa: E402
 BATCH = Row("64 short texts a request, 8 connections", 64, (4, 16), 8, "float")
 COMPARED = (ROWS[0], BATCH)
 LARGE = 2048
+LARGE_ANSWERS = (("float", "identity"), ("float", "gzip"), ("float", "br"), ("base64", "identity"))
 
 
 @contextmanager
@@ -166,7 +167,7 @@ def large_answer(url: str, key: str, pid: int) -> list[dict[str, Any]]:
     """By how much one request of 2048 texts raises the server's memory at its highest, and how large its answer is."""
     texts = (texts_of(ROWS[0]) * 2)[:LARGE]
     rows = []
-    for encoding, accept in (("float", "identity"), ("float", "gzip"), ("base64", "identity")):
+    for encoding, accept in LARGE_ANSWERS:
         body = json.dumps({"model": MODEL, "input": texts, "encoding_format": encoding}).encode()
         headers = {
             "authorization": f"Bearer {key}",
