@@ -12,6 +12,7 @@ from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Balance, Hold, TransferCode
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, Price
 from vectoll.ports.ledger import Ledger
+from vectoll.ports.store import Store
 
 
 def tokens(n: int) -> Amount:
@@ -405,3 +406,19 @@ async def test_one_failing_charge_leaves_its_neighbours_alone(ledger: Ledger) ->
     assert isinstance(outcomes[0], InsufficientBalance)
     assert await ledger.transfer(good.id) == outcomes[2]
     assert (await ledger.verify()).is_clean
+
+
+async def test_a_hold_knows_of_what_was_taken_back_and_granted_since_the_last(
+    store: Store, ledger: Ledger
+) -> None:
+    await ledger.post(make_credit(100))
+    await ledger.hold(make_hold(1, price=Price(1)))
+    await ledger.post(make_debit(95))
+    with pytest.raises(InsufficientBalance):
+        await ledger.hold(make_hold(10, price=Price(1)))
+    await store.allowances.grant(ALICE, Amount(6))
+    await ledger.hold(make_hold(10, price=Price(1)))
+    await store.allowances.grant(ALICE, Amount(0))
+    await ledger.post(make_credit(3))
+    with pytest.raises(InsufficientBalance):
+        await ledger.hold(make_hold(1, price=Price(1)))

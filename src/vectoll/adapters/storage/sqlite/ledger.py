@@ -15,7 +15,7 @@ from vectoll.adapters.storage.sqlite.rows import read_transfer
 from vectoll.adapters.storage.sqlite.verification import verify
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.adapters.storage.times import from_micros, to_micros
-from vectoll.domain.allowances import day_of
+from vectoll.domain.allowances import Day, day_of
 from vectoll.domain.errors import PaymentRequired
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId, KeyId, TransferId
@@ -26,6 +26,8 @@ from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
 
 FRESH_S = 0.1
 MAX_REMEMBERED = 10_000
+_Facts = tuple[AccountId, Day, KeyId | None, LimitPeriod | None, int | None]
+"""What is read to grant a hold: of whom, for which day, and of which key in which period."""
 _BEGINNING, _END = -(2**63), 2**63 - 1
 
 
@@ -65,18 +67,25 @@ class SqliteLedger:
         balance and the key's limit allow it, as a transfer that is posted would be.
         """
         day = self._holds.claim(hold)
-        was_held = day is not None
-        try:
+        if day is None:
             rules.charged_amount(hold, tokens)
+            return await self._writer.submit(lambda work: work.charge(hold, tokens, duration_ms, None))
+        try:
+            amount = rules.charged_amount(hold, tokens)
             charged = self._writer.submit(
                 lambda work: work.charge(hold, tokens, duration_ms, day),
-                settle=(lambda: self._holds.settle(hold)) if was_held else None,
+                settle=lambda: self._settle(hold, amount),
+                moves_funds=False,
             )
         except BaseException:
-            if was_held:
-                self._holds.settle(hold)
+            self._holds.settle(hold)
             raise
         return await charged
+
+    def _settle(self, hold: Hold, amount: Amount) -> None:
+        """A charge is over: what it held is free, what it took is gone."""
+        self._holds.settle(hold)
+        self._funds.take(hold.principal.account, amount)
 
     async def release(self, hold: Hold) -> None:
         """Give the hold back."""
@@ -122,7 +131,7 @@ class SqliteLedger:
     def _try_hold(self, hold: Hold) -> Transfer | None:
         """One step: on what was read since the last delivery, else (and before a refusal) on what the file says."""
         now = self._clock.now()
-        period: tuple[object, ...] = (None, None, None)
+        period: tuple[KeyId, LimitPeriod, int] | tuple[None, None, None] = (None, None, None)
         if limited := rules.limited_key(hold):
             key, limit = limited
             period = (key, *rules.period_of(limit, now))
@@ -152,32 +161,39 @@ class SqliteLedger:
 
 
 class _RecentFunds:
-    """What was read of accounts since the writer's last delivery.
+    """What was read of accounts lately, less what was charged to them since: so never more than there is.
 
-    It may be used until then: what is committed meanwhile is still held. Only what other processes do in that time is
-    not seen, for ``FRESH_S`` at most; should they have taken credit away, the charge is refused by the file itself.
+    It may be used until something else than a charge of ours is delivered: what is committed meanwhile is still held.
+    Only what other processes do in that time is not seen, for ``FRESH_S`` at most; should they have taken credit away,
+    the charge is refused by the file itself.
     """
 
     def __init__(self, writer: GroupWriter) -> None:
         self._writer = writer
-        self._read: dict[tuple[object, ...], tuple[int, int]] = {}
-        self._deliveries = 0
+        self._read: dict[AccountId, dict[_Facts, tuple[int, int]]] = {}
+        self._changes = 0
         self._fresh_until = 0.0
 
-    def get(self, facts: tuple[object, ...]) -> tuple[int, int] | None:
+    def get(self, facts: _Facts) -> tuple[int, int] | None:
         """Funds and what the key has spent, None for what has to be read."""
-        if self._deliveries != self._writer.deliveries or time.monotonic() >= self._fresh_until:
+        if self._changes != self._writer.changes or time.monotonic() >= self._fresh_until:
             self._read.clear()
             return None
-        return self._read.get(facts)
+        return self._read.get(facts[0], {}).get(facts)
 
-    def put(self, facts: tuple[object, ...], funds: tuple[int, int]) -> None:
+    def put(self, facts: _Facts, funds: tuple[int, int]) -> None:
         """Remember what was read just now."""
         if not self._read:
-            self._deliveries = self._writer.deliveries
+            self._changes = self._writer.changes
             self._fresh_until = time.monotonic() + FRESH_S
         if len(self._read) < MAX_REMEMBERED:
-            self._read[facts] = funds
+            self._read.setdefault(facts[0], {})[facts] = funds
+
+    def take(self, account: AccountId, amount: int) -> None:
+        """A charge was delivered, with whichever key it was made."""
+        known = self._read.get(account, {})
+        for facts, (funds, spent) in known.items():
+            known[facts] = funds - amount, spent + amount
 
 
 def _usage(db: sqlite3.Connection, query: UsageQuery) -> Sequence[Transfer]:

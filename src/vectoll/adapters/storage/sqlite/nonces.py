@@ -23,4 +23,4 @@ class SqliteNonces:
             row = (wallet, nonce, to_micros(good_until))
             return work.connection.execute(sql("consume_nonce"), row).rowcount == 1
 
-        return await self._writer.submit(consume)
+        return await self._writer.submit(consume, moves_funds=False)

@@ -32,6 +32,7 @@ class _Job:
     run: Callable[[Work], Any]
     future: asyncio.Future[Any]
     settle: Callable[[], None] | None
+    moves_funds: bool
     result: Any = None
     error: BaseException | None = None
 
@@ -51,8 +52,8 @@ class GroupWriter:
         self._inbox: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._waiting: list[_Job] = []
         self._is_committing = False
-        self.deliveries = 0
-        """Groups whose outcome is known in the loop."""
+        self.changes = 0
+        """Groups whose outcome is known in the loop, and that may have changed what accounts have."""
         self._when_quiet: list[Callable[[], None]] = []
         self._closed: asyncio.Future[None] | None = None
         self._work: Work | None = None  # the thread's own
@@ -65,13 +66,18 @@ class GroupWriter:
         return not self._is_committing
 
     def submit(
-        self, run: Callable[[Work], T], settle: Callable[[], None] | None = None
+        self,
+        run: Callable[[Work], T],
+        settle: Callable[[], None] | None = None,
+        *,
+        moves_funds: bool = True,
     ) -> "asyncio.Future[T]":
         """Run an operation in the next group. Its outcome is durable when the future has a result.
 
         ``run`` is called in the writer's thread; what it raises reaches the future and undoes nothing but itself:
         a VectollError must be raised before the first change. ``settle`` is called once in the loop, whatever the
         outcome and even when the future was cancelled, in the same step in which the outcome becomes known.
+        ``moves_funds`` is False for what changes no account's funds, or says itself in ``settle`` by how much.
         The future raises Unavailable when the commit failed: then nothing of it was applied. Raises Draining
         after ``close``, and Unavailable when too much waits.
         """
@@ -80,7 +86,7 @@ class GroupWriter:
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("The ledger is busy. Please try again.", retry_after_s=1)
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Job(run, future, settle))
+        self._waiting.append(_Job(run, future, settle, moves_funds))
         if len(self._waiting) == 1 and not self._is_committing:
             self._loop.call_soon(self._hand_over)
         return future
@@ -122,7 +128,7 @@ class GroupWriter:
 
     def _deliver(self, group: list[_Job]) -> None:
         self._is_committing = False
-        self.deliveries += 1
+        self.changes += any(job.moves_funds for job in group)
         for job in group:
             if job.settle is not None:
                 job.settle()
