@@ -3,13 +3,18 @@
 Our own events go through structlog straight to the stream; the standard library's records (uvicorn's, and those of
 code that must not know structlog) are rendered the same way. Tracebacks never show the values of variables: one of
 them may be a key or an input's text.
+
+What an event loop says in one turn is written in one piece at its end: each write lets go of the interpreter, and one
+for each request cost a tenth of the gateway's time.
 """
 
+import asyncio
 import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -30,15 +35,16 @@ def configure_logging(
     is_text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    lines = _Lines(stream)
     first: list[Processor] = [_with_trace] if is_traced else []
     finish = _text(colors=stream.isatty() and not os.environ.get("NO_COLOR")) if is_text else _json()
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, *first, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", lines)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
@@ -54,6 +60,38 @@ def configure_logging(
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))  # it announces itself at length
+
+
+class _Lines:
+    """A stream that gathers an event loop's lines until the end of its turn. Others are written at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._gathered: list[str] = []
+
+    def write(self, line: str) -> None:
+        """Write a line, now or soon."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._stream.write(line)
+            self._stream.flush()
+            return
+        if not self._gathered:
+            loop.call_soon(self._write_gathered)
+        self._gathered.append(line)
+
+    def flush(self) -> None:
+        """Nothing is left to do that ``write`` has not arranged for."""
+
+    def _write_gathered(self) -> None:
+        text = "".join(self._gathered)
+        self._gathered.clear()
+        with suppress(
+            OSError, ValueError
+        ):  # nobody reads the log any more, and there is nowhere else to say so
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def _json() -> list[Processor]:

@@ -1,5 +1,6 @@
 """configure_logging: one line per event, in the form that whoever reads it wants."""
 
+import asyncio
 import io
 import json
 import logging
@@ -98,3 +99,47 @@ def test_warnings_are_logged() -> None:
         logging.captureWarnings(True)
         warnings.warn("odd", stacklevel=1)
     assert "odd" in logged(stream)[0]["event"]
+
+
+class Counting(io.StringIO):
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+async def test_what_a_loop_says_in_one_turn_is_written_at_its_end_in_order() -> None:
+    stream = Counting()
+    configure_logging(LogSettings(), stream)
+    for number in range(3):
+        structlog.get_logger().info(f"own {number}")
+        logging.getLogger("x").warning("foreign %d", number)
+    await asyncio.to_thread(logging.getLogger("x").warning, "of a thread")
+    said = [line["event"] for line in logged(stream)]
+    assert [event for event in said if event != "of a thread"] == [
+        f"{whose} {number}" for number in range(3) for whose in ("own", "foreign")
+    ]
+    assert "of a thread" in said
+    assert stream.writes == 2
+
+
+async def test_log_that_cannot_be_written_harms_nobody() -> None:
+    stream = Counting()
+    configure_logging(LogSettings(), stream)
+    stream.close()
+    structlog.get_logger().info("unheard")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert stream.writes <= 1
+
+
+def test_last_words_of_a_loop_are_written() -> None:
+    async def main() -> None:
+        structlog.get_logger().info("stopped")
+
+    stream = io.StringIO()
+    configure_logging(LogSettings(), stream)
+    asyncio.run(main())
+    structlog.get_logger().info("after")
+    assert [line["event"] for line in logged(stream)] == ["stopped", "after"]

@@ -44,7 +44,7 @@ def system_account(name: str, at: datetime) -> AccountId:
     A month each keeps every balance inside 64 bits however much passes through, and is the period an
     accountant asks for. ``$`` cannot start a customer's id.
     """
-    return AccountId(f"${name}:{at:%Y-%m}")
+    return AccountId(f"${name}:{at.year:04}-{at.month:02}")
 
 
 def is_system(account: AccountId) -> bool:
