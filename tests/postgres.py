@@ -69,6 +69,7 @@ class PostgresServer:
             "unix_socket_directories": "",
             "fsync": "on" if self._is_durable else "off",  # a killed process loses nothing by it
             "shared_buffers": "64MB",
+            "max_wal_size": "128MB",  # on the failure suite's small disk, too
             "max_connections": 200,
         }
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]

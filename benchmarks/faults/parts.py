@@ -147,7 +147,7 @@ class Database:
     def fill(self) -> None:
         """No byte more can be written."""
         assert self.disk is not None
-        with (self.disk / "filler").open("wb") as filler, suppress(OSError):
+        with suppress(OSError), (self.disk / "filler").open("wb") as filler:
             while True:
                 filler.write(bytes(2**16))
                 filler.flush()
