@@ -108,6 +108,16 @@ async def test_what_another_process_commits_is_known_to_the_next_charge(
     await other.close()
 
 
+async def test_nonces_that_lapsed_are_forgotten(tmp_path: Path) -> None:
+    store, now = await open_sqlite(tmp_path), NOON
+    for number in range(30):
+        now += timedelta(seconds=0.3)
+        assert await store.nonces.consume(ALICE, f"n{number}", now, now + timedelta(seconds=0.5))
+    count = store._reader.read(lambda db: db.execute("SELECT count(*) FROM sign_in_nonces").fetchone()[0])
+    assert 2 <= count <= 6
+    await store.close()
+
+
 async def test_a_new_day_has_an_allowance_and_periods_of_its_own(tmp_path: Path) -> None:
     clock, limit = FixedClock(), SpendLimit(Amount(10), LimitPeriod.EPOCH)
     store = await open_sqlite(tmp_path, clock)
