@@ -86,7 +86,7 @@ async def measure_stages(services: Services, count: int) -> dict[str, float]:
     billing = Billing(services.ledger, services.metrics)
     quote = Quote(spec.id, tokens, spec.price)
     result = EmbedResult(spec, embeddings, cast(Any, None))
-    answer = await write_embeddings(result, EncodingFormat.FLOAT)
+    answer = write_embeddings(result, EncodingFormat.FLOAT)
     signed = iter([{"sign-in-with-x": sign_in(1)} for _ in range(count + 64)])
 
     async def later(value: object) -> object:
@@ -122,8 +122,12 @@ async def measure_stages(services: Services, count: int) -> dict[str, float]:
         ),
         "hold and release": hold_only,
         "charge, durable": whole - hold_only,
-        "serialise: 384 numbers": await cost(lambda: write_embeddings(result, EncodingFormat.FLOAT), count),
-        "serialise: base64": await cost(lambda: write_embeddings(result, EncodingFormat.BASE64), count),
+        "serialise: 384 numbers": await cost(
+            lambda: later(write_embeddings(result, EncodingFormat.FLOAT)), count
+        ),
+        "serialise: base64": await cost(
+            lambda: later(write_embeddings(result, EncodingFormat.BASE64)), count
+        ),
         "compress: gzip, where the client asks": await cost(lambda: later(gzip_body(answer)), count),
         "compress: br, where the client asks": await cost(lambda: later(brotli_body(answer)), count),
         "all of a request but the socket and HTTP parsing": await cost(partial(_call, app, body), count, 64),
