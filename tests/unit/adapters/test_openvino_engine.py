@@ -5,7 +5,7 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,16 @@ def wide(ran: list[str]) -> Graph:
 
 @pytest.fixture
 def spread(wide: Graph, ran: list[str]) -> OpenVinoEngine:
-    return OpenVinoEngine(Graph("narrow", ran), minilm().architecture, 2, None, wide=wide)
+    ready: Future[Any] = Future()
+    ready.set_result(wide)
+    return OpenVinoEngine(Graph("narrow", ran), minilm().architecture, 2, None, wide=ready)
+
+
+def test_a_lone_sequence_does_not_wait_for_what_is_being_compiled(ran: list[str]) -> None:
+    engine = OpenVinoEngine(Graph("narrow", ran), minilm().architecture, 2, None, wide=Future())
+    engine.embed([HELLO], 0)
+    assert ran == ["narrow"]
+    engine.close()
 
 
 def test_only_a_sequence_that_comes_alone_is_spread_over_cores(
@@ -203,6 +212,7 @@ def test_spread_over_cores_a_sequence_gives_the_same_bits(precision: str) -> Non
     on_one, on_two = (load_engine(minilm(), precision=precision, streams=streams) for streams in (1, 2))
     assert on_one._wide is None
     assert on_two._wide is not None
+    on_two._wide.result()
     for ids in (HELLO, WORLD, [101] * 100, [101] * 512):
         assert on_one.embed([ids], 0)[0].tobytes() == on_two.embed([ids], 0)[0].tobytes()
 

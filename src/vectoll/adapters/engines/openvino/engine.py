@@ -5,9 +5,10 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from enum import StrEnum
+from functools import partial
 from typing import Any, cast
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
@@ -59,12 +60,12 @@ class OpenVinoEngine:
         reads: object,
         *,
         packed: bool = True,
-        wide: Any = None,
+        wide: Future[Any] | None = None,
     ) -> None:
         """``compiled`` reads the memory of ``reads`` in place, so both live as long as the engine.
 
-        ``wide`` is the same graph compiled for one stream of several threads: a sequence that comes alone, while no
-        other call runs, is computed by it. It gives the same vectors, bit by bit.
+        ``wide`` is an infer request of the same graph, compiled for one stream of several threads: once it is there,
+        a sequence that comes alone, while no other call runs, is computed by it. Its vectors are the same, bit by bit.
         """
         self.packed = packed
         """Whether sequences share rows, so that a batch costs what its tokens do; else what its longest makes it."""
@@ -72,7 +73,7 @@ class OpenVinoEngine:
         self._architecture = architecture
         self._reads: object = reads
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
-        self._wide = wide.create_infer_request() if wide else None
+        self._wide = wide
         self._running = 0
         self._lock = threading.Lock()
 
@@ -105,7 +106,8 @@ class OpenVinoEngine:
             is_lone = self._running == 0 and len(packed.order) == 1
             self._running += 1
         try:
-            request = self._wide if is_lone and self._wide else self._requests[stream]
+            wide = self._wide if is_lone else None
+            request = wide.result() if wide and wide.done() else self._requests[stream]
             request.infer(packed.inputs, share_inputs=True, share_outputs=True)
             return cast(bytes, request.get_output_tensor(0).data.tobytes())
         finally:
@@ -118,6 +120,8 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Free the weights."""
+        if self._wide is not None and not self._wide.cancel():
+            wait([self._wide])  # it reads the weights
         self._requests.clear()
         self._compiled = self._wide = self._reads = None
 
@@ -138,8 +142,11 @@ def load_engine(
     pooling = pooling or checkpoint.pooling
     if pooling is None:
         raise ConfigurationError(f"{checkpoint.folder} does not say its pooling: set models.pooling")
-    with ThreadPoolExecutor(1, initializer=_step_back) as thread:
-        return thread.submit(_load, checkpoint, pooling, Precision(precision), streams).result()
+    threads = ThreadPoolExecutor(1, "compile", initializer=_step_back)
+    try:
+        return threads.submit(_load, checkpoint, pooling, Precision(precision), streams, threads).result()
+    finally:
+        threads.shutdown(wait=False)  # what is still to be compiled is, after this
 
 
 def _step_back() -> None:
@@ -154,7 +161,10 @@ def _step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, thread, lowered)
 
 
-def _load(checkpoint: Checkpoint, pooling: Pooling, precision: Precision, streams: int) -> OpenVinoEngine:
+def _load(
+    checkpoint: Checkpoint, pooling: Pooling, precision: Precision, streams: int, threads: Executor
+) -> OpenVinoEngine:
+    """``threads`` is one thread, this one: what is submitted to it starts when the engine is ready."""
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -171,30 +181,31 @@ def _load(checkpoint: Checkpoint, pooling: Pooling, precision: Precision, stream
     if precision is Precision.INT8:
         integers = compress_weights(graph)
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(INPUTS_PER_SCALE)
+    release = partial(_release_pages, weights, integers)
+    wide = None
+    if streams > 1 and checkpoint.architecture.matrix_parameters <= WIDE_PARAMETERS:
+        spread = options | {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(min(streams, WIDE_THREADS))}
+        wide = threads.submit(_open_wide, core, graph, spread, release)
     engine = OpenVinoEngine(
         core.compile_model(graph, "CPU", options),
         checkpoint.architecture,
         streams,
         reads=(weights, integers),
         packed=weights is not None,
-        wide=_compile_wide(core, graph, checkpoint.architecture, options, streams),
+        wide=wide,
     )
-    sequence = [0] * min(8, checkpoint.architecture.positions)
     for stream in range(streams):  # the first batch packs the weights, once for all streams
-        engine.embed([sequence, sequence], stream)
-    engine.embed([sequence], 0)
-    _release_pages(weights, integers)
+        engine.embed([[0] * min(8, checkpoint.architecture.positions)], stream)
+    release()
     return engine
 
 
-def _compile_wide(
-    core: Any, graph: Any, architecture: Architecture, options: dict[str, str], streams: int
-) -> Any | None:
-    """The graph for one sequence on several cores, where the model is small and there are several."""
-    if streams == 1 or architecture.matrix_parameters > WIDE_PARAMETERS:
-        return None
-    threads = str(min(streams, WIDE_THREADS))
-    return core.compile_model(graph, "CPU", options | {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": threads})
+def _open_wide(core: Any, graph: Any, options: dict[str, str], release: Callable[[], None]) -> Any:
+    """An infer request that has packed its weights."""
+    request = core.compile_model(graph, "CPU", options).create_infer_request()
+    request.infer(pack([[0]], 1).inputs)
+    release()
+    return request
 
 
 def _release_pages(weights: Weights | None, integers: mmap.mmap | None) -> None:
