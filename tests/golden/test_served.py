@@ -24,8 +24,8 @@ from vectoll.adapters.engines import openvino
 from vectoll.adapters.engines import torch as torch_engines
 from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.queue import BatchShape
-from vectoll.domain.catalog import Pooling
-from vectoll.domain.errors import ConfigurationError, Draining, InputTooLong, InvalidRequest
+from vectoll.domain.catalog import Pooling, TokenIdPolicy
+from vectoll.domain.errors import ConfigurationError, Draining, InputTooLong, InvalidRequest, TokenIdsRefused
 from vectoll.loading import open_model
 from vectoll.ports.metrics import NoMetrics
 from vectoll.ports.model import EmbeddingModel
@@ -124,6 +124,21 @@ async def test_the_longest_input_is_served_and_one_token_more_refused(name: str,
             await model.tokenize([[5], [5] * (longest + 1)])
         with pytest.raises(InvalidRequest, match="outside 0"):
             await model.tokenize([[10**6]])
+
+
+@pytest.mark.parametrize("name", ["qwen3"])
+async def test_the_operators_max_tokens_and_token_ids_hold(name: str, folder: Path) -> None:
+    gpt2_ids = [1212, 318, 257, 1332, 13]
+    async with served(folder, token_ids=TokenIdPolicy.R50K_BASE) as model:
+        ids, text = await embed(model, [gpt2_ids]), await embed(model, ["This is a test."])
+    assert (ids == text).all()
+    async with served(folder, max_tokens=5) as model:
+        assert np.isfinite(await embed(model, [[5] * 5])).all()
+        with pytest.raises(InputTooLong, match="input 0 has 6 tokens"):
+            await model.tokenize([[5] * 6])
+    async with served(folder, token_ids=TokenIdPolicy.REJECT) as model:
+        with pytest.raises(TokenIdsRefused):
+            await model.tokenize([[5]])
 
 
 @pytest.mark.parametrize("name", NAMES)

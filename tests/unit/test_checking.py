@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 from click.testing import CliRunner, Result
+from tests import tiny_checkpoints
 from tests.integration.upstreams.provider_server import KEY, Fault, ProviderServer, provider_server
 from tests.minilm import PACKAGE
 from tests.tiny_checkpoints import MAKERS, bge_en_icl
@@ -217,6 +219,28 @@ def test_more_tokens_than_the_checkpoint_has_positions_for_are_a_failed_check(tm
         f'[[models]]\nid = "mine"\npath = "{tmp_path / "model"}"\nmax_tokens = 129\n'
     )
     assert "setting max_tokens: 129 is more than the 128" in failures("mine")["loads"]
+
+
+def test_other_dims_than_the_checkpoints_are_a_failed_check(tmp_path: Path) -> None:
+    MAKERS["qwen3"](tmp_path / "model")
+    Path("vectoll.toml").write_text(f'[[models]]\nid = "mine"\npath = "{tmp_path / "model"}"\ndims = 64\n')
+    assert failures("mine")["loads"] == "model 'mine': its vectors have 32 dims, not 64"
+
+
+def test_bf16_weights_stay_bf16_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU without bf16 arithmetic they are widened, and take twice that. One stream: more may hold a copy each."""
+    sizes = {"HIDDEN": 512, "INNER": 2048, "LAYERS": 8}
+    names = {"HIDDEN": "hidden_size", "INNER": "intermediate_size", "LAYERS": "num_hidden_layers"}
+    for name, size in sizes.items():
+        monkeypatch.setattr(tiny_checkpoints, name, size)
+        monkeypatch.setitem(tiny_checkpoints.DECODER, names[name], size)
+    MAKERS["qwen3"](tmp_path / "model")
+    configure(id="mine", path=str(tmp_path / "model"))
+    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    result = run("mine", "--json", VECTOLL_ENGINE__STREAMS="1")
+    (report,) = json.loads(result.stdout)
+    assert report["disk_bytes"] > 50_000_000
+    assert report["memory_bytes"] < (1.5 if has_bf16 else 2.5) * report["disk_bytes"], report
 
 
 def test_a_pooling_that_a_checkpoint_does_not_say_is_all_that_must_be_set(tmp_path: Path) -> None:
