@@ -1,5 +1,6 @@
 """One serving process, from its lock to its last answer."""
 
+import asyncio
 import gc
 import os
 import socket
@@ -7,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 import uvloop
 
+from vectoll.accepting import Acceptor
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
 from vectoll.descriptors import allow_open_files
 from vectoll.domain.errors import ConfigurationError
@@ -96,6 +99,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then tell the operator and whoever asks /ready."""
         await super().startup(sockets)
+        self._acceptor = Acceptor(self._listener, self._make_protocol)
         _spare_the_collector()
         self._readiness.phase = Phase.READY
         host, port = self._listener.getsockname()[:2]
@@ -130,7 +134,16 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer those who still wait for vectors: 503, uncharged. Then close what is left."""
         await self._services.models.close()
+        self._acceptor.close()
         await super().shutdown(sockets)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        """What uvicorn serves a connection with."""
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
 
 def _tell_supervisor(state: str) -> None:
