@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--accept-encoding", default="")
     args = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each connection is an open file
     bodies = [json.dumps({"model": "all-MiniLM-L6-v2", "input": "What is an embedding?"}).encode()]
     if args.bodies:
         with open(args.bodies, "rb") as lines:  # noqa: PTH123 - one plain read
