@@ -162,6 +162,7 @@ def by_ledger(at_most: int) -> list[Point]:
         for count in [10**power for power in range(3, 8) if 10**power <= at_most]:
             started = time.perf_counter()
             _grow(path, there, count)
+            os.sync()  # what was written without waiting for the disk would be waited for by the charges
             there = count
             filled = time.perf_counter() - started
             size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
