@@ -1,5 +1,6 @@
 """Where errors become requests to pay, and what a wallet's answers carry."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -70,14 +71,18 @@ def payment_error_body(error: VectollError) -> PaymentError | dict[str, Any]:
 
 
 async def wallet_headers(request: Request) -> dict[str, str]:
-    """What is left of a wallet's credit, and how its payment went; nothing for an API key."""
+    """What is left of a wallet's credit, and how its payment went; nothing for an API key.
+
+    The answer has been paid for: where the credit cannot be read now, it goes out without.
+    """
     record = record_of(request.scope)
     headers = {}
     if record.settlement is not None:
         headers["payment-response"] = record.settlement
     if record.principal is not None and record.principal.wallet is not None:
-        balance = (await services_of(request).ledger.balance(record.principal.account)).balance
-        headers["x-balance-remaining"] = format_usd(balance)
+        with suppress(Unavailable):
+            balance = (await services_of(request).ledger.balance(record.principal.account)).balance
+            headers["x-balance-remaining"] = format_usd(balance)
     return headers
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import jsonschema
@@ -29,6 +30,7 @@ from vectoll.core.signin import SiwxAuthenticator
 from vectoll.core.topup import TopUps
 from vectoll.core.topup_settle import Waiting
 from vectoll.core.wallet_keys import WalletKeys
+from vectoll.domain.errors import Unavailable
 from vectoll.domain.ids import AccountId, TransferId, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import usd
@@ -166,6 +168,24 @@ async def test_a_wallet_with_credit_is_served_and_told_what_is_left(shop: Shop, 
     assert (
         answer.headers["x-balance-remaining"] == f"{(10**6 * 10**6 - tokens * 12_500) // 10**6 / 10**6:.6f}"
     )
+
+
+async def test_what_was_paid_is_delivered_also_when_nobody_can_say_what_is_left(
+    shop: Shop, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.credit(wallet, "1")
+    ledger = shop.fake.store.ledger
+    read, charge = ledger.balance, ledger.charge
+
+    async def charge_and_go_away(*used: Any) -> Transfer:
+        monkeypatch.setattr(ledger, "balance", AsyncMock(side_effect=Unavailable("The database is away.")))
+        return await charge(*used)
+
+    monkeypatch.setattr(ledger, "charge", charge_and_go_away)
+    answer = await shop.embed(wallet.sign_in())
+    assert answer.status_code == 200
+    assert "x-balance-remaining" not in answer.headers
+    assert (await read(wallet.account)).balance < usd("1")
 
 
 async def test_a_key_account_with_too_little_credit_gets_the_standard_error(shop: Shop) -> None:
