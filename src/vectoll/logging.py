@@ -9,6 +9,7 @@ for each request cost a tenth of the gateway's time.
 """
 
 import asyncio
+import atexit
 import logging
 import os
 import sys
@@ -68,6 +69,9 @@ class _Lines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._gathered: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The one that was asked last to write them."""
+        atexit.register(self._write_gathered)
 
     def write(self, line: str) -> None:
         """Write a line, now or soon."""
@@ -77,14 +81,17 @@ class _Lines:
             self._stream.write(line)
             self._stream.flush()
             return
-        if not self._gathered:
+        if not self._gathered or loop is not self._loop:
             loop.call_soon(self._write_gathered)
+            self._loop = loop
         self._gathered.append(line)
 
     def flush(self) -> None:
         """Nothing is left to do that ``write`` has not arranged for."""
 
     def _write_gathered(self) -> None:
+        if not self._gathered:
+            return
         text = "".join(self._gathered)
         self._gathered.clear()
         with suppress(

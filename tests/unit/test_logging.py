@@ -143,3 +143,18 @@ def test_last_words_of_a_loop_are_written() -> None:
     asyncio.run(main())
     structlog.get_logger().info("after")
     assert [line["event"] for line in logged(stream)] == ["stopped", "after"]
+
+
+def test_loop_that_ends_in_the_middle_of_a_turn_silences_no_other() -> None:
+    async def main() -> None:
+        structlog.get_logger().info("second")
+
+    stream = io.StringIO()
+    configure_logging(LogSettings(), stream)
+    broken = asyncio.new_event_loop()
+    broken.call_soon(structlog.get_logger().info, "first")
+    broken.call_soon(broken.stop)
+    broken.run_forever()
+    broken.close()
+    asyncio.run(main())
+    assert [line["event"] for line in logged(stream)] == ["first", "second"]
