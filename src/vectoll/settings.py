@@ -6,7 +6,6 @@ docs/reference/configuration.md, which a test checks.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,10 +15,7 @@ from msgspec import Meta, Struct, field
 
 from vectoll.domain.catalog import ModelKind, Pooling, Privacy, TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import ConfigurationError
-
-ENV_PREFIX = "VECTOLL_"
-NOT_SETTINGS = frozenset({"VECTOLL_CONFIG", "VECTOLL_API_KEY"})
-"""Variables with the prefix that are for the command line: the settings file, and `vectoll embed --api-key`."""
+from vectoll.settings_sources import explain, read_sources
 
 DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
 
@@ -298,76 +294,8 @@ def load_settings(
     ``flags`` is a nested mapping of what was given on the command line, None for what was not. Without
     ``config`` the file is ``$VECTOLL_CONFIG``, else ``./vectoll.toml`` if it exists, else none.
     """
-    tree: dict[str, Any] = {}
-    path = config or _config_path(environ)
-    if path is not None:
-        _merge(tree, _read_toml(path))
-    _merge(tree, _from_environment(environ))
-    _merge(tree, _without_none(flags or {}))
     try:
-        settings = msgspec.convert(tree, Settings, strict=False)
+        settings = msgspec.convert(read_sources(config, flags or {}, environ), Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+        raise ConfigurationError(explain(error, Settings)) from None
     return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))
-
-
-def _config_path(environ: Mapping[str, str]) -> Path | None:
-    if named := environ.get("VECTOLL_CONFIG"):
-        return Path(named)
-    default = Path("vectoll.toml")
-    return default if default.is_file() else None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in environ.items():
-        if not name.startswith(ENV_PREFIX) or name in NOT_SETTINGS:
-            continue
-        *tables, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
-        node = tree
-        for table in tables:
-            node = node.setdefault(table, {})
-            if not isinstance(node, dict):
-                raise ConfigurationError(f"{name} clashes with another VECTOLL_ variable")
-        node[leaf] = _parse_json(value) if value.startswith(("[", "{")) else value
-    return tree
-
-
-def _parse_json(value: str) -> Any:
-    """A variable that starts with ``[`` or ``{`` is JSON; anything else stays the text it is."""
-    try:
-        return msgspec.json.decode(value)
-    except msgspec.DecodeError:
-        return value
-
-
-def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, Mapping) else value
-        for key, value in tree.items()
-        if value is not None
-    }
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _explain(error: msgspec.ValidationError) -> str:
-    """``Expected `int`, got `str` - at `$.limits.x``` → ``setting limits.x: expected `int`, got `str```."""
-    what, _, where = str(error).partition(" - at `$.")
-    what = what[:1].lower() + what[1:]
-    return f"setting {where.rstrip('`')}: {what}" if where else f"settings: {what}"

@@ -78,7 +78,14 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
         ({"VECTOLL_LIMIT": "1"}, "settings: object contains unknown field `limit`"),
         ({"VECTOLL_LIMITS": "5"}, "setting limits: expected `object`"),
         ({"VECTOLL_LOG": "x", "VECTOLL_LOG__LEVEL": "info"}, "VECTOLL_LOG__LEVEL clashes"),
-        ({"VECTOLL_LOG__LEVEL": "loud"}, "setting log.level: invalid enum value 'loud'"),
+        (
+            {"VECTOLL_LOG__LEVEL": "loud"},
+            "setting log.level: invalid enum value 'loud', must be one of debug, error, info, warning",
+        ),
+        (
+            {"VECTOLL_MODELS": '[{"id": "x"}, {"id": "y", "pooling": "max"}]'},
+            "setting models[1].pooling: invalid enum value 'max', must be one of",
+        ),
         ({"VECTOLL_MODELS": '[{"name": "x"}]'}, "setting models[0]: object missing required field `id`"),
         ({"VECTOLL_MODELS": "[broken"}, "setting models: expected `array`"),
         ({"VECTOLL_DATA_DIR": ""}, "setting data_dir: expected `str` of length >= 1"),
