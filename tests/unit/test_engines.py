@@ -97,6 +97,15 @@ def test_memory_on_the_gpu_is_the_gpus_and_a_weight_takes_what_the_arithmetic_ta
     assert engines.memory_need(spec, EngineSettings(precision="f32")) == pytest.approx(on_disk, rel=0.1)
 
 
+@pytest.mark.parametrize(("name", "times"), [("qwen3", 4), ("e5", 4), ("bge-en-icl", 1)])
+def test_weights_of_16_bits_take_more_on_a_cpu_that_computes_in_f32(
+    tmp_path: Path, name: str, times: int
+) -> None:
+    spec = tiny(tmp_path, name)
+    on_disk = engines.weights_size(spec)
+    assert engines.memory_need(spec, EngineSettings(device="cpu", precision="f32")) == times * on_disk
+
+
 @pytest.mark.usefixtures("gpu")
 def test_what_only_the_cpu_engine_can_do_stays_there_unless_the_operator_insists(tmp_path: Path) -> None:
     spec = tiny(tmp_path, precision="int8")

@@ -233,6 +233,12 @@ def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: 
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
 
 
+def computes_in_f32(precision: Precision | str) -> bool:
+    """Whether this CPU's products are in f32. Raises ConfigurationError for bf16 without it."""
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return resolve_precision(Precision(precision), capabilities) is Precision.F32
+
+
 def resolve_precision(precision: Precision, capabilities: Sequence[str]) -> Precision:
     """What to compute in on a CPU with these capabilities. Raises ConfigurationError for bf16 without it."""
     has_bf16 = "BF16" in capabilities
