@@ -15,7 +15,7 @@ def test_ids_have_a_fixed_length_and_differ() -> None:
 def test_forked_processes_do_not_share_their_ids() -> None:
     program = (
         "import os; from vectoll.domain.ids import new_id; new_id('x'); child = os.fork();"
-        "print(new_id('x')[-20:], flush=True); child and os.waitpid(child, 0)"
+        "os.write(1, new_id('x')[-20:].encode() + b'\\n'); child and os.waitpid(child, 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     first, second = done.stdout.split()
