@@ -18,7 +18,8 @@ RUN python -m venv /opt/vectoll \
 FROM python:3.12-slim-bookworm
 COPY --from=build /opt/vectoll /opt/vectoll
 RUN useradd --system --uid 10001 --home-dir /var/lib/vectoll --create-home --shell /usr/sbin/nologin vectoll \
-    && install --directory --owner=vectoll --group=vectoll --mode=0700 /var/lib/vectoll /var/lib/vectoll/models
+    && install --directory --owner=vectoll --group=vectoll --mode=0700 \
+        /var/lib/vectoll /var/lib/vectoll/models /var/lib/vectoll/undecided-charges
 ENV PATH=/opt/vectoll/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/var/lib/vectoll/models \

@@ -11,6 +11,7 @@ import pytest
 from tests.deploy.tools import ROOT, docker_compose, run, tool
 
 from vectoll.cli.root import cli
+from vectoll.databases import UNDECIDED_NAME
 from vectoll.settings import Settings, load_settings
 from vectoll.settings_sources import NOT_SETTINGS
 
@@ -79,6 +80,14 @@ def test_gateways_share_postgres_and_wait_for_its_schema() -> None:
     assert "postgresql" not in json.dumps(services["postgres"].get("ports", [])), (
         "the database is not published"
     )
+
+
+def test_what_a_lost_gateway_had_to_find_out_is_there_for_the_others() -> None:
+    gateway = compose(**SECRETS)["gateway"]
+    place = f"/var/lib/vectoll/{UNDECIDED_NAME}"
+    shared = {volume["target"]: volume["type"] for volume in gateway["volumes"]}
+    assert shared[place] == "volume"
+    assert place in DOCKERFILE, "the volume belongs to the image's user"
 
 
 def test_with_the_cluster_gateways_find_replicas_by_the_secret_they_share() -> None:
