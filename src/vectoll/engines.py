@@ -18,7 +18,7 @@ from vectoll.domain.errors import ConfigurationError, Draining
 from vectoll.ports.engine import Engine
 from vectoll.settings import EngineSettings
 
-DEFAULT_BATCH_TOKENS = 512
+DEFAULT_BATCH_TOKENS = 384
 """Padded tokens per batch: the fastest on a core with 1 MiB of its own cache (docs/decisions/cpu-engine.md)."""
 
 WIDENED = 4

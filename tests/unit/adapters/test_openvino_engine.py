@@ -15,7 +15,7 @@ import pytest
 from tests.minilm import minilm
 
 from vectoll.adapters.checkpoints import read_checkpoint
-from vectoll.adapters.engines.openvino import OpenVinoEngine, Precision, encoder, load_engine
+from vectoll.adapters.engines.openvino import OpenVinoEngine, Precision, load_engine
 from vectoll.adapters.engines.openvino import engine as engine_module
 from vectoll.adapters.engines.openvino.engine import resolve_precision
 from vectoll.domain.catalog import Pooling
@@ -121,26 +121,6 @@ def test_a_closed_engine_holds_no_weights() -> None:
     engine.close()
     gc.collect()
     assert reads() is None
-
-
-def test_attention_in_steps_stays_so_and_gives_what_the_fused_one_gives(
-    engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nodes = engine._compiled.get_runtime_model().get_ops()
-    assert sum(node.get_rt_info()["layerType"] == "Softmax" for node in nodes) == 6
-    monkeypatch.setattr(encoder, "SHORT_POSITIONS", 511)
-    fused = load_engine(minilm(), precision="f32", streams=1)
-    expected = np.array(fused.embed([HELLO, WORLD], 0))
-    assert np.abs(np.array(engine.embed([HELLO, WORLD], 0)) - expected).max() < 1e-5
-
-
-@pytest.mark.parametrize(("positions", "fused"), [(512, 0), (513, 6)])
-def test_models_for_long_texts_do_not_hold_all_scores(positions: int, fused: int) -> None:
-    checkpoint = minilm()
-    architecture = replace(checkpoint.architecture, positions=positions)
-    graph = encoder.build_encoder(architecture, checkpoint.open_weights(), Pooling.MEAN)
-    kinds = [node.get_type_name() for node in graph.get_ops()]
-    assert kinds.count("ScaledDotProductAttention") == fused
 
 
 class Graph:

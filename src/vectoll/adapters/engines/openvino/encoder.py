@@ -11,7 +11,6 @@ from vectoll.adapters.engines.openvino.layers import (
     activate,
     array,
     attend,
-    attend_in_steps,
     axes,
     full_mask,
     layer_norm,
@@ -23,9 +22,6 @@ from vectoll.adapters.engines.openvino.layers import (
 )
 from vectoll.adapters.engines.openvino.runtime import ops
 from vectoll.domain.catalog import Pooling
-
-SHORT_POSITIONS = 512
-"""Up to here all attention scores of a row are let into memory: at most 1 MiB a head."""
 
 
 def build_encoder(architecture: Architecture, weights: Weights, pooling: Pooling) -> Any:
@@ -56,8 +52,7 @@ def _block(states: Node, mask: Node, architecture: Architecture, weights: Weight
     heads, head_dim, eps = architecture.heads, architecture.head_dim, architecture.norm_eps
     names = ("attention.self.query", "attention.self.key", "attention.self.value")
     query, key, value = (split_heads(linear(states, weights, name), heads, head_dim) for name in names)
-    attention = attend_in_steps if architecture.positions <= SHORT_POSITIONS else attend
-    seen = linear(attention(query, key, value, mask), weights, "attention.output.dense")
+    seen = linear(attend(query, key, value, mask), weights, "attention.output.dense")
     states = layer_norm(ops.add(seen, states), weights, "attention.output.LayerNorm", eps)
     inner = activate(linear(states, weights, "intermediate.dense"), architecture.activation)
     return layer_norm(

@@ -29,6 +29,8 @@ WIDE_PARAMETERS = 32_000_000
 """In matrix products. Up to here packing the weights a second time is worth what a lone query gains."""
 WIDE_THREADS = 4
 """Most cores that a lone query is spread over."""
+GENERATED_KERNELS = "16"
+"""How many kernels a stream keeps for shapes that it has seen. OpenVINO's default, 5,000, is all there ever are."""
 INPUTS_PER_SCALE = 64
 """With int8 weights: how many neighbouring inputs of a product are rounded by one scale."""
 
@@ -173,6 +175,7 @@ def _load(
     options = {
         "INFERENCE_PRECISION_HINT": resolve_precision(precision, capabilities).value,
         "NUM_STREAMS": str(streams),
+        "CPU_RUNTIME_CACHE_CAPACITY": GENERATED_KERNELS,
         "INFERENCE_NUM_THREADS": str(max(streams, cores if is_large else 0)),
     }
     weights = checkpoint.open_weights() if checkpoint.has_weights else None

@@ -149,24 +149,7 @@ def _as_bias(is_seen: Node) -> Node:
 
 def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
     """Softmax attention: [R, N, S, D] three times and a mask that broadcasts to [R, N, S, S] → [R, S, N * D]."""
-    return _merge_heads(ops.scaled_dot_product_attention(query, key, value, mask, causal=False))
-
-
-def attend_in_steps(query: Node, key: Node, value: Node, mask: Node) -> Node:
-    """As ``attend``, faster up to a few hundred places, but all scores are in memory at once: R * N * S * S.
-
-    The axis of size 1 only keeps OpenVINO from fusing the steps again: its fused kernel takes about 3 µs for each head
-    of each row, however short (docs/decisions/cpu-engine.md).
-    """
-    scaled = ops.multiply(query, scalar(query.get_output_partial_shape(0)[3].get_length() ** -0.5))
-    shares = ops.softmax(ops.add(ops.matmul(scaled, key, False, True), mask), 3)
-    apart = axes(2)
-    seen = ops.matmul(ops.unsqueeze(shares, apart), ops.unsqueeze(value, apart), False, False)
-    return _merge_heads(ops.squeeze(seen, apart))
-
-
-def _merge_heads(seen: Node) -> Node:
-    """[R, N, S, D] → [R, S, N * D]."""
+    seen = ops.scaled_dot_product_attention(query, key, value, mask, causal=False)
     merged = ops.transpose(seen, axes(0, 2, 1, 3))
     shape = merged.get_output_partial_shape(0)
     return ops.reshape(merged, axes(0, 0, shape[2].get_length() * shape[3].get_length()), True)
