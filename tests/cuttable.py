@@ -1,7 +1,8 @@
 """A way to a database that can be cut at will."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 
 class CuttableProxy:
@@ -70,3 +71,12 @@ class CuttableProxy:
                 sink.write(data)
                 await sink.drain()
         sink.close()
+
+
+@asynccontextmanager
+async def open_proxy(target_port: int) -> AsyncIterator[CuttableProxy]:
+    """One that forwards, cut afterwards."""
+    proxy = CuttableProxy(target_port)
+    await proxy.open()
+    yield proxy
+    await proxy.cut()

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
-from tests.cuttable import CuttableProxy
+from tests.cuttable import CuttableProxy, open_proxy
 from tests.ledger import TOKEN, make_credit, make_hold
 from tests.postgres import PostgresServer, make_schema
 
@@ -25,10 +25,8 @@ TERMINATED = message(b"E", b"SFATAL", b"VFATAL", b"C57P01", b"Mterminating conne
 
 @pytest.fixture
 async def proxy(postgres: PostgresServer) -> AsyncIterator[CuttableProxy]:
-    proxy = CuttableProxy(postgres.port)
-    await proxy.open()
-    yield proxy
-    await proxy.cut()
+    async with open_proxy(postgres.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from tests.cuttable import CuttableProxy
+from tests.cuttable import CuttableProxy, open_proxy
 from tests.integration.test_ledger_processes import kill_after_lines, start
 from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
 from tests.live import MODEL, Vectoll
@@ -57,10 +57,8 @@ async def store(url: str) -> AsyncIterator[PostgresStore]:
 
 @pytest.fixture
 async def proxy(server: PostgresServer) -> AsyncIterator[CuttableProxy]:
-    proxy = CuttableProxy(server.port)
-    await proxy.open()
-    yield proxy
-    await proxy.cut()
+    async with open_proxy(server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """Charges that were given up with an unknown outcome, on disk: a process that is killed leaves them to the next."""
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from vectoll.adapters.storage.durable import sync
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import AccountId, ModelId, RequestId, TransferId, new_id
 from vectoll.domain.ledger import Hold
@@ -70,12 +70,10 @@ class Undecided:
         file = self._directory / f"{new_id('group')}.json"
         unfinished = file.with_suffix(".part")
         charges = [_Charge(h.id, h.principal.account, h.quote.model, h.request_id) for h in holds]
-        with unfinished.open("wb") as writer:
-            writer.write(msgspec.json.encode(charges))
-            writer.flush()
-            os.fsync(writer.fileno())
+        unfinished.write_bytes(msgspec.json.encode(charges))
+        sync(unfinished)
         unfinished.rename(file)
-        _flush_directory(self._directory)
+        sync(self._directory)
 
     def _files(self) -> Sequence[Path]:
         return [] if self._directory is None else sorted(self._directory.glob("*.json"))
@@ -85,12 +83,3 @@ def _hold_of(charge: _Charge) -> Hold:
     """A hold of nothing under the same id."""
     quote = Quote(charge.model, 0, Price.per_million("0"))
     return Hold(charge.id, Principal(charge.account), quote, charge.request_id)
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make a new name in it durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

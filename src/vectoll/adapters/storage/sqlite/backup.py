@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from vectoll.adapters.storage.durable import sync
 from vectoll.adapters.storage.sqlite.connection import (
     BUSY_TIMEOUT_S,
     DATABASE_NAME,
@@ -64,7 +65,7 @@ def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) ->
         with write_lock(path, BUSY_TIMEOUT_S):
             _set_aside(path)
             restored.replace(path)
-            _sync(data_dir)
+            sync(data_dir)
         prepare(data_dir)
         with closing(connect_to_read(path)) as db:
             return _verified(db, path)
@@ -125,9 +126,9 @@ def _new_file(file: Path) -> Iterator[Path]:
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(file)
-        _sync(file.parent)
+        sync(file.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -149,14 +150,6 @@ def _log_of(database: Path) -> Path:
 
 def _is_same(a: Path, b: Path) -> bool:
     return a.resolve() == b.resolve()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
