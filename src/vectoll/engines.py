@@ -18,11 +18,14 @@ from vectoll.domain.errors import ConfigurationError, Draining
 from vectoll.ports.engine import Engine
 from vectoll.settings import EngineSettings
 
-DEFAULT_BATCH_TOKENS = 384
-"""Padded tokens per batch: the fastest on a core with 1 MiB of its own cache (docs/decisions/cpu-engine.md)."""
+NATIVE_BATCH_TOKENS = 256
+OPENVINO_BATCH_TOKENS = 384
+"""Tokens per batch: the fastest on a core with 1 MiB of its own cache (docs/decisions/cpu-engine.md)."""
 
 WIDENED = 4
-"""Times what 16-bit weights take on disk: f32, twice. Measured as 3.5 times, with all else that a batch needs."""
+"""Times what 16-bit weights take on disk in OpenVINO's f32: f32, twice. Measured as 3.5 times, with all else."""
+WIDENED_NATIVE = 2
+"""The same where the kernels of our own compute."""
 
 Device = Literal["cpu", "cuda"]
 
@@ -42,12 +45,37 @@ def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
     checkpoint = open_checkpoint(spec)
     if choose_device(settings) == "cuda" and _suits_gpu(spec, checkpoint, settings):
         return _load_on_gpu(spec, checkpoint, settings)
+    if _is_native(spec, checkpoint, settings):
+        return _load_native(spec, checkpoint, settings)
     from vectoll.adapters.engines.openvino import load_engine as load_openvino
 
     precision = _precision(spec, settings)
     engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
-    shape = BatchShape(settings.batch_tokens or DEFAULT_BATCH_TOKENS, padded=not engine.packed)
+    shape = BatchShape(settings.batch_tokens or OPENVINO_BATCH_TOKENS, padded=not engine.packed)
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+
+
+def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
+    from vectoll.adapters.engines.native import load_engine as load_own
+
+    precision = _precision(spec, settings)
+    engine = load_own(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
+    shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=not engine.packed)
+    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+
+
+def _is_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> bool:
+    """Whether the kernels of our own compute a model. Raises ConfigurationError where the operator insists on them
+    and they cannot.
+    """
+    if settings.cpu_engine == "openvino":
+        return False
+    from vectoll.adapters.engines.native import missing_for_native
+
+    why = missing_for_native(checkpoint, spec.pooling, _precision(spec, settings))
+    if why is not None and settings.cpu_engine == "native":
+        raise ConfigurationError(f"model {spec.id!r}: {why}, and setting engine.cpu_engine is native")
+    return why is None
 
 
 def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
@@ -133,18 +161,26 @@ def memory_need(spec: ModelSpec, settings: EngineSettings, stop: threading.Event
     on_disk = weights_size(spec, stop)
     checkpoint = open_checkpoint(spec)
     if choose_device(settings) == "cpu" or not _suits_gpu(spec, checkpoint, settings):
-        return on_disk * (WIDENED if _is_widened(spec, checkpoint, settings) else 1)
+        return on_disk * _widening(spec, checkpoint, settings)
     return checkpoint.open_weights().element_count * (4 if _precision(spec, settings) == "f32" else 2)
 
 
-def _is_widened(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> bool:
-    """Whether the CPU engine computes in f32 with weights of 16 bits."""
-    from vectoll.adapters.engines.openvino import computes_in_f32
+def _widening(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> int:
+    """How many times what it does on disk a weight takes on the CPU: more than once where those of 16 bits are computed
+    in f32.
+    """
+    if not checkpoint.has_weights:
+        return 1
+    weights, precision = checkpoint.open_weights(), _precision(spec, settings)
+    if weights.size_bytes >= 4 * weights.element_count:
+        return 1
+    if _is_native(spec, checkpoint, settings):
+        from vectoll.adapters.engines.native import computes_in_f32
 
-    if not checkpoint.has_weights or not computes_in_f32(_precision(spec, settings)):
-        return False
-    weights = checkpoint.open_weights()
-    return weights.size_bytes < 4 * weights.element_count
+        return WIDENED_NATIVE if computes_in_f32(precision) else 1
+    from vectoll.adapters.engines.openvino import computes_in_f32 as openvino_computes_in_f32
+
+    return WIDENED if openvino_computes_in_f32(precision) else 1
 
 
 def memory_budget(settings: EngineSettings) -> int:
@@ -186,11 +222,6 @@ def _located(spec: ModelSpec, stop: threading.Event | None) -> Path:
         return locate(spec.id, spec.source, show=show)
     finally:
         bar.close()
-
-
-def cores() -> int:
-    """The cores that this process may use, where the system says; macOS does not."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_bytes() -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vectoll.adapters.checkpoints import locate, read_checkpoint
+from vectoll.adapters.engines.cores import available_cores
 from vectoll.catalog_file import ServedModels, read_models
 from vectoll.core.models import ModelRegistry
 from vectoll.core.residency import Residency, ResidentModel
@@ -23,7 +24,6 @@ from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.engines import (
     LoadedEngine,
-    cores,
     load_engine,
     memory_budget,
     memory_need,
@@ -68,7 +68,7 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
         log.warning("model_offline", extra={"model": model_id, "reason": fault})
     computes_here = settings.engine.backend == "local"
     residency = Residency(await asyncio.to_thread(memory_budget, settings.engine) if computes_here else 0)
-    with ThreadPoolExecutor(cores(), thread_name_prefix="tokenize") as threads:
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="tokenize") as threads:
         models = {
             state.spec.id: _resident(state.spec, settings, metrics, threads, residency, offline)
             for state in states
@@ -135,7 +135,7 @@ async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingMo
     spec = served.catalog.resolve(name)
     if reason := served.faults.get(spec.id):
         raise ModelOffline(spec.id, reason)
-    with ThreadPoolExecutor(cores(), thread_name_prefix="tokenize") as threads:
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="tokenize") as threads:
         model = await _load(spec, settings, NoMetrics(), threads)
         try:
             yield model

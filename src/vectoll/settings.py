@@ -47,7 +47,10 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         "local"  # Where: local is this process; ray is the replicas of `vectoll cluster deploy`.
     )
     device: Literal["auto", "cpu", "cuda"] = (
-        "auto"  # OpenVINO on the CPU or torch on an NVIDIA GPU; auto is the GPU where torch and one are there.
+        "auto"  # The CPU, or torch on an NVIDIA GPU; auto is the GPU where torch and one are there.
+    )
+    cpu_engine: Literal["auto", "native", "openvino"] = (
+        "auto"  # On the CPU: vectoll's own kernels or OpenVINO; auto is the first where they compute the model faster.
     )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
     streams: Natural = 0  # Batches computed side by side; 0 is one per core, fewer for very large models.

@@ -17,12 +17,14 @@ from tests.reference import embed_with_transformers
 from tests.tiny_checkpoints import MAKERS, PROMPTS
 
 from vectoll.adapters.checkpoints import Attention, Checkpoint, read_checkpoint
-from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
+from vectoll.adapters.engines import native, openvino
 from vectoll.adapters.tokenizers import load_tokenizer
 from vectoll.domain.catalog import Pooling
+from vectoll.ports.engine import Engine
 
 GOLDEN = json.loads(Path(__file__).with_name("tiny.json").read_text())["families"]
 NAMES = list(MAKERS)
+ENGINES = [(name, "openvino") for name in NAMES] + [(name, "native") for name in ("bge-m3", "e5")]
 CAUSAL = [name for name in NAMES if name.startswith(("qwen3", "bge-en-icl"))]
 
 Array = np.ndarray[Any, Any]
@@ -42,8 +44,9 @@ def checkpoint(name: str, folders: Path) -> Checkpoint:
 
 
 @cache
-def engine_of(checkpoint: Checkpoint, precision: str = "f32") -> OpenVinoEngine:
-    return load_engine(checkpoint, precision=precision, streams=2)
+def engine_of(checkpoint: Checkpoint, precision: str = "f32", runtime: str = "openvino") -> Engine:
+    load = native.load_engine if runtime == "native" else openvino.load_engine
+    return load(checkpoint, precision=precision, streams=2)
 
 
 def ids_of(name: str) -> list[list[int]]:
@@ -56,7 +59,7 @@ def expected(name: str) -> Array:
     )
 
 
-def vectors(engine: OpenVinoEngine, batch: Batch, stream: int = 0) -> Array:
+def vectors(engine: Engine, batch: Batch, stream: int = 0) -> Array:
     return np.array(engine.embed(batch, stream), np.float32)
 
 
@@ -72,23 +75,25 @@ def test_tokens_are_the_golden_ones_special_tokens_included(name: str, checkpoin
     assert max(map(len, ids_of(name))) == checkpoint.max_tokens
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_f32_vectors_equal_transformers(name: str, checkpoint: Checkpoint) -> None:
-    actual = vectors(engine_of(checkpoint), ids_of(name))
+@pytest.mark.parametrize(("name", "runtime"), ENGINES)
+def test_f32_vectors_equal_transformers(name: str, runtime: str, checkpoint: Checkpoint) -> None:
+    actual = vectors(engine_of(checkpoint, "f32", runtime), ids_of(name))
     assert min_cosine(actual, expected(name)) >= 0.99999
     assert np.abs(actual - expected(name)).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_fastest_precision_of_this_cpu_stays_close(name: str, checkpoint: Checkpoint) -> None:
-    actual = vectors(engine_of(checkpoint, "auto"), ids_of(name))
+@pytest.mark.parametrize(("name", "runtime"), ENGINES)
+def test_the_fastest_precision_of_this_cpu_stays_close(
+    name: str, runtime: str, checkpoint: Checkpoint
+) -> None:
+    actual = vectors(engine_of(checkpoint, "auto", runtime), ids_of(name))
     assert min_cosine(actual, expected(name)) >= 0.999
     assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_vector_does_not_depend_on_its_batch(name: str, checkpoint: Checkpoint) -> None:
-    engine = engine_of(checkpoint)
+@pytest.mark.parametrize(("name", "runtime"), ENGINES)
+def test_a_vector_does_not_depend_on_its_batch(name: str, runtime: str, checkpoint: Checkpoint) -> None:
+    engine = engine_of(checkpoint, "f32", runtime)
     order = list(range(len(ids_of(name))))
     random.Random(3).shuffle(order)
     together = vectors(engine, ids_of(name))
@@ -98,9 +103,9 @@ def test_a_vector_does_not_depend_on_its_batch(name: str, checkpoint: Checkpoint
     assert np.abs(shuffled - together[order]).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_any_mix_of_lengths_on_all_streams_is_finite(name: str, checkpoint: Checkpoint) -> None:
-    engine, rng = engine_of(checkpoint, "auto"), random.Random(name)
+@pytest.mark.parametrize(("name", "runtime"), ENGINES)
+def test_any_mix_of_lengths_on_all_streams_is_finite(name: str, runtime: str, checkpoint: Checkpoint) -> None:
+    engine, rng = engine_of(checkpoint, "auto", runtime), random.Random(name)
     architecture = checkpoint.architecture
 
     def sequence(length: int) -> list[int]:
@@ -133,10 +138,10 @@ def test_without_its_end_token_a_vector_is_another(name: str, checkpoint: Checkp
     assert min_cosine(vectors(engine_of(checkpoint), cut), expected(name)) < 0.9
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_with_another_pooling_a_vector_is_another(name: str, checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize(("name", "runtime"), ENGINES)
+def test_with_another_pooling_a_vector_is_another(name: str, runtime: str, checkpoint: Checkpoint) -> None:
     for pooling in {Pooling.CLS, Pooling.MEAN, Pooling.LAST} - {checkpoint.pooling}:
-        engine = engine_of(replace(checkpoint, pooling=pooling))
+        engine = engine_of(replace(checkpoint, pooling=pooling), "f32", runtime)
         assert min_cosine(vectors(engine, ids_of(name)), expected(name)) < 0.99
 
 
@@ -157,10 +162,12 @@ def test_without_the_sliding_window_a_long_vector_is_another(name: str, checkpoi
     assert min_cosine(actual, expected(name)) < 0.99
 
 
-@pytest.mark.parametrize("name", ["bge-m3", "e5"])
-def test_with_positions_from_zero_a_vector_is_another(name: str, checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize(("name", "runtime"), [e for e in ENGINES if e[0] in ("bge-m3", "e5")])
+def test_with_positions_from_zero_a_vector_is_another(
+    name: str, runtime: str, checkpoint: Checkpoint
+) -> None:
     architecture = replace(checkpoint.architecture, position_offset=0)
-    actual = vectors(engine_of(replace(checkpoint, architecture=architecture)), ids_of(name))
+    actual = vectors(engine_of(replace(checkpoint, architecture=architecture), "f32", runtime), ids_of(name))
     assert min_cosine(actual, expected(name)) < 0.999
 
 

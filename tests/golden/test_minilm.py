@@ -3,7 +3,7 @@
 import base64
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from tests.golden.texts import TEXTS
 from tests.minilm import minilm
 from tests.reference import embed_with_transformers
 
-from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
+from vectoll.adapters.engines import native, openvino
 from vectoll.adapters.tokenizers import load_tokenizer
+from vectoll.ports.engine import Engine
 
 GOLDEN = json.loads(Path(__file__).with_name("minilm.json").read_text())
 EXPECTED = np.frombuffer(base64.b64decode(GOLDEN["vectors_f32_base64"]), "<f4").reshape(-1, GOLDEN["dims"])
@@ -22,12 +23,18 @@ EXPECTED = np.frombuffer(base64.b64decode(GOLDEN["vectors_f32_base64"]), "<f4").
 Array = np.ndarray[Any, Any]
 
 
+@pytest.fixture(scope="module", params=["native", "openvino"])
+def load(request: pytest.FixtureRequest) -> Callable[..., Engine]:
+    loads: dict[str, Callable[..., Engine]] = {"native": native.load_engine, "openvino": openvino.load_engine}
+    return loads[request.param]
+
+
 @pytest.fixture(scope="module")
-def engine() -> OpenVinoEngine:
-    return load_engine(minilm(), precision="f32", streams=1)
+def engine(load: Callable[..., Engine]) -> Engine:
+    return load(minilm(), precision="f32", streams=1)
 
 
-def vectors(engine: OpenVinoEngine, batch: Sequence[Sequence[int]]) -> Array:
+def vectors(engine: Engine, batch: Sequence[Sequence[int]]) -> Array:
     return np.array(engine.embed(batch, 0), np.float32)
 
 
@@ -39,19 +46,19 @@ def test_tokenizer_agrees_with_transformers() -> None:
     assert [list(e.ids) for e in load_tokenizer(minilm()).encode(TEXTS)] == GOLDEN["ids"]
 
 
-def test_f32_vectors_equal_transformers(engine: OpenVinoEngine) -> None:
+def test_f32_vectors_equal_transformers(engine: Engine) -> None:
     actual = vectors(engine, GOLDEN["ids"])
     assert cosines(actual, EXPECTED).min() >= 0.99999
     assert np.abs(actual - EXPECTED).max() < 1e-5
 
 
-def test_the_fastest_precision_of_this_cpu_stays_close_to_transformers() -> None:
-    actual = vectors(load_engine(minilm(), precision="auto", streams=1), GOLDEN["ids"])
+def test_the_fastest_precision_of_this_cpu_stays_close_to_transformers(load: Callable[..., Engine]) -> None:
+    actual = vectors(load(minilm(), precision="auto", streams=1), GOLDEN["ids"])
     assert cosines(actual, EXPECTED).min() >= 0.999
     assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-5
 
 
-def test_a_vector_does_not_depend_on_its_batch(engine: OpenVinoEngine) -> None:
+def test_a_vector_does_not_depend_on_its_batch(engine: Engine) -> None:
     order = list(range(len(TEXTS)))
     random.Random(7).shuffle(order)
     shuffled = vectors(engine, [GOLDEN["ids"][i] for i in order])
@@ -61,7 +68,7 @@ def test_a_vector_does_not_depend_on_its_batch(engine: OpenVinoEngine) -> None:
     assert np.abs(shuffled - together[order]).max() < 1e-5
 
 
-def test_the_usual_three_sentences(engine: OpenVinoEngine) -> None:
+def test_the_usual_three_sentences(engine: Engine) -> None:
     a, b, c = vectors(engine, GOLDEN["ids"][:3])
     assert [a @ b, a @ c, b @ c] == pytest.approx([0.666, 0.105, 0.141], abs=5e-4)
 
@@ -72,7 +79,7 @@ def test_the_golden_vectors_are_still_what_transformers_computes() -> None:
 
 
 def test_int8_weights_cost_little_accuracy() -> None:
-    actual = vectors(load_engine(minilm(), precision="int8", streams=1), GOLDEN["ids"])
+    actual = vectors(openvino.load_engine(minilm(), precision="int8", streams=1), GOLDEN["ids"])
     assert cosines(actual, EXPECTED).min() >= 0.99
     assert cosines(actual, EXPECTED).mean() >= 0.998
     assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-5

@@ -20,7 +20,7 @@ from tests.minilm import minilm
 from tests.tiny_checkpoints import MAKERS, PROMPTS
 
 from vectoll.adapters.checkpoints import read_checkpoint
-from vectoll.adapters.engines import openvino
+from vectoll.adapters.engines import native, openvino
 from vectoll.adapters.engines import torch as torch_engines
 from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.queue import BatchShape
@@ -202,8 +202,13 @@ def batcher(engine: Any, budget_tokens: int, padded: bool) -> Batcher:
     )
 
 
-@pytest.mark.parametrize("name", [*NAMES, "minilm"])
-@pytest.mark.parametrize("kind", ["openvino", "openvino-padded", "torch"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in [*NAMES, "minilm"] for kind in ("openvino", "openvino-padded", "torch")),
+        *((name, "native") for name in ("bge-m3", "e5", "minilm")),
+    ],
+)
 async def test_no_mixture_of_lengths_hangs_or_mixes_up_who_gets_what(
     name: str, kind: str, folder: Path
 ) -> None:
@@ -213,6 +218,9 @@ async def test_no_mixture_of_lengths_hangs_or_mixes_up_who_gets_what(
             checkpoint, device="cpu", precision="f32", max_batch_tokens=512
         )
         backend = batcher(engine, engine.max_batch_tokens, padded=False)
+    elif kind == "native":
+        engine = native.load_engine(checkpoint, precision="f32", streams=2)
+        backend = batcher(engine, 256, padded=False)
     else:
         engine = openvino.load_engine(checkpoint, precision="f32", streams=2)
         engine.packed = kind == "openvino"

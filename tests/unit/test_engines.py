@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.tiny_checkpoints import MAKERS
 
 from vectoll import engines
+from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.engines.openvino import OpenVinoEngine
 from vectoll.adapters.engines.torch import TorchEngine
 from vectoll.catalog_file import read_models
@@ -81,9 +83,9 @@ def test_a_large_model_gets_fewer_streams_of_more_cores_unless_the_operator_says
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, on_cpu = tiny(tmp_path), EngineSettings(device="cpu")
-    assert engines.load_engine(spec, on_cpu).engine.streams == engines.cores()
+    assert engines.load_engine(spec, on_cpu).engine.streams == available_cores()
     monkeypatch.setattr("vectoll.adapters.engines.openvino.engine.LARGE_PARAMETERS", 1)
-    assert engines.load_engine(spec, on_cpu).engine.streams == max(1, engines.cores() // 4)
+    assert engines.load_engine(spec, on_cpu).engine.streams == max(1, available_cores() // 4)
     assert engines.load_engine(spec, EngineSettings(device="cpu", streams=3)).engine.streams == 3
 
 
@@ -97,13 +99,17 @@ def test_memory_on_the_gpu_is_the_gpus_and_a_weight_takes_what_the_arithmetic_ta
     assert engines.memory_need(spec, EngineSettings(precision="f32")) == pytest.approx(on_disk, rel=0.1)
 
 
-@pytest.mark.parametrize(("name", "times"), [("qwen3", 4), ("e5", 4), ("bge-en-icl", 1)])
+@pytest.mark.parametrize(
+    ("name", "cpu_engine", "times"),
+    [("qwen3", "auto", 4), ("e5", "openvino", 4), ("e5", "native", 2), ("bge-en-icl", "auto", 1)],
+)
 def test_weights_of_16_bits_take_more_on_a_cpu_that_computes_in_f32(
-    tmp_path: Path, name: str, times: int
+    tmp_path: Path, name: str, cpu_engine: Literal["auto", "native", "openvino"], times: int
 ) -> None:
     spec = tiny(tmp_path, name)
     on_disk = engines.weights_size(spec)
-    assert engines.memory_need(spec, EngineSettings(device="cpu", precision="f32")) == times * on_disk
+    settings = EngineSettings(device="cpu", precision="f32", cpu_engine=cpu_engine)
+    assert engines.memory_need(spec, settings) == times * on_disk
 
 
 @pytest.mark.usefixtures("gpu")

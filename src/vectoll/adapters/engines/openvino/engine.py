@@ -2,7 +2,6 @@
 
 import ctypes
 import mmap
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any, cast
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
+from vectoll.adapters.engines.cores import available_cores, step_back
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
 from vectoll.adapters.engines.openvino.int8 import compress_weights
@@ -34,9 +34,6 @@ GENERATED_KERNELS = "16"
 INPUTS_PER_SCALE = 64
 """With int8 weights: how many neighbouring inputs of a product are rounded by one scale."""
 
-
-ENGINE_NICENESS = 5
-"""How far the computing threads step back behind the event loop."""
 EMPTY = cast(Vector, memoryview(b"").cast("f"))
 
 
@@ -144,23 +141,11 @@ def load_engine(
     pooling = pooling or checkpoint.pooling
     if pooling is None:
         raise ConfigurationError(f"{checkpoint.folder} does not say its pooling: set models.pooling")
-    threads = ThreadPoolExecutor(1, "compile", initializer=_step_back)
+    threads = ThreadPoolExecutor(1, "compile", initializer=step_back)
     try:
         return threads.submit(_load, checkpoint, pooling, Precision(precision), streams, threads).result()
     finally:
         threads.shutdown(wait=False)  # what is still to be compiled is, after this
-
-
-def _step_back() -> None:
-    """Give this thread, and the computing threads that it starts, a lower priority than the event loop's.
-
-    Otherwise the loop waits for a core while it holds the interpreter's lock, and the engine's threads for the lock:
-    a quarter fewer requests/s on two cores. Linux only: elsewhere priorities are a process's.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        lowered = min(19, os.getpriority(os.PRIO_PROCESS, thread) + ENGINE_NICENESS)
-        os.setpriority(os.PRIO_PROCESS, thread, lowered)
 
 
 def _load(
@@ -169,7 +154,7 @@ def _load(
     """``threads`` is one thread, this one: what is submitted to it starts when the engine is ready."""
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     is_large = checkpoint.architecture.matrix_parameters >= LARGE_PARAMETERS
     streams = streams or (max(1, cores // CORES_PER_LARGE_STREAM) if is_large else cores)
     options = {

@@ -1,0 +1,147 @@
+"""Encoders on kernels of our own: one core per stream, no padding, no graph."""
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
+from vectoll.adapters.engines.cores import available_cores, step_back
+from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32, capabilities, load_library
+from vectoll.adapters.engines.native.packing import Array, PackedEncoder, aligned, unsuitable
+from vectoll.domain.catalog import Pooling
+from vectoll.domain.embedding import Vector
+from vectoll.domain.errors import ConfigurationError
+
+KEPT_SCRATCH_BYTES = 16 * 2**20
+"""Of a stream. What a longer batch needs is given back after it."""
+
+
+class NativeEngine:
+    """Implements ``vectoll.ports.engine.Engine``."""
+
+    packed = True
+    """A batch costs what its tokens do."""
+
+    def __init__(
+        self, architecture: Architecture, weights: Weights, pooling: Pooling, *, bf16: bool, streams: int
+    ) -> None:
+        library = load_library()
+        assert library is not None
+        suffix = "bf16" if bf16 else "f32"
+        self._encode = getattr(library, f"vectoll_encode_{suffix}")
+        self._scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
+        self._architecture = architecture
+        self._weights: Weights | None = weights
+        self._packed: PackedEncoder | None = PackedEncoder(architecture, weights, pooling, bf16=bf16)
+        self._scratch: list[Array] = [aligned(0)] * streams
+        self._stepped_back = threading.local()
+
+    @property
+    def streams(self) -> int:
+        """How many calls may run side by side, one thread each."""
+        return len(self._scratch)
+
+    @property
+    def dims(self) -> int:
+        """The native size of a vector."""
+        return self._architecture.hidden
+
+    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+        """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
+        assert self._packed is not None
+        self._step_back()
+        lengths = np.fromiter(map(len, batch), np.int32, len(batch))
+        longest, most = int(lengths.max()), self._architecture.positions
+        if lengths.min() < 1 or longest > most:
+            raise ValueError(f"a sequence must have 1 to {most} tokens, one per position")
+        tokens = int(lengths.sum())
+        ids = np.fromiter(chain.from_iterable(batch), np.int32, tokens)
+        if ids.min() < 0 or ids.max() >= self._architecture.vocab:
+            raise ValueError(f"a token id must be in range({self._architecture.vocab})")
+        dims = self.dims
+        out = np.empty(len(batch) * dims, np.float32)
+        encoder = ctypes.byref(self._packed.encoder)
+        scratch = self._scratch_of(stream, self._scratch_bytes(encoder, tokens, longest))
+        self._encode(
+            encoder, ids.ctypes.data, lengths.ctypes.data, len(batch), out.ctypes.data, scratch.ctypes.data
+        )
+        vectors: Vector = out.data.toreadonly()
+        return [vectors[at : at + dims] for at in range(0, len(out), dims)]
+
+    def _step_back(self) -> None:
+        """Once in each thread that computes, but never in the one that everything else starts from."""
+        if (
+            not hasattr(self._stepped_back, "done")
+            and threading.current_thread() is not threading.main_thread()
+        ):
+            self._stepped_back.done = True
+            step_back()
+
+    def _scratch_of(self, stream: int, size_bytes: int) -> Array:
+        scratch = self._scratch[stream]
+        if len(scratch) < size_bytes:
+            scratch = aligned(size_bytes)
+            if size_bytes <= KEPT_SCRATCH_BYTES:
+                self._scratch[stream] = scratch
+        return scratch
+
+    def computed_tokens(self, lengths: Sequence[int]) -> int:
+        """See the port."""
+        return sum(lengths)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._packed = self._weights = None
+        self._scratch = [aligned(0)] * len(self._scratch)
+
+
+def load_engine(
+    checkpoint: Checkpoint, *, pooling: Pooling | None = None, precision: str = "auto", streams: int = 0
+) -> NativeEngine:
+    """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` 0 is one per core.
+
+    Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
+    """
+    if why := missing_for_native(checkpoint, pooling, precision):
+        raise ConfigurationError(f"the native CPU engine cannot be used: {why}")
+    weights = checkpoint.open_weights()
+    pooling = pooling or checkpoint.pooling
+    assert pooling is not None
+    try:
+        engine = NativeEngine(
+            checkpoint.architecture,
+            weights,
+            pooling,
+            bf16=not computes_in_f32(precision),
+            streams=streams or available_cores(),
+        )
+    except KeyError as error:
+        raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
+    weights.release_pages()  # what was packed need not stay in memory twice
+    return engine
+
+
+def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precision: str) -> str | None:
+    """Why these kernels are not what computes a model here; None where they are."""
+    has = capabilities()
+    if not has:
+        return "its kernels were not built (a C compiler at install time; Linux on x86_64)"
+    if not has & F32:
+        return "this CPU has no AVX-512"
+    if precision == "bf16" and not has & BF16:
+        return "this CPU has no bf16 arithmetic"
+    if precision != "f32" and has & AMX_BF16:
+        return "this CPU has AMX, which OpenVINO uses"
+    if precision == "int8":
+        return "it has no int8"
+    if not checkpoint.has_weights:
+        return "only a graph (OpenVINO, ONNX) is published"
+    return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling)
+
+
+def computes_in_f32(precision: str) -> bool:
+    """Whether the products are in f32 on this CPU."""
+    return precision == "f32" or not capabilities() & BF16

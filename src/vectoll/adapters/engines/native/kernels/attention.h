@@ -1,0 +1,122 @@
+/* Softmax attention over one sequence: nothing masked, because nothing else is there. */
+
+struct attention_scratch {
+    int32_t *keys, *values; /* one head's, packed as the right-hand side of a product */
+    float *scores; /* [TILE_ROWS, keys] */
+    element *weights; /* [TILE_ROWS, keys] */
+};
+
+/* Sixteen rows of sixteen dwords, turned over. */
+static inline void transpose(__m512i row[16])
+{
+    __m512i a[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        row[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        row[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        row[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        row[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
+        a[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
+        a[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
+        a[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        row[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
+        row[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
+    }
+}
+
+/* Keys as the right-hand side of a product: a panel for each 32 keys, a row for each dword of a key. */
+static inline void pack_keys(
+    const element *key, int64_t stride, int64_t length, int64_t head_dim, int32_t *packed)
+{
+    const int64_t depth = head_dim / PER_DWORD;
+    for (int64_t first = 0; first < length; first += 16)
+        for (int64_t d = 0; d < depth; d += 16) {
+            __m512i row[16];
+            UNROLL for (int i = 0; i < 16; i++)
+                row[i] = first + i < length
+                    ? _mm512_loadu_si512(key + (first + i) * stride + d * PER_DWORD)
+                    : _mm512_setzero_si512();
+            transpose(row);
+            int32_t *panel = packed + first / PANEL * PANEL * depth + first % PANEL;
+            UNROLL for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + (d + i) * PANEL, row[i]);
+        }
+}
+
+/* exp(scale * (scores - their largest)) as elements, zeros up to a multiple of 16; returns their sum.
+   ``scale`` is to base 2. */
+static inline float soften(const float *scores, int64_t length, float scale, element *weights)
+{
+    const __mmask16 rest = (__mmask16)((1u << ((length - 1) % 16 + 1)) - 1);
+    const int64_t last = (length - 1) / 16 * 16;
+    const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
+    __m512 largest = _mm512_mask_loadu_ps(lowest, rest, scores + last);
+    for (int64_t k = 0; k < last; k += 16) largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + k));
+    const __m512 by = _mm512_set1_ps(scale), top = _mm512_set1_ps(_mm512_reduce_max_ps(largest) * scale);
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t k = 0; k <= last; k += 16) {
+        __m512 x = exp2_(_mm512_fmsub_ps(_mm512_loadu_ps(scores + k), by, top));
+        if (k == last) x = _mm512_maskz_mov_ps(rest, x);
+        sum = _mm512_add_ps(sum, x);
+        store(weights + k, x);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+/* One head's attention for ``rows`` queries. */
+INLINE void attend_tile(
+    const int rows, const element *query, int64_t stride, int64_t length, int64_t head_dim, float scale,
+    element *seen, int64_t seen_stride, const struct attention_scratch *s)
+{
+    const int64_t depth = head_dim / PER_DWORD, keys = (length + 31) / 32 * 32;
+    __m512 sum[TILE_ROWS][2];
+    for (int64_t key = 0; key < length; key += PANEL) {
+        const int32_t *panel = s->keys + key * depth;
+        if (length - key <= 16) {
+            multiply(rows, 1, depth, query, stride, panel, sum);
+            UNROLL for (int i = 0; i < rows; i++) _mm512_storeu_ps(s->scores + i * keys + key, sum[i][0]);
+        } else {
+            multiply(rows, 2, depth, query, stride, panel, sum);
+            UNROLL for (int i = 0; i < rows; i++)
+                UNROLL for (int j = 0; j < 2; j++)
+                    _mm512_storeu_ps(s->scores + i * keys + key + 16 * j, sum[i][j]);
+        }
+    }
+    float total[TILE_ROWS];
+    for (int i = 0; i < rows; i++) total[i] = soften(s->scores + i * keys, length, scale, s->weights + i * keys);
+    const int64_t pairs = (length + PER_DWORD - 1) / PER_DWORD;
+    for (int64_t d = 0; d < head_dim; d += PANEL) {
+        multiply(rows, 2, pairs, s->weights, keys, s->values + d * pairs, sum);
+        UNROLL for (int i = 0; i < rows; i++)
+            UNROLL for (int j = 0; j < 2; j++)
+                store(seen + i * seen_stride + d + 16 * j, _mm512_mul_ps(sum[i][j], _mm512_set1_ps(1 / total[i])));
+    }
+}
+
+/* ``qkv`` is [length, 3 * heads * head_dim], ``seen`` [length, heads * head_dim]. */
+static void attend(
+    const struct encoder *m, int64_t length, const element *qkv, element *seen, const struct attention_scratch *s)
+{
+    const int64_t width = m->heads * m->head_dim, stride = 3 * width, head_dim = m->head_dim;
+    const int64_t tiles = (length + TILE_ROWS - 1) / TILE_ROWS;
+    const float scale = m->score_scale * 1.44269504f;
+    for (int64_t head = 0; head < width; head += head_dim) {
+        pack_keys(qkv + width + head, stride, length, head_dim, s->keys);
+        pack_values(qkv + 2 * width + head, stride, length, head_dim, s->values);
+        for (int64_t t = 0; t < tiles; t++) {
+            const int64_t first = length * t / tiles;
+            const element *query = qkv + first * stride + head;
+            element *to = seen + first * width + head;
+#define DO(n) attend_tile(n, query, stride, length, head_dim, scale, to, width, s)
+            FOR_ROWS((int)(length * (t + 1) / tiles - first), DO)
+#undef DO
+        }
+    }
+}

@@ -1,0 +1,23 @@
+/* Built without AVX-512, so that it runs on every CPU. */
+#include <cpuid.h>
+
+#include "encoder.h"
+
+enum { F32 = 1, BF16 = 2, AMX_BF16 = 4 };
+
+static int has_amx_bf16(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
+}
+
+int vectoll_capabilities(void)
+{
+    __builtin_cpu_init();
+    const int f32 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const int bf16 = f32 && __builtin_cpu_supports("avx512bf16");
+    return (f32 ? F32 : 0) | (bf16 ? BF16 : 0) | (has_amx_bf16() ? AMX_BF16 : 0);
+}
+
+int vectoll_interface(void) { return INTERFACE; }

@@ -1,0 +1,55 @@
+/* A BERT-like encoder on one core: what the Python side passes in. Every pointer to weights is aligned to 64 bytes. */
+#ifndef VECTOLL_ENCODER_H
+#define VECTOLL_ENCODER_H
+
+#include <stdint.h>
+
+enum { WORDS_F32, WORDS_F16, WORDS_BF16 };
+enum { POOL_CLS, POOL_MEAN, POOL_LAST };
+
+/* Matrices are packed (packing.py): panels of 32 columns, each panel row a dword per column, which is two successive
+   inputs in bf16 or one in f32. */
+struct layer {
+    const int32_t *qkv, *out, *up, *down;
+    const float *qkv_bias, *out_bias, *up_bias, *down_bias;
+    const float *out_norm, *out_norm_bias, *down_norm, *down_norm_bias;
+};
+
+struct encoder {
+    int64_t layers, hidden, heads, intermediate;
+    int64_t head_dim; /* a multiple of 32: heads are padded with zeros */
+    int64_t pooling, words_type;
+    float norm_eps;
+    float score_scale; /* 1 / sqrt of the head size before padding */
+    const void *words; /* [vocab, hidden] as it lies in the checkpoint */
+    const float *places; /* [positions, hidden]: position and token type embeddings, summed */
+    const float *norm, *norm_bias;
+    const struct layer *layer;
+};
+
+/* ``count`` sequences back to back in ``ids``, each of ``lengths[i]`` ids → [count, hidden], L2-normalised.
+   ``scratch`` has what ``*_scratch_bytes`` says, aligned to 64 bytes. */
+typedef void encode_fn(
+    const struct encoder *, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch);
+typedef int64_t scratch_fn(const struct encoder *, int64_t tokens, int64_t longest);
+
+/* [rows, depth] times a packed matrix plus a bias of f32 → [rows, columns]: what the encoder spends its time in, for
+   tests and benchmarks. Activations are bf16 or f32. */
+typedef void product_fn(
+    int64_t rows, int64_t columns, int64_t depth, const void *a, const int32_t *weights, const float *bias, void *out);
+
+#define EXPORTED __attribute__((visibility("default")))
+
+EXPORTED encode_fn vectoll_encode_bf16, vectoll_encode_f32;
+EXPORTED scratch_fn vectoll_scratch_bytes_bf16, vectoll_scratch_bytes_f32;
+EXPORTED product_fn vectoll_product_bf16, vectoll_product_f32;
+
+/* Bit 0: this CPU can run the f32 kernels. Bit 1: and the bf16 ones. Bit 2: it has AMX, which computes bf16 products
+   several times faster than these do. */
+EXPORTED int vectoll_capabilities(void);
+
+/* Changes with these structures: what was built from other sources is not used. */
+enum { INTERFACE = 1 };
+EXPORTED int vectoll_interface(void);
+
+#endif

@@ -1,0 +1,66 @@
+"""The compiled kernels, where the package was built with them and this CPU can run them."""
+
+import ctypes
+import functools
+from pathlib import Path
+
+INTERFACE = 1
+"""Of ``kernels/encoder.h``. A library that was built from other sources is not used."""
+
+LIBRARY = Path(__file__).with_name("_kernels.so")
+
+F32, BF16, AMX_BF16 = 1, 2, 4
+"""Bits of ``capabilities``: what there are kernels for that this CPU can run, and whether it has something faster."""
+
+
+class Layer(ctypes.Structure):
+    """``struct layer``."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in (
+            "qkv", "out", "up", "down", "qkv_bias", "out_bias", "up_bias", "down_bias",
+            "out_norm", "out_norm_bias", "down_norm", "down_norm_bias",
+        )
+    ]  # fmt: skip
+
+
+class Encoder(ctypes.Structure):
+    """``struct encoder``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "intermediate", "head_dim")),
+        *((name, ctypes.c_int64) for name in ("pooling", "words_type")),
+        *((name, ctypes.c_float) for name in ("norm_eps", "score_scale")),
+        *((name, ctypes.c_void_p) for name in ("words", "places", "norm", "norm_bias", "layer")),
+    ]
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """The kernels; None where they were not built, or were built from other sources."""
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return None
+    if library.vectoll_interface() != INTERFACE:
+        return None
+    for suffix in ("bf16", "f32"):
+        encode = getattr(library, f"vectoll_encode_{suffix}")
+        encode.restype = None
+        encode.argtypes = [
+            ctypes.POINTER(Encoder), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
+        ]  # fmt: skip
+        scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
+        scratch_bytes.restype = ctypes.c_int64
+        scratch_bytes.argtypes = [ctypes.POINTER(Encoder), ctypes.c_int64, ctypes.c_int64]
+        product = getattr(library, f"vectoll_product_{suffix}")
+        product.restype = None
+        product.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
+    return library
+
+
+def capabilities() -> int:
+    """Of F32, BF16 and AMX_BF16; 0 where the kernels were not built."""
+    library = load_library()
+    return library.vectoll_capabilities() if library else 0

@@ -1,0 +1,251 @@
+"""The kernels of our own: that every remainder of every loop is right, that they write where they may, and when they
+are not what computes.
+"""
+
+import ctypes
+import gc
+import json
+import random
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.minilm import minilm
+from tests.tiny_checkpoints import MAKERS
+
+from vectoll import engines
+from vectoll.adapters.checkpoints import Activation, Checkpoint, read_checkpoint
+from vectoll.adapters.engines import openvino
+from vectoll.adapters.engines.native import NativeEngine, library, load_engine, missing_for_native
+from vectoll.adapters.engines.native import engine as engine_module
+from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32
+from vectoll.adapters.engines.native.packing import aligned, pack_matrix, to_bf16
+from vectoll.catalog_file import read_models
+from vectoll.domain.catalog import CheckpointFacts, Pooling
+from vectoll.domain.errors import ConfigurationError
+from vectoll.settings import EngineSettings, ModelSettings, Settings
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Heads of 8 and a feed-forward block of 48: both are padded."""
+    folder = tmp_path_factory.mktemp("tiny")
+    MAKERS["bge-m3"](folder)
+    return read_checkpoint(folder)
+
+
+def vectors(engine: Any, batch: Sequence[Sequence[int]]) -> Array:
+    return np.array(engine.embed(batch, 0), np.float32)
+
+
+def sequence(checkpoint: Checkpoint, length: int, seed: int = 0) -> list[int]:
+    rng = random.Random(seed * 1000 + length)
+    return [rng.randrange(checkpoint.architecture.vocab) for _ in range(length)]
+
+
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLS, Pooling.LAST])
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_every_length_gives_what_openvino_gives_in_f32(
+    tiny: Checkpoint, pooling: Pooling, precision: str
+) -> None:
+    ours = load_engine(tiny, pooling=pooling, precision=precision, streams=1)
+    exact = openvino.load_engine(tiny, pooling=pooling, precision="f32", streams=1)
+    for length in range(1, tiny.architecture.positions + 1):
+        one, other = (vectors(e, [sequence(tiny, length)]) for e in (ours, exact))
+        if precision == "f32":
+            assert np.abs(one - other).max() < 1e-5, length
+        else:
+            assert (one * other).sum() > 0.999, length
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=12))
+def test_a_vector_is_the_same_bit_by_bit_beside_any_others(
+    tiny: Checkpoint, precision: str, lengths: list[int]
+) -> None:
+    engine = load_engine(tiny, precision=precision, streams=1)
+    batch = [sequence(tiny, length, seed) for seed, length in enumerate(lengths)]
+    together = engine.embed(batch, 0)
+    assert [v.tobytes() for v in together] == [engine.embed([ids], 0)[0].tobytes() for ids in batch]
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6))
+def test_nothing_is_written_beyond_what_is_asked_for(precision: str, lengths: list[int]) -> None:
+    checkpoint, guard = minilm(), 4096
+    engine = load_engine(checkpoint, precision=precision, streams=1)
+    ids = np.array([i for length in lengths for i in sequence(checkpoint, length)], np.int32)
+    sizes = np.array(lengths, np.int32)
+    encoder = ctypes.byref(engine._packed.encoder)  # type: ignore[union-attr]
+    size = engine._scratch_bytes(encoder, len(ids), max(lengths))
+    scratch = aligned(guard + size + guard)
+    out = np.full((len(lengths) + 2) * engine.dims, 7, np.float32)
+    scratch[:] = 0xA5
+    engine._encode(
+        encoder, ids.ctypes.data, sizes.ctypes.data, len(lengths), out[engine.dims :].ctypes.data,
+        scratch[guard:].ctypes.data,
+    )  # fmt: skip
+    assert (scratch[:guard] == 0xA5).all()
+    assert (scratch[guard + size :] == 0xA5).all()
+    assert (out[: engine.dims] == 7).all()
+    assert (out[-engine.dims :] == 7).all()
+    assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 100])
+@pytest.mark.parametrize(("columns", "depth"), [(32, 32), (96, 64), (64, 192)])
+def test_a_product_is_the_product(rows: int, columns: int, depth: int) -> None:
+    rng = np.random.default_rng(rows)
+    left, weight = (
+        rng.standard_normal((rows, depth), np.float32),
+        rng.standard_normal((columns, depth), np.float32),
+    )
+    bias, out = rng.standard_normal(columns, np.float32), np.empty((rows, columns), np.float32)
+    kernels = library.load_library()
+    assert kernels
+    packed = pack_matrix(weight, bf16=False)
+    pointers = [array.ctypes.data for array in (left, packed, bias, out)]
+    kernels.vectoll_product_f32(rows, columns, depth, *pointers)
+    np.testing.assert_allclose(out, left @ weight.T + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_bf16_is_the_nearest_and_ties_go_to_even() -> None:
+    values = np.array([1, 1.00390625, 1.01171875, -1.0039064, 3.4e38, 0], np.float32)
+    widened = (to_bf16(values).astype(np.uint32) << 16).view(np.float32)
+    assert widened.tolist() == [1, 1, 1.015625, -1.0078125, np.float32(np.inf), 0]
+    assert to_bf16(np.array([0x7FFFFFFF], np.uint32).view(np.float32)).tolist() == [0x7FC0], (
+        "still not a number"
+    )
+
+
+def test_a_weight_that_is_not_finite_is_not_hidden(tiny: Checkpoint, tmp_path: Path) -> None:
+    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
+    data = bytearray((tmp_path / "model.safetensors").read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    start, _ = header["encoder.layer.1.output.dense.weight"]["data_offsets"]
+    at = 8 + int.from_bytes(data[:8], "little") + start
+    data[at : at + 4] = np.float32(np.nan).tobytes()
+    (tmp_path / "model.safetensors").write_bytes(data)
+    engine = load_engine(read_checkpoint(tmp_path), streams=1)
+    assert not np.isfinite(vectors(engine, [[5, 6, 7]])).all()
+
+
+def test_what_a_long_batch_needs_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load_engine(minilm(), streams=1)
+    engine.embed([[101] * 64], 0)
+    kept = len(engine._scratch[0])
+    assert kept
+    engine.embed([[101] * 8], 0)
+    assert len(engine._scratch[0]) == kept
+    monkeypatch.setattr(engine_module, "KEPT_SCRATCH_BYTES", kept)
+    engine.embed([[101] * 512], 0)
+    assert len(engine._scratch[0]) == kept
+
+
+def test_a_closed_engine_holds_no_weights() -> None:
+    engine = load_engine(minilm(), streams=2)
+    packed = weakref.ref(engine._packed)
+    assert packed() is not None
+    engine.close()
+    gc.collect()
+    assert packed() is None
+
+
+def test_threads_that_compute_step_back_but_not_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped: list[str] = []
+    monkeypatch.setattr(engine_module, "step_back", lambda: stepped.append(threading.current_thread().name))
+    engine = load_engine(minilm(), streams=1)
+
+    def work() -> None:
+        for _ in range(3):
+            engine.embed([[101]], 0)
+
+    work()
+    thread = threading.Thread(target=work, name="computes")
+    thread.start()
+    thread.join()
+    assert stepped == ["computes"]
+
+
+@pytest.mark.parametrize(
+    ("has", "precision", "change", "why"),
+    [
+        (0, "auto", {}, "kernels were not built"),
+        (AMX_BF16, "auto", {}, "no AVX-512"),
+        (F32, "bf16", {}, "no bf16"),
+        (F32 | BF16, "int8", {}, "int8"),
+        (F32 | BF16 | AMX_BF16, "auto", {}, "AMX"),
+        (F32 | BF16, "auto", {"activation": Activation.RELU}, "relu"),
+        (F32 | BF16, "auto", {"hidden": 100}, "hidden size 100"),
+        (F32 | BF16 | AMX_BF16, "f32", {}, None),
+        (F32, "auto", {}, None),
+        (F32 | BF16, "bf16", {}, None),
+    ],
+)
+def test_where_the_kernels_cannot_or_should_not_compute_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, has: int, precision: str, change: dict[str, Any], why: str | None
+) -> None:
+    monkeypatch.setattr(engine_module, "capabilities", lambda: has)
+    checkpoint = replace(minilm(), architecture=replace(minilm().architecture, **change))
+    said = missing_for_native(checkpoint, None, precision)
+    assert said == why if why is None else said is not None and why in said
+    if why is not None:
+        with pytest.raises(ConfigurationError, match=why):
+            load_engine(checkpoint, precision=precision)
+
+
+def test_a_decoder_and_a_pooling_that_nothing_says_are_not_for_the_kernels(tmp_path: Path) -> None:
+    MAKERS["qwen3"](tmp_path)
+    assert "not an encoder" in str(missing_for_native(read_checkpoint(tmp_path), None, "auto"))
+    assert "pooling" in str(missing_for_native(replace(minilm(), pooling=None), None, "auto"))
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda m: m.setattr(library, "LIBRARY", Path("/nowhere/_kernels.so")),
+        lambda m: m.setattr(library, "INTERFACE", -1),
+    ],
+)
+def test_without_kernels_of_this_version_openvino_computes(
+    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None], tmp_path: Path
+) -> None:
+    break_it(monkeypatch)
+    library.load_library.cache_clear()
+    try:
+        assert library.capabilities() == 0
+        assert isinstance(load_tiny(tmp_path).engine, openvino.OpenVinoEngine)
+        with pytest.raises(ConfigurationError, match=r"not built.*engine\.cpu_engine is native"):
+            load_tiny(tmp_path, cpu_engine="native")
+    finally:
+        library.load_library.cache_clear()
+
+
+def test_an_encoder_is_computed_by_the_kernels_unless_the_operator_says_openvino(tmp_path: Path) -> None:
+    loaded = load_tiny(tmp_path)
+    assert isinstance(loaded.engine, NativeEngine)
+    assert not loaded.shape.padded
+    assert loaded.engine.computed_tokens([3, 4]) == 7
+    assert isinstance(load_tiny(tmp_path, cpu_engine="openvino").engine, openvino.OpenVinoEngine)
+
+
+def load_tiny(folder: Path, **how: str) -> engines.LoadedEngine:
+    """The tiny XLM-RoBERTa as it would be served."""
+    if not (folder / "config.json").exists():
+        MAKERS["bge-m3"](folder)
+    entry = ModelSettings(id="tiny", path=str(folder))
+    facts = CheckpointFacts("", Pooling.CLS, 32, 128)
+    spec = read_models(Settings(models=(entry,)), lambda *_: facts).catalog["tiny"]
+    return engines.load_engine(spec, EngineSettings(device="cpu", **how))  # type: ignore[arg-type]
