@@ -29,6 +29,7 @@ AVX512 = (
 )
 SOURCES = {
     "capabilities.c": (),
+    "team.c": ("-pthread",),
     "encoder_f32.c": AVX512,
     "encoder_bf16.c": (*AVX512, "-mavx512bf16"),
 }
@@ -80,7 +81,7 @@ def build(root: Path) -> str | None:
             for (source, flags), target in zip(SOURCES.items(), objects, strict=True)
         ]
         library = Path(folder) / "library"
-        commands.append(["-shared", *map(str, objects), "-o", str(library)])
+        commands.append(["-shared", "-pthread", *map(str, objects), "-o", str(library)])
         for command in commands:
             done = subprocess.run([*compiler(), *command], capture_output=True, text=True, check=False)
             if done.returncode:

@@ -26,6 +26,7 @@ from vectoll.adapters.checkpoints import Activation, Checkpoint, read_checkpoint
 from vectoll.adapters.engines import openvino
 from vectoll.adapters.engines.native import NativeEngine, library, load_engine, missing_for_native
 from vectoll.adapters.engines.native import engine as engine_module
+from vectoll.adapters.engines.native.engine import _Team
 from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32
 from vectoll.adapters.engines.native.packing import aligned, pack_matrix, to_bf16
 from vectoll.catalog_file import read_models
@@ -82,20 +83,23 @@ def test_a_vector_is_the_same_bit_by_bit_beside_any_others(
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6))
-def test_nothing_is_written_beyond_what_is_asked_for(precision: str, lengths: list[int]) -> None:
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6), members=st.integers(1, 3))
+def test_nothing_is_written_beyond_what_is_asked_for(
+    precision: str, lengths: list[int], members: int
+) -> None:
     checkpoint, guard = minilm(), 4096
     engine = load_engine(checkpoint, precision=precision, streams=1)
     ids = np.array([i for length in lengths for i in sequence(checkpoint, length)], np.int32)
     sizes = np.array(lengths, np.int32)
     encoder = ctypes.byref(engine._packed.encoder)  # type: ignore[union-attr]
-    size = engine._scratch_bytes(encoder, len(ids), max(lengths))
+    team = _Team(engine_library(), members)
+    size = engine._scratch_bytes(encoder, len(ids), max(lengths), members)
     scratch = aligned(guard + size + guard)
     out = np.full((len(lengths) + 2) * engine.dims, 7, np.float32)
     scratch[:] = 0xA5
     engine._encode(
         encoder, ids.ctypes.data, sizes.ctypes.data, len(lengths), out[engine.dims :].ctypes.data,
-        scratch[guard:].ctypes.data,
+        scratch[guard:].ctypes.data, team.pointer,
     )  # fmt: skip
     assert (scratch[:guard] == 0xA5).all()
     assert (scratch[guard + size :] == 0xA5).all()
@@ -113,12 +117,54 @@ def test_a_product_is_the_product(rows: int, columns: int, depth: int) -> None:
         rng.standard_normal((columns, depth), np.float32),
     )
     bias, out = rng.standard_normal(columns, np.float32), np.empty((rows, columns), np.float32)
-    kernels = library.load_library()
-    assert kernels
     packed = pack_matrix(weight, bf16=False)
     pointers = [array.ctypes.data for array in (left, packed, bias, out)]
-    kernels.vectoll_product_f32(rows, columns, depth, *pointers)
+    engine_library().vectoll_product_f32(rows, columns, depth, *pointers)
     np.testing.assert_allclose(out, left @ weight.T + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_a_team_of_any_size_gives_the_same_bits(precision: str, size: int) -> None:
+    """From fewer tokens than members to more rows than are computed at once."""
+    engine = load_engine(minilm(), precision=precision, streams=1)
+    lengths = (1, 2, 3, 12, 13, 31, 64, 130, 131, 256, 512)
+    alone = [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths]
+    engine._team = _Team(engine_library(), size)
+    assert [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths] == alone
+
+
+def test_only_a_sequence_that_comes_alone_gets_the_team() -> None:
+    engine = load_engine(minilm(), streams=2)
+    with engine._team_if_alone(1) as first, engine._team_if_alone(1) as second:
+        assert first is not None
+        assert second is None
+    with engine._team_if_alone(2) as team:
+        assert team is None
+    with pytest.raises(RuntimeError), engine._team_if_alone(1):
+        raise RuntimeError
+    with engine._team_if_alone(1) as team:
+        assert team is not None
+
+
+def test_a_team_ends_with_its_engine() -> None:
+    before = threads_of_this_process()
+    engine = load_engine(minilm(), streams=4)
+    engine.embed([[101]], 0)
+    assert threads_of_this_process() == before + 3
+    engine.close()
+    gc.collect()
+    assert threads_of_this_process() == before
+
+
+def threads_of_this_process() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def engine_library() -> ctypes.CDLL:
+    kernels = library.load_library()
+    assert kernels
+    return kernels
 
 
 def test_bf16_is_the_nearest_and_ties_go_to_even() -> None:

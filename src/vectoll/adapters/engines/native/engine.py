@@ -1,20 +1,24 @@
-"""Encoders on kernels of our own: one core per stream, no padding, no graph."""
+"""Encoders on kernels of our own: no padding, no graph; one core per stream, or several for a query that comes alone."""
 
 import ctypes
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
-from vectoll.adapters.engines.cores import available_cores, step_back
+from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, step_back
 from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32, capabilities, load_library
 from vectoll.adapters.engines.native.packing import Array, PackedEncoder, aligned, unsuitable
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
 
+TEAM_THREADS = 8
+"""Most cores that a lone query is spread over."""
 KEPT_SCRATCH_BYTES = 16 * 2**20
 """Of a stream. What a longer batch needs is given back after it."""
 
@@ -38,6 +42,9 @@ class NativeEngine:
         self._packed: PackedEncoder | None = PackedEncoder(architecture, weights, pooling, bf16=bf16)
         self._scratch: list[Array] = [aligned(0)] * streams
         self._stepped_back = threading.local()
+        self._team = _Team(library, min(streams, TEAM_THREADS)) if streams > 1 else None
+        self._running = 0
+        self._lock = threading.Lock()
 
     @property
     def streams(self) -> int:
@@ -64,12 +71,26 @@ class NativeEngine:
         dims = self.dims
         out = np.empty(len(batch) * dims, np.float32)
         encoder = ctypes.byref(self._packed.encoder)
-        scratch = self._scratch_of(stream, self._scratch_bytes(encoder, tokens, longest))
-        self._encode(
-            encoder, ids.ctypes.data, lengths.ctypes.data, len(batch), out.ctypes.data, scratch.ctypes.data
-        )
+        with self._team_if_alone(len(batch)) as team:
+            members = team.size if team else 1
+            scratch = self._scratch_of(stream, self._scratch_bytes(encoder, tokens, longest, members))
+            pointers = [array.ctypes.data for array in (ids, lengths)]
+            results = [array.ctypes.data for array in (out, scratch)]
+            self._encode(encoder, *pointers, len(batch), *results, team.pointer if team else None)
         vectors: Vector = out.data.toreadonly()
         return [vectors[at : at + dims] for at in range(0, len(out), dims)]
+
+    @contextmanager
+    def _team_if_alone(self, sequences: int) -> Iterator["_Team | None"]:
+        """The team for a sequence that comes alone while no other call runs; none for what has a core of its own."""
+        with self._lock:
+            is_alone = self._running == 0 and sequences == 1
+            self._running += 1
+        try:
+            yield self._team if is_alone else None
+        finally:
+            with self._lock:
+                self._running -= 1
 
     def _step_back(self) -> None:
         """Once in each thread that computes, but never in the one that everything else starts from."""
@@ -94,8 +115,19 @@ class NativeEngine:
 
     def close(self) -> None:
         """Free the weights."""
-        self._packed = self._weights = None
+        self._packed = self._weights = self._team = None
         self._scratch = [aligned(0)] * len(self._scratch)
+
+
+class _Team:
+    """Threads of the kernels' own, asleep between calls. They end with this."""
+
+    def __init__(self, library: ctypes.CDLL, size: int) -> None:
+        self.size = size
+        self.pointer = library.vectoll_team_new(size, ENGINE_NICENESS)
+        if not self.pointer:
+            raise MemoryError("the system has no threads left for the engine")
+        weakref.finalize(self, library.vectoll_team_free, self.pointer).atexit = False
 
 
 def load_engine(

@@ -50,13 +50,18 @@ def load_library() -> ctypes.CDLL | None:
         encode.restype = None
         encode.argtypes = [
             ctypes.POINTER(Encoder), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
+            ctypes.c_void_p,
         ]  # fmt: skip
         scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
         scratch_bytes.restype = ctypes.c_int64
-        scratch_bytes.argtypes = [ctypes.POINTER(Encoder), ctypes.c_int64, ctypes.c_int64]
+        scratch_bytes.argtypes = [ctypes.POINTER(Encoder), ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
         product = getattr(library, f"vectoll_product_{suffix}")
         product.restype = None
         product.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
+    library.vectoll_team_new.restype = ctypes.c_void_p
+    library.vectoll_team_new.argtypes = [ctypes.c_int, ctypes.c_int]
+    library.vectoll_team_free.restype = None
+    library.vectoll_team_free.argtypes = [ctypes.c_void_p]
     return library
 
 

@@ -100,14 +100,15 @@ INLINE void attend_tile(
     }
 }
 
-/* ``qkv`` is [length, 3 * heads * head_dim], ``seen`` [length, heads * head_dim]. */
+/* Heads ``first_head`` to ``last_head`` of [length, 3 * heads * head_dim] ``qkv`` → those of [length, heads * head_dim]. */
 static void attend(
-    const struct encoder *m, int64_t length, const element *qkv, element *seen, const struct attention_scratch *s)
+    const struct encoder *m, int64_t length, const element *qkv, element *seen, int64_t first_head, int64_t last_head,
+    const struct attention_scratch *s)
 {
     const int64_t width = m->heads * m->head_dim, stride = 3 * width, head_dim = m->head_dim;
     const int64_t tiles = (length + TILE_ROWS - 1) / TILE_ROWS;
     const float scale = m->score_scale * 1.44269504f;
-    for (int64_t head = 0; head < width; head += head_dim) {
+    for (int64_t head = first_head * head_dim; head < last_head * head_dim; head += head_dim) {
         pack_keys(qkv + width + head, stride, length, head_dim, s->keys);
         pack_values(qkv + 2 * width + head, stride, length, head_dim, s->values);
         for (int64_t t = 0; t < tiles; t++) {

@@ -1,4 +1,4 @@
-/* A BERT-like encoder on one core. Included once per element type, after ``element``, PER_DWORD, dot, store, gelu and
+/* A BERT-like encoder, on one core or by a team of them. Included once per element type, after ``element``, PER_DWORD, dot, store, gelu and
    pack_values.
 
    Tokens of all sequences lie back to back and nothing is padded: products are over all tokens, attention is over each
@@ -10,6 +10,7 @@
 #include "product.h"
 #include "attention.h"
 #include "norm.h"
+#include "team.h"
 
 /* Bytes of feed-forward activations computed at once: with a panel of weights they stay in a core's second-level cache. */
 enum { INNER_BYTES = 400000, FEWEST_ROWS = 48 };
@@ -20,7 +21,15 @@ struct scratch {
     element *qkv; /* [tokens, 3 * heads * head_dim] */
     element *seen; /* [tokens, heads * head_dim]: what attention gives */
     element *inner; /* [rows at once, intermediate] */
-    struct attention_scratch attention;
+    struct attention_scratch attention; /* a member's own, as ``inner`` is where rows are shared out */
+};
+
+struct call {
+    const struct encoder *m;
+    const int32_t *ids, *lengths;
+    int64_t count, tokens, longest;
+    float *out;
+    char *scratch;
 };
 
 static int64_t rows_at_once(const struct encoder *m)
@@ -32,95 +41,162 @@ static int64_t rows_at_once(const struct encoder *m)
 static void *take(char **next, int64_t bytes)
 {
     char *at = *next;
-    if (at) *next = at + (bytes + 63) / 64 * 64;
+    *next = at + (bytes + 63) / 64 * 64;
     return at;
 }
 
-/* Lays scratch out from ``start``; returns its end. */
-static char *lay_out(struct scratch *s, const struct encoder *m, int64_t tokens, int64_t longest, char *start)
+/* Lays a member's scratch out from ``start``, behind what all share; returns the end. */
+static char *lay_out(struct scratch *s, const struct call *c, int rank, char *start)
 {
-    const int64_t width = m->heads * m->head_dim, item = sizeof(element);
+    const struct encoder *m = c->m;
+    const int64_t width = m->heads * m->head_dim, item = sizeof(element), keys = (c->longest + 31) / 32 * 32;
     char *next = start;
-    s->states = take(&next, tokens * m->hidden * 4);
-    s->sums = take(&next, tokens * m->hidden * 4);
-    s->inputs = take(&next, tokens * m->hidden * item);
-    s->qkv = take(&next, tokens * 3 * width * item);
-    s->seen = take(&next, tokens * width * item);
-    s->inner = take(&next, rows_at_once(m) * m->intermediate * item);
-    const int64_t keys = (longest + 31) / 32 * 32;
-    s->attention.keys = take(&next, keys * m->head_dim * item);
-    s->attention.values = take(&next, keys * m->head_dim * item);
-    s->attention.scores = take(&next, TILE_ROWS * keys * 4);
-    s->attention.weights = take(&next, TILE_ROWS * keys * item);
+    s->states = take(&next, c->tokens * m->hidden * 4);
+    s->sums = take(&next, c->tokens * m->hidden * 4);
+    s->inputs = take(&next, c->tokens * m->hidden * item);
+    s->qkv = take(&next, c->tokens * 3 * width * item);
+    s->seen = take(&next, c->tokens * width * item);
+    for (int r = 0; r <= rank; r++) {
+        s->inner = take(&next, rows_at_once(m) * m->intermediate * item);
+        s->attention.keys = take(&next, keys * m->head_dim * item);
+        s->attention.values = take(&next, keys * m->head_dim * item);
+        s->attention.scores = take(&next, TILE_ROWS * keys * 4);
+        s->attention.weights = take(&next, TILE_ROWS * keys * item);
+    }
     return next;
 }
 
-int64_t SCRATCH_BYTES(const struct encoder *m, int64_t tokens, int64_t longest)
+int64_t SCRATCH_BYTES(const struct encoder *m, int64_t tokens, int64_t longest, int members)
 {
     struct scratch s;
+    const struct call call = { .m = m, .tokens = tokens, .longest = longest };
     char *const somewhere = (char *)64;
-    return lay_out(&s, m, tokens, longest, somewhere) - somewhere;
+    return lay_out(&s, &call, members - 1, somewhere) - somewhere;
 }
 
-static void embed(const struct encoder *m, const int32_t *ids, const int32_t *lengths, int64_t count, struct scratch *s)
+/* A member's share of ``size`` things, as [*first, return value). Shares are multiples of ``step``. */
+static inline int64_t share(struct member me, int64_t size, int64_t step, int64_t *first)
 {
-    int64_t token = 0;
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t place = 0; place < lengths[i]; place++, token++) {
+    const int64_t steps = (size + step - 1) / step, next = steps * (me.rank + 1) / me.size * step;
+    *first = steps * me.rank / me.size * step;
+    return next < size ? next : size;
+}
+
+static void embed(struct member me, const struct call *c, const struct scratch *s)
+{
+    const struct encoder *m = c->m;
+    int64_t token = 0, first;
+    const int64_t end = share(me, c->tokens, 1, &first);
+    for (int64_t i = 0; i < c->count; i++)
+        for (int64_t place = 0; place < c->lengths[i]; place++, token++) {
+            if (token < first || token >= end) continue;
             float *sum = s->sums + token * m->hidden;
             const float *at = m->places + place * m->hidden;
             for (int64_t h = 0; h < m->hidden; h += 16)
-                _mm512_storeu_ps(sum + h, _mm512_add_ps(word(m, ids[token], h), _mm512_loadu_ps(at + h)));
+                _mm512_storeu_ps(sum + h, _mm512_add_ps(word(m, c->ids[token], h), _mm512_loadu_ps(at + h)));
             normalise(sum, m->norm, m->norm_bias, m->norm_eps, m->hidden,
                 s->states + token * m->hidden, s->inputs + token * m->hidden);
         }
 }
 
-/* All of a layer that follows attention, for some rows, while they are in the cache. */
-static void feed_forward(const struct encoder *m, const struct layer *l, int64_t first, int64_t rows, struct scratch *s)
+/* Every sequence's heads, shared out. */
+static void attend_all(struct member me, const struct call *c, const struct scratch *s)
 {
-    const int64_t hidden = m->hidden, width = m->heads * m->head_dim;
-    float *states = s->states + first * hidden, *sums = s->sums + first * hidden;
-    element *inputs = s->inputs + first * hidden;
-    product_added(rows, hidden, width, s->seen + first * width, l->out, l->out_bias, states, sums);
-    for (int64_t i = 0; i < rows * hidden; i += hidden)
-        normalise(sums + i, l->out_norm, l->out_norm_bias, m->norm_eps, hidden, states + i, inputs + i);
-    product_gelu(rows, m->intermediate, hidden, inputs, l->up, l->up_bias, s->inner);
-    product_added(rows, hidden, m->intermediate, s->inner, l->down, l->down_bias, states, sums);
-    for (int64_t i = 0; i < rows * hidden; i += hidden)
-        normalise(sums + i, l->down_norm, l->down_norm_bias, m->norm_eps, hidden, states + i, inputs + i);
+    const int64_t width = c->m->heads * c->m->head_dim;
+    int64_t first, token = 0;
+    const int64_t end = share(me, c->m->heads, 1, &first);
+    for (int64_t i = 0; i < c->count; token += c->lengths[i++])
+        attend(c->m, c->lengths[i], s->qkv + token * 3 * width, s->seen + token * width, first, end, &s->attention);
+}
+
+static void normalise_rows(
+    const struct encoder *m, int64_t first, int64_t end, const float *weight, const float *bias, const struct scratch *s)
+{
+    for (int64_t i = first * m->hidden; i < end * m->hidden; i += m->hidden)
+        normalise(s->sums + i, weight, bias, m->norm_eps, m->hidden, s->states + i, s->inputs + i);
+}
+
+/* All of a layer that follows attention, for rows ``first`` to ``end``, on one core, a few at a time. */
+static void feed_forward(
+    const struct encoder *m, const struct layer *l, int64_t first, int64_t end, const struct scratch *s)
+{
+    const int64_t hidden = m->hidden, width = m->heads * m->head_dim, most = rows_at_once(m);
+    const int64_t parts = (end - first + most - 1) / most, all = end - first;
+    for (int64_t part = 0; part < parts; part++) {
+        const int64_t row = first + all * part / parts, last = first + all * (part + 1) / parts, rows = last - row;
+        float *states = s->states + row * hidden, *sums = s->sums + row * hidden;
+        product_added(rows, hidden, width, s->seen + row * width, l->out, l->out_bias, states, sums, 0, hidden);
+        normalise_rows(m, row, last, l->out_norm, l->out_norm_bias, s);
+        const int64_t inner = m->intermediate;
+        product_gelu(rows, inner, hidden, s->inputs + row * hidden, l->up, l->up_bias, s->inner, 0, inner);
+        product_added(rows, hidden, inner, s->inner, l->down, l->down_bias, states, sums, 0, hidden);
+        normalise_rows(m, row, last, l->down_norm, l->down_norm_bias, s);
+    }
+}
+
+/* The same for rows too few to be shared out: each member computes some columns of all. ``inner`` is the first member's. */
+static void feed_forward_together(
+    struct member me, const struct call *c, const struct layer *l, const struct scratch *s, element *inner)
+{
+    const struct encoder *m = c->m;
+    const int64_t hidden = m->hidden, width = m->heads * m->head_dim, rows = c->tokens;
+    int64_t first, column, inner_column;
+    const int64_t end = share(me, rows, 1, &first);
+    const int64_t last_column = share(me, hidden, PANEL, &column);
+    const int64_t last_inner = share(me, m->intermediate, PANEL, &inner_column);
+    product_added(rows, hidden, width, s->seen, l->out, l->out_bias, s->states, s->sums, column, last_column);
+    team_meet(me);
+    normalise_rows(m, first, end, l->out_norm, l->out_norm_bias, s);
+    team_meet(me);
+    product_gelu(rows, m->intermediate, hidden, s->inputs, l->up, l->up_bias, inner, inner_column, last_inner);
+    team_meet(me);
+    product_added(rows, hidden, m->intermediate, inner, l->down, l->down_bias, s->states, s->sums, column, last_column);
+    team_meet(me);
+    normalise_rows(m, first, end, l->down_norm, l->down_norm_bias, s);
+}
+
+static void encode(struct member me, void *argument)
+{
+    const struct call *c = argument;
+    const struct encoder *m = c->m;
+    const int64_t width = m->heads * m->head_dim;
+    struct scratch s, of_first;
+    lay_out(&of_first, c, 0, c->scratch);
+    lay_out(&s, c, me.rank, c->scratch);
+    int64_t first, column, token = 0;
+    const int64_t end = share(me, c->tokens, 1, &first), last_column = share(me, 3 * width, PANEL, &column);
+    const int is_shared_by_rows = me.size == 1 || c->tokens > rows_at_once(m);
+    embed(me, c, &s);
+    for (const struct layer *l = m->layer; l < m->layer + m->layers; l++) {
+        team_meet(me);
+        product_plain(c->tokens, 3 * width, m->hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, column, last_column);
+        team_meet(me);
+        attend_all(me, c, &s);
+        team_meet(me);
+        if (is_shared_by_rows) feed_forward(m, l, first, end, &s);
+        else feed_forward_together(me, c, l, &s, of_first.inner);
+    }
+    team_meet(me);
+    const int64_t last = share(me, c->count, 1, &first);
+    for (int64_t i = 0; i < last; token += c->lengths[i++])
+        if (i >= first) pool(m, s.states + token * m->hidden, c->lengths[i], c->out + i * m->hidden);
 }
 
 void ENCODE(
-    const struct encoder *m, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch)
+    const struct encoder *m, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch,
+    struct team *team)
 {
-    const int64_t width = m->heads * m->head_dim, most = rows_at_once(m);
-    int64_t tokens = 0, longest = 0;
+    struct call call = { m, ids, lengths, count, 0, 0, out, scratch };
     for (int64_t i = 0; i < count; i++) {
-        tokens += lengths[i];
-        longest = lengths[i] > longest ? lengths[i] : longest;
+        call.tokens += lengths[i];
+        call.longest = lengths[i] > call.longest ? lengths[i] : call.longest;
     }
-    struct scratch s;
-    lay_out(&s, m, tokens, longest, scratch);
-    embed(m, ids, lengths, count, &s);
-    const int64_t parts = (tokens + most - 1) / most;
-    for (const struct layer *l = m->layer; l < m->layer + m->layers; l++) {
-        product_plain(tokens, 3 * width, m->hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv);
-        int64_t first = 0;
-        for (int64_t i = 0; i < count; first += lengths[i++])
-            attend(m, lengths[i], s.qkv + first * 3 * width, s.seen + first * width, &s.attention);
-        for (int64_t part = 0; part < parts; part++) {
-            first = tokens * part / parts;
-            feed_forward(m, l, first, tokens * (part + 1) / parts - first, &s);
-        }
-    }
-    int64_t first = 0;
-    for (int64_t i = 0; i < count; first += lengths[i++])
-        pool(m, s.states + first * m->hidden, lengths[i], out + i * m->hidden);
+    if (team) team_run(team, encode, &call);
+    else encode((struct member) { .size = 1 }, &call);
 }
 
 void PRODUCT(
     int64_t rows, int64_t columns, int64_t depth, const void *a, const int32_t *weights, const float *bias, void *out)
 {
-    product_plain(rows, columns, depth, a, weights, bias, out);
+    product_plain(rows, columns, depth, a, weights, bias, out, 0, columns);
 }

@@ -1,4 +1,4 @@
-/* A BERT-like encoder on one core: what the Python side passes in. Every pointer to weights is aligned to 64 bytes. */
+/* A BERT-like encoder: what the Python side passes in. Every pointer to weights is aligned to 64 bytes. */
 #ifndef VECTOLL_ENCODER_H
 #define VECTOLL_ENCODER_H
 
@@ -15,6 +15,8 @@ struct layer {
     const float *out_norm, *out_norm_bias, *down_norm, *down_norm_bias;
 };
 
+struct team;
+
 struct encoder {
     int64_t layers, hidden, heads, intermediate;
     int64_t head_dim; /* a multiple of 32: heads are padded with zeros */
@@ -28,10 +30,12 @@ struct encoder {
 };
 
 /* ``count`` sequences back to back in ``ids``, each of ``lengths[i]`` ids → [count, hidden], L2-normalised.
-   ``scratch`` has what ``*_scratch_bytes`` says, aligned to 64 bytes. */
+   ``scratch`` has what ``*_scratch_bytes`` says, aligned to 64 bytes. The calling thread computes alone, or with an idle
+   team; the vectors are the same, bit by bit. */
 typedef void encode_fn(
-    const struct encoder *, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch);
-typedef int64_t scratch_fn(const struct encoder *, int64_t tokens, int64_t longest);
+    const struct encoder *, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch,
+    struct team *);
+typedef int64_t scratch_fn(const struct encoder *, int64_t tokens, int64_t longest, int members);
 
 /* [rows, depth] times a packed matrix plus a bias of f32 → [rows, columns]: what the encoder spends its time in, for
    tests and benchmarks. Activations are bf16 or f32. */
@@ -43,6 +47,11 @@ typedef void product_fn(
 EXPORTED encode_fn vectoll_encode_bf16, vectoll_encode_f32;
 EXPORTED scratch_fn vectoll_scratch_bytes_bf16, vectoll_scratch_bytes_f32;
 EXPORTED product_fn vectoll_product_bf16, vectoll_product_f32;
+
+/* A team of ``size`` threads, the caller among them, whose others are ``niceness`` nicer than the thread that makes it;
+   none when the system has no more threads. Free it when it is idle. */
+EXPORTED struct team *vectoll_team_new(int size, int niceness);
+EXPORTED void vectoll_team_free(struct team *);
 
 /* Bit 0: this CPU can run the f32 kernels. Bit 1: and the bf16 ones. Bit 2: it has AMX, which computes bf16 products
    several times faster than these do. */

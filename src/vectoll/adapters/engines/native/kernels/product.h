@@ -65,12 +65,15 @@ INLINE void tile(
     default: DO(12); \
     }
 
+/* Columns ``first_column`` to ``last_column``, multiples of PANEL, of a product that has ``columns``. */
 INLINE void product(
     const enum after after, int64_t rows, int64_t columns, int64_t depth, const element *a, const int32_t *weights,
-    const float *bias, const float *added, void *out)
+    const float *bias, const float *added, void *out, int64_t first_column, int64_t last_column)
 {
+    const int64_t panel_size = depth / PER_DWORD * PANEL;
     const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    for (int64_t column = 0; column < columns; column += PANEL, weights += depth / PER_DWORD * PANEL)
+    weights += first_column / PANEL * panel_size;
+    for (int64_t column = first_column; column < last_column; column += PANEL, weights += panel_size)
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t first = rows * t / tiles, at = first * columns + column;
             const float *residual = after == ADDED ? added + at : 0;
@@ -82,20 +85,22 @@ INLINE void product(
 }
 
 static void product_plain(
-    int64_t rows, int64_t columns, int64_t depth, const element *a, const int32_t *w, const float *bias, element *out)
+    int64_t rows, int64_t columns, int64_t depth, const element *a, const int32_t *w, const float *bias, element *out,
+    int64_t first_column, int64_t last_column)
 {
-    product(PLAIN, rows, columns, depth, a, w, bias, 0, out);
+    product(PLAIN, rows, columns, depth, a, w, bias, 0, out, first_column, last_column);
 }
 
 static void product_gelu(
-    int64_t rows, int64_t columns, int64_t depth, const element *a, const int32_t *w, const float *bias, element *out)
+    int64_t rows, int64_t columns, int64_t depth, const element *a, const int32_t *w, const float *bias, element *out,
+    int64_t first_column, int64_t last_column)
 {
-    product(GELU, rows, columns, depth, a, w, bias, 0, out);
+    product(GELU, rows, columns, depth, a, w, bias, 0, out, first_column, last_column);
 }
 
 static void product_added(
     int64_t rows, int64_t columns, int64_t depth, const element *a, const int32_t *w, const float *bias,
-    const float *added, float *out)
+    const float *added, float *out, int64_t first_column, int64_t last_column)
 {
-    product(ADDED, rows, columns, depth, a, w, bias, added, out);
+    product(ADDED, rows, columns, depth, a, w, bias, added, out, first_column, last_column);
 }
