@@ -60,7 +60,7 @@ def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
 
     precision = _precision(spec, settings)
     engine = load_own(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
-    shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=not engine.packed)
+    shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=False, alike=False)
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
 
 

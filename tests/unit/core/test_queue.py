@@ -12,8 +12,10 @@ def job(caller: str, *lengths: int) -> Job:
     return Job(caller, [[1] * length for length in lengths])
 
 
-def queue_of(*jobs: Job, budget_tokens: int = 64, padded: bool = True, overhead_tokens: int = 8) -> FairQueue:
-    queue = FairQueue(BatchShape(budget_tokens, padded, overhead_tokens))
+def queue_of(
+    *jobs: Job, budget_tokens: int = 64, padded: bool = True, alike: bool = True, overhead_tokens: int = 8
+) -> FairQueue:
+    queue = FairQueue(BatchShape(budget_tokens, padded, alike, overhead_tokens))
     for each in jobs:
         queue.push(each)
     return queue
@@ -67,6 +69,34 @@ def test_a_single_query_of_another_length_seeds_the_next_batch() -> None:
     queue.next_batch()
     queue.push(job("single", 3))
     assert queue.next_batch()[0].job.caller == "single"
+
+
+def test_where_length_does_not_matter_whoever_is_next_joins() -> None:
+    queue = queue_of(job("a", 41, 3), job("b", 20), job("a", 40), padded=False, alike=False)
+    assert [[item.length for item in batch] for batch in drain(queue)] == [[20, 40, 3], [41]]
+
+
+def test_a_callers_equal_requests_are_finished_in_their_order() -> None:
+    first, second = job("a", *[16] * 6), job("a", *[16] * 6)
+    batches = drain(queue_of(first, second, padded=False, alike=False))
+    assert [item.job for batch in batches for item in batch] == [first] * 6 + [second] * 6
+
+
+def test_a_query_goes_before_the_rest_of_its_own_callers_bulk_request() -> None:
+    bulk, query = job("a", *[16] * 100), job("a", 16)
+    queue = queue_of(bulk, padded=False, alike=False)
+    queue.next_batch()
+    queue.push(query)
+    assert queue.next_batch()[0].job is query
+
+
+def test_queries_without_end_do_not_hold_up_their_own_callers_bulk_request() -> None:
+    bulk = job("a", *[16] * 100)
+    queue = queue_of(bulk, padded=False, alike=False)
+    for _ in range(50):
+        queue.push(job("a", *[16] * 2))  # half of what is computed
+        queue.next_batch()
+    assert not bulk.waiting
 
 
 def test_two_backlogs_share_the_engine_by_tokens() -> None:

@@ -1,14 +1,15 @@
 """The fair, length-aware queue: pure data, no threads, no clock.
 
 Fairness is start-time fair queuing (Goyal et al., SIGCOMM 1996) over callers, counted in tokens: each batch is
-seeded with the oldest sequence of the caller who has been served least, so a caller's single query never waits
-behind another's backlog. The rest of the batch is filled with sequences of similar length, least-served callers
-first: on a CPU padding and cache misses, not launches, decide the speed.
+seeded with a sequence of the caller who has been served least, so a caller's single query never waits behind another's
+backlog. Among one caller's requests that goes first which would be finished first if all shared the engine (Friedman
+and Henderson, SIGMETRICS 2003): equal ones in the order of arrival, a query before the rest of a bulk request. The rest
+of the batch is filled with what would be next, or, where an engine pads, with sequences of similar length.
 """
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 Bucket = int
@@ -22,6 +23,8 @@ class BatchShape:
     """Most tokens in one batch, padding included if ``padded``. A longer sequence runs alone."""
     padded: bool = True
     """Whether every sequence costs as much as the longest beside it."""
+    alike: bool = True
+    """Whether sequences of like length are faster together; else whoever is next joins."""
     overhead_tokens: int = 16
     """What starting a batch costs, as tokens: padding up to this is cheaper than a batch apart."""
 
@@ -33,7 +36,8 @@ class Job:
     caller: str
     sequences: Sequence[Sequence[int]]
     remaining: int = field(init=False)
-    waiting: set["Item"] = field(init=False, default_factory=set)
+    waiting: dict["Item", None] = field(init=False, default_factory=dict)
+    """In the order in which they are to be computed."""
 
     def __post_init__(self) -> None:
         self.remaining = len(self.sequences)
@@ -62,8 +66,23 @@ class _Flow:
     caller: str
     served: int
     tokens: int = 0
-    items: OrderedDict[int, Item] = field(default_factory=OrderedDict)
+    count: int = 0
+    jobs: list[tuple[int, int, Job]] = field(default_factory=list)
+    """A heap by when they would be finished in virtual time, then by arrival. Those with nothing left go when they are
+    met."""
     by_bucket: dict[Bucket, OrderedDict[int, Item]] = field(default_factory=dict)
+
+    def first(self) -> Item | None:
+        """What is to be computed next."""
+        while self.jobs:
+            if item := next(iter(self.jobs[0][-1].waiting), None):
+                return item
+            heapq.heappop(self.jobs)
+        return None
+
+    def first_in(self, bucket: Bucket) -> Item | None:
+        """The oldest of a bucket."""
+        return next(iter(self.by_bucket.get(bucket, {}).values()), None)
 
 
 def bucket_of(length: int) -> Bucket:
@@ -91,14 +110,15 @@ class FairQueue:
         if flow is None:
             flow = self._flows[job.caller] = _Flow(job.caller, self._now)
         sequences = job.sequences
+        heapq.heappush(flow.jobs, (flow.served + sum(map(len, sequences)), self._order, job))
         for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
             self._add(flow, job, index, len(sequences[index]))
 
     def _add(self, flow: _Flow, job: Job, index: int, length: int) -> None:
         self._order += 1
         item = Item(job, index, length, self._order, bucket_of(length))
-        job.waiting.add(item)
-        flow.items[item.order] = item
+        job.waiting[item] = None
+        flow.count += 1
         flow.tokens += length
         self.tokens += length
         alike = flow.by_bucket.get(item.bucket)
@@ -114,7 +134,7 @@ class FairQueue:
         job.waiting.clear()
 
     def _remove(self, flow: _Flow, item: Item) -> None:
-        del flow.items[item.order]
+        flow.count -= 1
         alike = flow.by_bucket[item.bucket]
         del alike[item.order]
         flow.tokens -= item.length
@@ -125,7 +145,7 @@ class FairQueue:
             del flows[flow.caller]
             if not flows:
                 del self._in_bucket[item.bucket]
-        if not flow.items:
+        if not flow.count:
             del self._flows[flow.caller]
 
     def tokens_ahead(self, caller: str) -> int:
@@ -177,15 +197,21 @@ class FairQueue:
         return waste > self.shape.overhead_tokens
 
     def _take_seed(self) -> Item:
-        """The oldest sequence of the least-served caller. Virtual time follows the caller in service."""
+        """The next sequence of the least-served caller. Virtual time follows the caller in service."""
         flow = min(self._flows.values(), key=_by_service)
         self._now = max(self._now, flow.served)
-        seed = next(iter(flow.items.values()))
+        seed = flow.first()
+        assert seed is not None
         self._take(seed)
         return seed
 
     def _candidates(self, bucket: Bucket) -> Iterator[Item]:
-        """What may join, alike first, then the neighbouring lengths. The consumer takes each before asking on."""
+        """What may join: whoever is next, or alike first, then the neighbouring lengths. The consumer takes each before
+        asking on.
+        """
+        if not self.shape.alike:
+            yield from _least_served(self._flows.values(), _Flow.first)
+            return
         yield from self._in(bucket)
         others = sorted((b for b in self._in_bucket if b != bucket), key=lambda b: (abs(b - bucket), b))
         for other in others:
@@ -193,23 +219,33 @@ class FairQueue:
 
     def _in(self, bucket: Bucket) -> Iterator[Item]:
         """One bucket's sequences, least-served caller first, each caller's oldest first."""
-        flows = [(*_by_service(flow), flow) for flow in self._in_bucket.get(bucket, {}).values()]
-        heapq.heapify(flows)
-        while flows:
-            flow = flows[0][-1]
-            yield next(iter(flow.by_bucket[bucket].values()))
-            if bucket in flow.by_bucket:
-                heapq.heapreplace(flows, (*_by_service(flow), flow))
-            else:
-                heapq.heappop(flows)
+        flows = self._in_bucket.get(bucket, {}).values()
+        return _least_served(flows, lambda flow: flow.first_in(bucket))
 
     def _take(self, item: Item) -> None:
         flow = self._flows[item.job.caller]
         flow.served += item.length
-        item.job.waiting.discard(item)
+        del item.job.waiting[item]
         self._remove(flow, item)
+
+
+def _least_served(flows: Iterable[_Flow], first: Callable[[_Flow], Item | None]) -> Iterator[Item]:
+    """What is ``first`` of the flow that has been served least, again and again, until none has any."""
+    heap = [(*_by_service(flow), flow) for flow in flows]
+    heapq.heapify(heap)
+    while heap:
+        flow = heap[0][-1]
+        item = first(flow)
+        assert item is not None
+        yield item
+        if first(flow) is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (*_by_service(flow), flow))
 
 
 def _by_service(flow: _Flow) -> tuple[int, int]:
     """Least served first; among equals whoever waits longest. Unique per flow while it waits."""
-    return flow.served, next(iter(flow.items), 0)
+    item = flow.first()
+    assert item is not None
+    return flow.served, item.order
