@@ -1,4 +1,4 @@
-"""Encoders on kernels of our own: no padding, no graph; a core for each stream, several for a query that comes alone."""
+"""Encoders on kernels of our own: no padding, no graph; a core per stream, several for a query that comes alone."""
 
 import ctypes
 import threading
