@@ -68,7 +68,7 @@ def use_instant_engine() -> None:
 
 
 def _load_instant(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:  # noqa: ARG001 - the real one's signature
-    return LoadedEngine(InstantEngine(), BatchShape(16_384, padded=False), VOCABULARY)
+    return LoadedEngine(InstantEngine(), BatchShape(16_384, padded=False), VOCABULARY, "instant")
 
 
 def secret_of(number: int) -> str:

@@ -25,7 +25,7 @@ class Report:
     kind: str
     checks: list[Check] = field(default_factory=list)
     engine: str | None = None
-    """``cpu`` or ``cuda``, and the precision that is set."""
+    """``cpu`` or ``cuda``, what computes there, and the precision that is set."""
     disk_bytes: int | None = None
     memory_bytes: int | None = None
     """How much the process grew: the weights as they are computed with, and the engine's own."""

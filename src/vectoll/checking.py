@@ -110,7 +110,6 @@ async def _check_vectors(
     spec: ModelSpec, settings: Settings, tokenizer: CheckpointTokenizer, report: Report, tell: Tell
 ) -> None:
     precision = settings.engine.precision if spec.precision == "auto" else spec.precision
-    report.engine = f"{choose_device(settings.engine)}, {precision}"
     sequences = [
         list(e.ids) for e in tokenizer.encode([spec.prompt + t for t in TEXTS], max_tokens=spec.max_tokens)
     ]
@@ -118,6 +117,7 @@ async def _check_vectors(
     before, started = memory_bytes(), time.perf_counter()
     loaded = await asyncio.to_thread(load_engine, spec, settings.engine)
     async with _closing(loaded) as computing:
+        report.engine = f"{choose_device(settings.engine)}, {loaded.runtime}, {precision}"
         report.load_s = time.perf_counter() - started
         report.memory_bytes = memory_bytes() - before
         report.note("loads", True, f"in {report.load_s:.1f} s")

@@ -38,6 +38,8 @@ class LoadedEngine:
     shape: BatchShape
     vocab_size: int
     """Token ids must be in ``range(vocab_size)``."""
+    runtime: str
+    """What computes: ``native``, ``openvino`` or ``torch``."""
 
 
 def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
@@ -52,7 +54,7 @@ def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
     precision = _precision(spec, settings)
     engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
     shape = BatchShape(settings.batch_tokens or OPENVINO_BATCH_TOKENS, padded=not engine.packed)
-    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+    return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "openvino")
 
 
 def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
@@ -61,7 +63,7 @@ def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
     precision = _precision(spec, settings)
     engine = load_own(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
     shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=False, alike=False)
-    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+    return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "native")
 
 
 def _is_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> bool:
@@ -88,7 +90,7 @@ def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
         max_batch_tokens=settings.batch_tokens,
     )
     shape = BatchShape(engine.max_batch_tokens, padded=not engine.packed)
-    return LoadedEngine(engine, shape, checkpoint.architecture.vocab)
+    return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "torch")
 
 
 def _precision(spec: ModelSpec, settings: EngineSettings) -> str:

@@ -158,7 +158,7 @@ def test_a_vector_that_depends_on_its_batch_is_caught(
     def load(*arguments: Any) -> LoadedEngine:
         from vectoll.core.batching.queue import BatchShape
 
-        return LoadedEngine(Broken(lambda row, size: row + size * np.arange(32)), BatchShape(384), 100)
+        return LoadedEngine(Broken(lambda row, size: row + size * np.arange(32)), BatchShape(384), 100, "broken")
 
     monkeypatch.setattr(checking, "load_engine", load)
     assert set(failures("mine")) == {"batch"}
@@ -168,7 +168,7 @@ def test_int8_shows_the_accuracy_that_it_costs() -> None:
     configure(id="small", package=PACKAGE, precision="int8", dims=384)  # type: ignore[arg-type]
     report = checked("small")
     assert 0.95 < report["int8_cosine_min"] <= report["int8_cosine_mean"] < 0.99999
-    assert report["engine"] == "cpu, int8"
+    assert report["engine"] == "cpu, openvino, int8"
     assert "cosine to full precision 0.99" in run("small").stdout
 
 

@@ -71,7 +71,7 @@ async def engine() -> AsyncIterator[FakeEngine]:
 
 def replica_with(engine: FakeEngine, plan: ReplicaPlan = PLAN) -> EngineReplica:
     def load(_: ModelSpec, __: EngineSettings) -> LoadedEngine:
-        return LoadedEngine(engine, BatchShape(100), vocab_size=1000)
+        return LoadedEngine(engine, BatchShape(100), vocab_size=1000, runtime="double")
 
     return EngineReplica(plan, load)
 
