@@ -78,7 +78,9 @@ class SimulatedEngine:
 
 def loading(service_s: float) -> Callable[[ModelSpec, EngineSettings], LoadedEngine]:
     def load(_: ModelSpec, __: EngineSettings) -> LoadedEngine:
-        return LoadedEngine(SimulatedEngine(service_s), BatchShape(BATCH_TOKENS, padded=False), 100_000, "simulated")
+        return LoadedEngine(
+            SimulatedEngine(service_s), BatchShape(BATCH_TOKENS, padded=False), 100_000, "simulated"
+        )
 
     return load
 

@@ -27,9 +27,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peak import Peak, available_cores, best_precision
+from benchmarks.peak import Peak, best_precision
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, locate, read_checkpoint
+from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.tokenizers import load_tokenizer
 from vectoll.catalog_file import read_models
 from vectoll.core.batching.queue import BatchShape, FairQueue, Job

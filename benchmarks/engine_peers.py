@@ -30,10 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.engine import WORKLOADS, Workload, batched, flops, loaded, run  # noqa: E402
-from benchmarks.peak import Peak, available_cores  # noqa: E402
+from benchmarks.peak import Peak  # noqa: E402
 from benchmarks.record import recording, versions  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint  # noqa: E402
+from vectoll.adapters.engines.cores import available_cores  # noqa: E402
 from vectoll.adapters.tokenizers import load_tokenizer  # noqa: E402
 from vectoll.domain.catalog import ModelSource  # noqa: E402
 from vectoll.engines import LoadedEngine  # noqa: E402

@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.engine import Ids, batched, flops, loaded, run  # noqa: E402
-from benchmarks.peak import Peak, available_cores, best_precision  # noqa: E402
+from benchmarks.peak import Peak, best_precision  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint  # noqa: E402
+from vectoll.adapters.engines.cores import available_cores  # noqa: E402
 from vectoll.engines import LoadedEngine  # noqa: E402
 
 LAYERS, HIDDEN, INNER, HEADS, POSITIONS, VOCABULARY = 24, 1024, 4096, 16, 8194, 1000

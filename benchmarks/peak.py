@@ -8,7 +8,6 @@ OpenVINO, and what suits a core's caches through the kernels of our own, whichev
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.engines.native.library import BF16, F32, capabilities, load_library
 from vectoll.adapters.engines.native.packing import aligned_copy, pack_matrix, to_bf16
 from vectoll.adapters.engines.openvino.runtime import ops, ov
@@ -88,11 +88,6 @@ class Peak:
     def gflops(self, repetitions: int = 8) -> float:
         """The best rate seen now, in GFLOP/s."""
         return max(product() for product in self._products for _ in range(repetitions))
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def best_precision() -> str:

@@ -57,7 +57,9 @@ def engine(result: Result) -> str:
             + ", ".join(
                 f"{who.removeprefix('vectoll ')} {peak:,} GFLOP/s"
                 for who, peak in {
-                    r["who"]: r["peak_gflops"] for r in result["rows"] if r["peak_gflops"]
+                    r["who"]: r["peak_gflops"]
+                    for r in result["rows"]
+                    if r["who"] in ("vectoll bf16", "vectoll f32")
                 }.items()
             )
             + ".",

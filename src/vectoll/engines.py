@@ -72,12 +72,15 @@ def _is_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings
     """
     if settings.cpu_engine == "openvino":
         return False
-    from vectoll.adapters.engines.native import missing_for_native
+    from vectoll.adapters.engines.native import has_better, missing_for_native
 
-    why = missing_for_native(checkpoint, spec.pooling, _precision(spec, settings))
-    if why is not None and settings.cpu_engine == "native":
+    precision = _precision(spec, settings)
+    why = missing_for_native(checkpoint, spec.pooling, precision)
+    if settings.cpu_engine == "auto":
+        return why is None and not has_better(precision)
+    if why is not None:
         raise ConfigurationError(f"model {spec.id!r}: {why}, and setting engine.cpu_engine is native")
-    return why is None
+    return True
 
 
 def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:

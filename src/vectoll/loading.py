@@ -201,7 +201,11 @@ async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics) -
     from vectoll.core.batching.batcher import Batcher
 
     loaded = await asyncio.to_thread(load_engine, spec, settings.engine)
-    facts = {"engine": loaded.runtime, "streams": loaded.engine.streams, "batch_tokens": loaded.shape.budget_tokens}
+    facts = {
+        "engine": loaded.runtime,
+        "streams": loaded.engine.streams,
+        "batch_tokens": loaded.shape.budget_tokens,
+    }
     log.info("model_loaded", extra={"model": spec.id, **facts})
     return Batcher(
         loaded.engine,

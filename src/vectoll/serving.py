@@ -30,7 +30,7 @@ FEW_FILES = 4096
 """Below so many open files, an operator is told: each connection is one."""
 CANCEL_GRACE_S = 1
 """How long requests that outlive the drain may take to notice that they are cancelled."""
-COLLECTOR_THRESHOLDS = (50_000, 20, 50)
+COLLECTOR_THRESHOLDS = (5_000, 20, 50)
 """Allocations before a look at the young, young looks before the middle, middle looks before everything."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.cpu import needs_avx512
 from tests.golden.texts import TEXTS
 from tests.minilm import minilm
 from tests.reference import embed_with_transformers
@@ -23,7 +24,7 @@ EXPECTED = np.frombuffer(base64.b64decode(GOLDEN["vectors_f32_base64"]), "<f4").
 Array = np.ndarray[Any, Any]
 
 
-@pytest.fixture(scope="module", params=["native", "openvino"])
+@pytest.fixture(scope="module", params=[pytest.param("native", marks=needs_avx512), "openvino"])
 def load(request: pytest.FixtureRequest) -> Callable[..., Engine]:
     loads: dict[str, Callable[..., Engine]] = {"native": native.load_engine, "openvino": openvino.load_engine}
     return loads[request.param]

@@ -158,7 +158,9 @@ def test_a_vector_that_depends_on_its_batch_is_caught(
     def load(*arguments: Any) -> LoadedEngine:
         from vectoll.core.batching.queue import BatchShape
 
-        return LoadedEngine(Broken(lambda row, size: row + size * np.arange(32)), BatchShape(384), 100, "broken")
+        return LoadedEngine(
+            Broken(lambda row, size: row + size * np.arange(32)), BatchShape(384), 100, "broken"
+        )
 
     monkeypatch.setattr(checking, "load_engine", load)
     assert set(failures("mine")) == {"batch"}

@@ -3,6 +3,7 @@ are not what computes.
 """
 
 import ctypes
+import ctypes.util
 import gc
 import json
 import random
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cpu import needs_avx512
 from tests.minilm import minilm
 from tests.tiny_checkpoints import MAKERS
 
@@ -35,6 +37,9 @@ from vectoll.domain.errors import ConfigurationError
 from vectoll.settings import EngineSettings, ModelSettings, Settings
 
 Array = np.ndarray[Any, Any]
+
+
+pytestmark = needs_avx512
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +97,14 @@ def test_nothing_is_written_beyond_what_is_asked_for(
     ids = np.array([i for length in lengths for i in sequence(checkpoint, length)], np.int32)
     sizes = np.array(lengths, np.int32)
     encoder = ctypes.byref(engine._packed.encoder)  # type: ignore[union-attr]
-    team = _Team(engine_library(), members)
+    team = _Team.create(engine_library(), members)
     size = engine._scratch_bytes(encoder, len(ids), max(lengths), members)
     scratch = aligned(guard + size + guard)
     out = np.full((len(lengths) + 2) * engine.dims, 7, np.float32)
     scratch[:] = 0xA5
     engine._encode(
         encoder, ids.ctypes.data, sizes.ctypes.data, len(lengths), out[engine.dims :].ctypes.data,
-        scratch[guard:].ctypes.data, team.pointer,
+        scratch[guard:].ctypes.data, team.pointer if team else None,
     )  # fmt: skip
     assert (scratch[:guard] == 0xA5).all()
     assert (scratch[guard + size :] == 0xA5).all()
@@ -130,7 +135,7 @@ def test_a_team_of_any_size_gives_the_same_bits(precision: str, size: int) -> No
     engine = load_engine(minilm(), precision=precision, streams=1)
     lengths = (1, 2, 3, 12, 13, 31, 64, 130, 131, 256, 512)
     alone = [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths]
-    engine._team = _Team(engine_library(), size)
+    engine._team = _Team.create(engine_library(), size)
     assert [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths] == alone
 
 
@@ -150,11 +155,30 @@ def test_only_a_sequence_that_comes_alone_gets_the_team() -> None:
 def test_a_team_ends_with_its_engine() -> None:
     before = threads_of_this_process()
     engine = load_engine(minilm(), streams=4)
+    engine._team = _Team.create(engine_library(), 4)
     engine.embed([[101]], 0)
     assert threads_of_this_process() == before + 3
     engine.close()
     gc.collect()
     assert threads_of_this_process() == before
+
+
+@pytest.mark.parametrize(("streams", "cores", "size"), [(1, 4, None), (4, 2, 2), (2, 4, 2), (20, 20, 8)])
+def test_a_team_is_no_larger_than_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint, streams: int, cores: int, size: int | None
+) -> None:
+    monkeypatch.setattr(engine_module, "available_cores", lambda: cores)
+    team = load_engine(tiny, streams=streams)._team
+    assert (team and team.size) == size
+
+
+def test_without_threads_left_a_lone_query_has_one_core(
+    monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint
+) -> None:
+    monkeypatch.setattr(engine_library(), "vectoll_team_new", lambda *_: None)
+    engine = load_engine(tiny, streams=2)
+    assert engine._team is None
+    assert np.isfinite(vectors(engine, [[5, 6]])).all()
 
 
 def threads_of_this_process() -> int:
@@ -209,6 +233,77 @@ def test_a_closed_engine_holds_no_weights() -> None:
     assert packed() is None
 
 
+def test_weights_outlive_a_call_that_is_running_when_the_engine_is_closed() -> None:
+    engine = load_engine(minilm(), streams=1)
+    packed, encode = weakref.ref(engine._packed), engine._encode
+    alive: list[bool] = []
+
+    def close_first(*arguments: object) -> None:
+        engine.close()
+        gc.collect()
+        alive.append(packed() is not None)
+        encode(*arguments)
+
+    engine._encode = close_first
+    assert np.isfinite(vectors(engine, [[101, 102]])).all()
+    assert alive == [True]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            {"vocab_size": 10_000},
+            r"word_embeddings.weight has the shape \[.*, 32\] where config.json asks for \[10000, 32\]",
+        ),
+        ({"max_position_embeddings": 131}, r"position_embeddings"),
+        ({"intermediate_size": 32}, r"intermediate\.dense\.weight has the shape \[48, 32\]"),
+        ({"intermediate_size": 64}, r"intermediate\.dense\.weight has the shape \[48, 32\]"),
+        ({"intermediate_size": 0}, r"must be positive"),
+        ({"hidden_size": 64}, r"has the shape \[32, 32\] where config.json asks for \[64, 64\]"),
+        ({"num_hidden_layers": 0}, r"must be positive"),
+    ],
+)
+def test_a_checkpoint_whose_weights_are_not_what_its_config_says_is_refused(
+    tiny: Checkpoint, tmp_path: Path, change: dict[str, int], why: str
+) -> None:
+    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ConfigurationError, match=why):
+        load_engine(read_checkpoint(tmp_path), streams=1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "embeddings.LayerNorm.bias",
+        "encoder.layer.1.output.dense.bias",
+        "encoder.layer.0.attention.self.key.bias",
+    ],
+)
+def test_a_vector_of_another_size_is_refused(tiny: Checkpoint, tmp_path: Path, name: str) -> None:
+    """As if it were a matrix: the bytes stay as they are."""
+    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
+    data = (tmp_path / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header[name]["shape"] = [2, 16]
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(ConfigurationError, match=rf"{name.rpartition('.')[0]}.* has the shape \[2, 16\]"):
+        load_engine(read_checkpoint(tmp_path), streams=1)
+
+
+def test_a_cpu_with_amx_keeps_openvino_unless_the_operator_insists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine_module, "capabilities", lambda: F32 | BF16 | AMX_BF16)
+    assert load_tiny(tmp_path).runtime == "openvino"
+    assert load_tiny(tmp_path, precision="f32").runtime == "native"
+    assert load_tiny(tmp_path, cpu_engine="native").runtime == "native"
+
+
 def test_threads_that_compute_step_back_but_not_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     stepped: list[str] = []
     monkeypatch.setattr(engine_module, "step_back", lambda: stepped.append(threading.current_thread().name))
@@ -232,7 +327,10 @@ def test_threads_that_compute_step_back_but_not_the_first(monkeypatch: pytest.Mo
         (AMX_BF16, "auto", {}, "no AVX-512"),
         (F32, "bf16", {}, "no bf16"),
         (F32 | BF16, "int8", {}, "int8"),
-        (F32 | BF16 | AMX_BF16, "auto", {}, "AMX"),
+        (F32 | BF16, "auto", {"layers": 0}, "must be positive"),
+        (F32 | BF16, "auto", {"intermediate": 0}, "must be positive"),
+        (F32 | BF16, "auto", {"heads": 7}, "do not share"),
+        (F32 | BF16 | AMX_BF16, "auto", {}, None),
         (F32 | BF16, "auto", {"activation": Activation.RELU}, "relu"),
         (F32 | BF16, "auto", {"hidden": 100}, "hidden size 100"),
         (F32 | BF16 | AMX_BF16, "f32", {}, None),
@@ -240,7 +338,7 @@ def test_threads_that_compute_step_back_but_not_the_first(monkeypatch: pytest.Mo
         (F32 | BF16, "bf16", {}, None),
     ],
 )
-def test_where_the_kernels_cannot_or_should_not_compute_it_is_said_why(
+def test_where_the_kernels_cannot_compute_it_is_said_why(
     monkeypatch: pytest.MonkeyPatch, has: int, precision: str, change: dict[str, Any], why: str | None
 ) -> None:
     monkeypatch.setattr(engine_module, "capabilities", lambda: has)
@@ -262,7 +360,8 @@ def test_a_decoder_and_a_pooling_that_nothing_says_are_not_for_the_kernels(tmp_p
     "break_it",
     [
         lambda m: m.setattr(library, "LIBRARY", Path("/nowhere/_kernels.so")),
-        lambda m: m.setattr(library, "INTERFACE", -1),
+        lambda m: m.setattr(library, "LIBRARY", Path(ctypes.util.find_library("m") or "libm.so.6")),
+        lambda m: m.setattr(library, "checksum", lambda: 1),
     ],
 )
 def test_without_kernels_of_this_version_openvino_computes(
@@ -282,7 +381,7 @@ def test_without_kernels_of_this_version_openvino_computes(
 def test_an_encoder_is_computed_by_the_kernels_unless_the_operator_says_openvino(tmp_path: Path) -> None:
     loaded = load_tiny(tmp_path)
     assert isinstance(loaded.engine, NativeEngine)
-    assert not loaded.shape.padded
+    assert (loaded.shape.padded, loaded.shape.alike, loaded.runtime) == (False, False, "native")
     assert loaded.engine.computed_tokens([3, 4]) == 7
     assert isinstance(load_tiny(tmp_path, cpu_engine="openvino").engine, openvino.OpenVinoEngine)
 

@@ -90,6 +90,26 @@ def test_a_query_goes_before_the_rest_of_its_own_callers_bulk_request() -> None:
     assert queue.next_batch()[0].job is query
 
 
+def test_a_query_goes_before_bulk_requests_however_many_and_however_far_they_are() -> None:
+    queue = queue_of(*[job("a", *[16] * 100) for _ in range(3)], padded=False, alike=False)
+    for _ in range(50):  # the first is done, the second half done
+        queue.next_batch()
+    query = job("a", 16)
+    queue.push(query)
+    assert queue.next_batch()[0].job is query
+
+
+def test_what_a_caller_gave_up_is_forgotten_whole() -> None:
+    queue = queue_of(job("a", *[16] * 100))
+    for _ in range(50):
+        given_up = job("a", *[16] * 1000)
+        queue.push(given_up)
+        queue.discard(given_up)
+    (flow,) = queue._flows.values()
+    assert (len(flow.jobs), len(flow.sharing), queue.tokens) == (1, 1, 1600)
+    assert sum(len(batch) for batch in drain(queue)) == 100
+
+
 def test_queries_without_end_do_not_hold_up_their_own_callers_bulk_request() -> None:
     bulk = job("a", *[16] * 100)
     queue = queue_of(bulk, padded=False, alike=False)

@@ -36,7 +36,7 @@ class Job:
     caller: str
     sequences: Sequence[Sequence[int]]
     remaining: int = field(init=False)
-    waiting: dict["Item", None] = field(init=False, default_factory=dict)
+    waiting: OrderedDict["Item", None] = field(init=False, default_factory=OrderedDict)
     """In the order in which they are to be computed."""
 
     def __post_init__(self) -> None:
@@ -67,10 +67,39 @@ class _Flow:
     served: int
     tokens: int = 0
     count: int = 0
-    jobs: list[tuple[int, int, Job]] = field(default_factory=list)
-    """A heap by when they would be finished in virtual time, then by arrival. Those with nothing left go when they are
-    met."""
+    jobs: list[tuple[float, int, Job]] = field(default_factory=list)
+    """A heap by when each would be finished if they shared the engine, then by arrival. Those with nothing left go when
+    they are met."""
+    shared: float = 0.0
+    """Tokens that each job would have been given, had it been there from the first and were it still."""
+    sharing: list[float] = field(default_factory=list)
+    """A heap of what ``shared`` is when a job would be finished, of those that would not be yet."""
     by_bucket: dict[Bucket, OrderedDict[int, Item]] = field(default_factory=dict)
+
+    def enter(self, job: Job, order: int) -> None:
+        """Give a job its place."""
+        finish = self.shared + sum(map(len, job.sequences))
+        heapq.heappush(self.sharing, finish)
+        heapq.heappush(self.jobs, (finish, order, job))
+
+    def leave(self, job: Job) -> None:
+        """Forget a job that is not to be finished."""
+        for finish, _, other in self.jobs:
+            if other is job and finish in self.sharing:
+                self.sharing.remove(finish)
+        self.jobs = [entry for entry in self.jobs if entry[-1] is not job]
+        heapq.heapify(self.sharing)
+        heapq.heapify(self.jobs)
+
+    def serve(self, tokens: float) -> None:
+        """Share out among the jobs what has been computed for one of them."""
+        while self.sharing:
+            until_next = (self.sharing[0] - self.shared) * len(self.sharing)
+            if tokens < until_next:
+                self.shared += tokens / len(self.sharing)
+                return
+            tokens -= until_next
+            self.shared = heapq.heappop(self.sharing)
 
     def first(self) -> Item | None:
         """What is to be computed next."""
@@ -109,8 +138,8 @@ class FairQueue:
         flow = self._flows.get(job.caller)
         if flow is None:
             flow = self._flows[job.caller] = _Flow(job.caller, self._now)
+        flow.enter(job, self._order)
         sequences = job.sequences
-        heapq.heappush(flow.jobs, (flow.served + sum(map(len, sequences)), self._order, job))
         for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
             self._add(flow, job, index, len(sequences[index]))
 
@@ -129,8 +158,12 @@ class FairQueue:
 
     def discard(self, job: Job) -> None:
         """Forget what of a job still waits: its caller has left, or it has failed."""
+        if not job.waiting:
+            return
+        flow = self._flows[job.caller]
+        flow.leave(job)
         for item in job.waiting:
-            self._remove(self._flows[job.caller], item)
+            self._remove(flow, item)
         job.waiting.clear()
 
     def _remove(self, flow: _Flow, item: Item) -> None:
@@ -149,7 +182,9 @@ class FairQueue:
             del self._flows[flow.caller]
 
     def tokens_ahead(self, caller: str) -> int:
-        """An upper bound on the tokens computed before a new sequence of this caller starts."""
+        """An upper bound on the tokens computed before a new sequence of this caller starts, unless the caller itself
+        sends what goes before it.
+        """
         flow = self._flows.get(caller)
         own = flow.tokens if flow else 0
         others = len(self._flows) - (flow is not None)
@@ -225,6 +260,7 @@ class FairQueue:
     def _take(self, item: Item) -> None:
         flow = self._flows[item.job.caller]
         flow.served += item.length
+        flow.serve(item.length)
         del item.job.waiting[item]
         self._remove(flow, item)
 

@@ -3,8 +3,9 @@
 from vectoll.adapters.engines.native.engine import (
     NativeEngine,
     computes_in_f32,
+    has_better,
     load_engine,
     missing_for_native,
 )
 
-__all__ = ["NativeEngine", "computes_in_f32", "load_engine", "missing_for_native"]
+__all__ = ["NativeEngine", "computes_in_f32", "has_better", "load_engine", "missing_for_native"]

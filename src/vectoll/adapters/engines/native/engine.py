@@ -1,6 +1,7 @@
 """Encoders on kernels of our own: no padding, no graph; a core per stream, several for a query that comes alone."""
 
 import ctypes
+import mmap
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, step_back
+from vectoll.adapters.engines.memory import give_back_freed
 from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32, capabilities, load_library
 from vectoll.adapters.engines.native.packing import Array, PackedEncoder, aligned, unsuitable
 from vectoll.domain.catalog import Pooling
@@ -38,11 +40,10 @@ class NativeEngine:
         self._encode = getattr(library, f"vectoll_encode_{suffix}")
         self._scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
         self._architecture = architecture
-        self._weights: Weights | None = weights
         self._packed: PackedEncoder | None = PackedEncoder(architecture, weights, pooling, bf16=bf16)
         self._scratch: list[Array] = [aligned(0)] * streams
         self._stepped_back = threading.local()
-        self._team = _Team(library, min(streams, TEAM_THREADS)) if streams > 1 else None
+        self._team = _Team.create(library, min(streams, available_cores(), TEAM_THREADS))
         self._running = 0
         self._lock = threading.Lock()
 
@@ -58,7 +59,8 @@ class NativeEngine:
 
     def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
-        assert self._packed is not None
+        packed = self._packed  # held to the end: what C reads lives as long
+        assert packed is not None
         self._step_back()
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
         longest, most = int(lengths.max()), self._architecture.positions
@@ -70,7 +72,7 @@ class NativeEngine:
             raise ValueError(f"a token id must be in range({self._architecture.vocab})")
         dims = self.dims
         out = np.empty(len(batch) * dims, np.float32)
-        encoder = ctypes.byref(self._packed.encoder)
+        encoder = ctypes.byref(packed.encoder)
         with self._team_if_alone(len(batch)) as team:
             members = team.size if team else 1
             scratch = self._scratch_of(stream, self._scratch_bytes(encoder, tokens, longest, members))
@@ -104,9 +106,11 @@ class NativeEngine:
     def _scratch_of(self, stream: int, size_bytes: int) -> Array:
         scratch = self._scratch[stream]
         if len(scratch) < size_bytes:
-            scratch = aligned(size_bytes)
-            if size_bytes <= KEPT_SCRATCH_BYTES:
-                self._scratch[stream] = scratch
+            if (
+                size_bytes > KEPT_SCRATCH_BYTES
+            ):  # a map of its own, which goes back to the system whatever its size
+                return np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
+            scratch = self._scratch[stream] = aligned(size_bytes)
         return scratch
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -115,19 +119,22 @@ class NativeEngine:
 
     def close(self) -> None:
         """Free the weights."""
-        self._packed = self._weights = self._team = None
+        self._packed = self._team = None
         self._scratch = [aligned(0)] * len(self._scratch)
 
 
 class _Team:
     """Threads of the kernels' own, asleep between calls. They end with this."""
 
-    def __init__(self, library: ctypes.CDLL, size: int) -> None:
-        self.size = size
-        self.pointer = library.vectoll_team_new(size, ENGINE_NICENESS)
-        if not self.pointer:
-            raise MemoryError("the system has no threads left for the engine")
-        weakref.finalize(self, library.vectoll_team_free, self.pointer).atexit = False
+    def __init__(self, library: ctypes.CDLL, pointer: int, size: int) -> None:
+        self.size, self.pointer = size, pointer
+        weakref.finalize(self, library.vectoll_team_free, pointer).atexit = False
+
+    @classmethod
+    def create(cls, library: ctypes.CDLL, size: int) -> "_Team | None":
+        """None for one thread, and where the system has no more: a lone query then has one core."""
+        pointer = library.vectoll_team_new(size, ENGINE_NICENESS) if size > 1 else None
+        return cls(library, pointer, size) if pointer else None
 
 
 def load_engine(
@@ -153,11 +160,12 @@ def load_engine(
     except KeyError as error:
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
     weights.release_pages()  # what was packed need not stay in memory twice
+    give_back_freed()
     return engine
 
 
 def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precision: str) -> str | None:
-    """Why these kernels are not what computes a model here; None where they are."""
+    """Why these kernels cannot compute a model here; None where they can."""
     has = capabilities()
     if not has:
         return "its kernels were not built (a C compiler at install time; Linux on x86_64)"
@@ -165,13 +173,16 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
         return "this CPU has no AVX-512"
     if precision == "bf16" and not has & BF16:
         return "this CPU has no bf16 arithmetic"
-    if precision != "f32" and has & AMX_BF16:
-        return "this CPU has AMX, which OpenVINO uses"
     if precision == "int8":
         return "it has no int8"
     if not checkpoint.has_weights:
         return "only a graph (OpenVINO, ONNX) is published"
     return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling)
+
+
+def has_better(precision: str) -> bool:
+    """Whether this CPU has AMX, with which OpenVINO is several times faster in bf16 than these kernels are."""
+    return precision != "f32" and bool(capabilities() & AMX_BF16)
 
 
 def computes_in_f32(precision: str) -> bool:

@@ -2,11 +2,10 @@
 
 import ctypes
 import functools
+import zlib
 from pathlib import Path
 
-INTERFACE = 1
-"""Of ``kernels/encoder.h``. A library that was built from other sources is not used."""
-
+SOURCES = Path(__file__).with_name("kernels")
 LIBRARY = Path(__file__).with_name("_kernels.so")
 
 F32, BF16, AMX_BF16 = 1, 2, 4
@@ -38,12 +37,13 @@ class Encoder(ctypes.Structure):
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The kernels; None where they were not built, or were built from other sources."""
+    """The kernels; None where they were not built, or were built from other sources than lie here."""
     try:
         library = ctypes.CDLL(str(LIBRARY))
-    except OSError:
-        return None
-    if library.vectoll_interface() != INTERFACE:
+        library.vectoll_sources.restype = ctypes.c_uint32
+        if library.vectoll_sources() != checksum():
+            return None
+    except (OSError, AttributeError):
         return None
     for suffix in ("bf16", "f32"):
         encode = getattr(library, f"vectoll_encode_{suffix}")
@@ -63,6 +63,11 @@ def load_library() -> ctypes.CDLL | None:
     library.vectoll_team_free.restype = None
     library.vectoll_team_free.argtypes = [ctypes.c_void_p]
     return library
+
+
+def checksum() -> int:
+    """CRC-32 of the kernels' sources, as ``hatch_build.py`` builds it in."""
+    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir())))
 
 
 def capabilities() -> int:

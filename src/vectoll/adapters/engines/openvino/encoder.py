@@ -9,7 +9,6 @@ from vectoll.adapters.engines.openvino.layers import (
     Inputs,
     Node,
     activate,
-    array,
     attend,
     axes,
     full_mask,
@@ -21,6 +20,7 @@ from vectoll.adapters.engines.openvino.layers import (
     weight,
 )
 from vectoll.adapters.engines.openvino.runtime import ops
+from vectoll.adapters.engines.tensors import as_float32
 from vectoll.domain.catalog import Pooling
 
 
@@ -39,8 +39,8 @@ def _embed(inputs: Inputs, architecture: Architecture, weights: Weights) -> Node
     words = ops.gather(weight(weights["word_embeddings.weight"]), inputs.ids, axes(0))
     first = architecture.position_offset
     table = (
-        array(weights["position_embeddings.weight"])[first:]
-        + array(weights["token_type_embeddings.weight"])[0]
+        as_float32(weights["position_embeddings.weight"])[first:]
+        + as_float32(weights["token_type_embeddings.weight"])[0]
     )
     places = ops.gather(
         ops.constant(np.ascontiguousarray(table)), inputs.positions, ops.constant(np.int32(0))

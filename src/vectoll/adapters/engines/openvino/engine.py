@@ -1,8 +1,6 @@
 """Runs a graph: one infer request and one thread per stream."""
 
-import ctypes
 import mmap
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -12,6 +10,7 @@ from typing import Any, cast
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.cores import available_cores, step_back
+from vectoll.adapters.engines.memory import give_back_freed
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
 from vectoll.adapters.engines.openvino.int8 import compress_weights
@@ -202,8 +201,7 @@ def _release_pages(weights: Weights | None, integers: mmap.mmap | None) -> None:
         weights.release_pages()
     if integers is not None:
         integers.madvise(mmap.MADV_DONTNEED)
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)  # glibc keeps freed memory otherwise
+    give_back_freed()
 
 
 def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: Pooling) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vectoll.adapters.checkpoints import Activation, DType, TensorView, Weights
 from vectoll.adapters.engines.openvino.runtime import ops, ov
+from vectoll.adapters.engines.tensors import as_float32
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
 
@@ -30,20 +31,10 @@ def scalar(value: float) -> Node:
     return ops.constant(np.float32(value))
 
 
-def array(view: TensorView) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A tensor as float32: a view where it is one already, else a converted copy. For small tensors."""
-    if view.dtype is DType.F32:
-        return np.frombuffer(view.data, np.float32).reshape(view.shape)
-    if view.dtype is DType.F16:
-        return np.frombuffer(view.data, np.float16).reshape(view.shape).astype(np.float32)
-    bits = np.frombuffer(view.data, np.uint16).reshape(view.shape)
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def weight(view: TensorView) -> Node:
     """A large constant that shares the file's memory and keeps its element type; float32 to what uses it."""
     if view.dtype is DType.F32:
-        return ops.constant(array(view), shared_memory=True)
+        return ops.constant(as_float32(view), shared_memory=True)
     element, raw = {DType.F16: (ov.Type.f16, np.float16), DType.BF16: (ov.Type.bf16, np.uint16)}[view.dtype]
     data = np.frombuffer(view.data, raw).reshape(view.shape)
     widened = ops.convert(ops.constant(ov.Tensor(data, ov.Shape(view.shape), element)), "f32")
@@ -87,18 +78,20 @@ class Inputs:
 def linear(x: Node, weights: Weights, *names: str) -> Node:
     """``x @ W.T + b`` over the last axis. Several names are one product: their rows are stacked."""
     views = [weights[f"{name}.weight"] for name in names]
-    matrix = weight(views[0]) if len(views) == 1 else ops.constant(np.concatenate([array(v) for v in views]))
+    matrix = (
+        weight(views[0]) if len(views) == 1 else ops.constant(np.concatenate([as_float32(v) for v in views]))
+    )
     product = ops.matmul(x, matrix, False, True)
     if f"{names[0]}.bias" not in weights:
         return product
-    bias = np.concatenate([array(weights[f"{name}.bias"]) for name in names])
+    bias = np.concatenate([as_float32(weights[f"{name}.bias"]) for name in names])
     return ops.add(product, ops.constant(bias.reshape(1, 1, -1)))
 
 
 def layer_norm(x: Node, weights: Weights, name: str, eps: float) -> Node:
     """Normalise the last axis to mean 0 and variance 1, then scale and shift."""
     normalised = ops.mvn(x, axes(-1), True, eps, "inside_sqrt")
-    scale, shift = (array(weights[f"{name}.{part}"]).reshape(1, 1, -1) for part in ("weight", "bias"))
+    scale, shift = (as_float32(weights[f"{name}.{part}"]).reshape(1, 1, -1) for part in ("weight", "bias"))
     return ops.add(ops.multiply(normalised, ops.constant(scale)), ops.constant(shift))
 
 
@@ -106,7 +99,7 @@ def rms_norm(x: Node, weights: Weights, name: str, eps: float) -> Node:
     """Scale the last axis to a root mean square of 1, then by the weight. Written as OpenVINO fuses it."""
     mean = ops.reduce_mean(ops.power(x, scalar(2.0)), axes(-1), True)
     inverse = ops.divide(scalar(1.0), ops.sqrt(ops.add(mean, scalar(eps))))
-    return ops.multiply(ops.multiply(x, inverse), ops.constant(array(weights[f"{name}.weight"])))
+    return ops.multiply(ops.multiply(x, inverse), ops.constant(as_float32(weights[f"{name}.weight"])))
 
 
 def activate(x: Node, activation: Activation) -> Node:

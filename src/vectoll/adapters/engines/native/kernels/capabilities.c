@@ -20,4 +20,4 @@ int vectoll_capabilities(void)
     return (f32 ? F32 : 0) | (bf16 ? BF16 : 0) | (has_amx_bf16() ? AMX_BF16 : 0);
 }
 
-int vectoll_interface(void) { return INTERFACE; }
+uint32_t vectoll_sources(void) { return SOURCES; }

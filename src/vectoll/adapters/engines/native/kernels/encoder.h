@@ -57,8 +57,7 @@ EXPORTED void vectoll_team_free(struct team *);
    several times faster than these do. */
 EXPORTED int vectoll_capabilities(void);
 
-/* Changes with these structures: what was built from other sources is not used. */
-enum { INTERFACE = 1 };
-EXPORTED int vectoll_interface(void);
+/* CRC-32 of what this was built from: a library of other sources is not used. */
+EXPORTED uint32_t vectoll_sources(void);
 
 #endif
