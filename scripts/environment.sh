@@ -28,8 +28,8 @@ find_python() {
 # What an environment depends on: when this text is the same, there is nothing to install.
 fingerprint() {
     {
-        echo "$ROOT" "$@" "$(command -v "${CC:-cc}")"
-        ls "$ROOT/$KERNELS/_kernels.so" 2>/dev/null
+        echo "$ROOT" "$@" "$(command -v "${CC:-cc}" || true)"
+        ls "$ROOT/$KERNELS/_kernels.so" 2>/dev/null || true
         cat "$ROOT/pyproject.toml" "$ROOT/scripts/environment.sh" "$ROOT/hatch_build.py" "$ROOT/$KERNELS/kernels"/*
     } | cksum
 }

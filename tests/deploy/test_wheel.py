@@ -44,7 +44,7 @@ def names(checkout: Path) -> list[str]:
 
 
 def test_with_a_compiler_the_wheel_is_of_this_platform_and_its_kernels_run(checkout: Path) -> None:
-    done = build(checkout, VECTOLL_REQUIRE_KERNELS="1")
+    done = build(checkout, REQUIRE_KERNELS="1")
     assert done.returncode == 0, done.stderr
     assert wheel(checkout).name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     zipfile.ZipFile(wheel(checkout)).extract(KERNELS, checkout / "installed")
@@ -69,6 +69,6 @@ def test_without_a_compiler_the_wheel_is_for_everybody_and_says_what_is_missing(
 
 
 def test_a_release_insists_on_the_kernels(checkout: Path) -> None:
-    done = build(checkout, CC="no-such-compiler", VECTOLL_REQUIRE_KERNELS="1")
+    done = build(checkout, CC="no-such-compiler", REQUIRE_KERNELS="1")
     assert done.returncode != 0
     assert "no C compiler was found" in done.stdout + done.stderr

@@ -291,7 +291,7 @@ def test_a_vector_of_another_size_is_refused(tiny: Checkpoint, tmp_path: Path, n
     header[name]["shape"] = [2, 16]
     text = json.dumps(header).encode()
     (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-    with pytest.raises(ConfigurationError, match=rf"{name.rpartition('.')[0]}.* has the shape \[2, 16\]"):
+    with pytest.raises(ConfigurationError, match=r"the weight .*bias has the shape \[2, 16\]"):
         load_engine(read_checkpoint(tmp_path), streams=1)
 
 
