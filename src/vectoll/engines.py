@@ -72,12 +72,12 @@ def _is_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings
     """
     if settings.cpu_engine == "openvino":
         return False
-    from vectoll.adapters.engines.native import has_better, missing_for_native
+    from vectoll.adapters.engines.native import is_faster, missing_for_native
 
     precision = _precision(spec, settings)
     why = missing_for_native(checkpoint, spec.pooling, precision)
     if settings.cpu_engine == "auto":
-        return why is None and not has_better(precision)
+        return why is None and is_faster(checkpoint.architecture, precision)
     if why is not None:
         raise ConfigurationError(f"model {spec.id!r}: {why}, and setting engine.cpu_engine is native")
     return True

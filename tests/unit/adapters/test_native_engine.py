@@ -304,6 +304,14 @@ def test_a_cpu_with_amx_keeps_openvino_unless_the_operator_insists(
     assert load_tiny(tmp_path, cpu_engine="native").runtime == "native"
 
 
+def test_a_model_that_outgrows_the_cache_keeps_openvino_unless_the_operator_insists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine_module, "FASTER_UP_TO_PARAMETERS", 10)
+    assert load_tiny(tmp_path).runtime == "openvino"
+    assert load_tiny(tmp_path, cpu_engine="native").runtime == "native"
+
+
 def test_threads_that_compute_step_back_but_not_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     stepped: list[str] = []
     monkeypatch.setattr(engine_module, "step_back", lambda: stepped.append(threading.current_thread().name))

@@ -3,9 +3,9 @@
 from vectoll.adapters.engines.native.engine import (
     NativeEngine,
     computes_in_f32,
-    has_better,
+    is_faster,
     load_engine,
     missing_for_native,
 )
 
-__all__ = ["NativeEngine", "computes_in_f32", "has_better", "load_engine", "missing_for_native"]
+__all__ = ["NativeEngine", "computes_in_f32", "is_faster", "load_engine", "missing_for_native"]

@@ -21,6 +21,8 @@ from vectoll.domain.errors import ConfigurationError
 
 TEAM_THREADS = 8
 """Most cores that a lone query is spread over."""
+FASTER_UP_TO_PARAMETERS = 32_000_000
+"""In matrix products. One of 300 million is computed about as fast by OpenVINO; none was measured in between."""
 KEPT_SCRATCH_BYTES = 16 * 2**20
 """Of a stream. What a longer batch needs is given back after it."""
 
@@ -180,9 +182,12 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
     return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling)
 
 
-def has_better(precision: str) -> bool:
-    """Whether this CPU has AMX, with which OpenVINO is several times faster in bf16 than these kernels are."""
-    return precision != "f32" and bool(capabilities() & AMX_BF16)
+def is_faster(architecture: Architecture, precision: str) -> bool:
+    """Whether these kernels are known to be faster than OpenVINO where both can compute a model: not on a CPU with AMX,
+    which has several times their peak in bf16, and not where the weights outgrow the last-level cache (measured).
+    """
+    has_amx = precision != "f32" and bool(capabilities() & AMX_BF16)
+    return not has_amx and architecture.matrix_parameters <= FASTER_UP_TO_PARAMETERS
 
 
 def computes_in_f32(precision: str) -> bool:
