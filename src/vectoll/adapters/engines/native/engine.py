@@ -108,9 +108,8 @@ class NativeEngine:
     def _scratch_of(self, stream: int, size_bytes: int) -> Array:
         scratch = self._scratch[stream]
         if len(scratch) < size_bytes:
-            if (
-                size_bytes > KEPT_SCRATCH_BYTES
-            ):  # a map of its own, which goes back to the system whatever its size
+            if size_bytes > KEPT_SCRATCH_BYTES:
+                # a map of its own goes back to the system, whatever its size
                 return np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
             scratch = self._scratch[stream] = aligned(size_bytes)
         return scratch
