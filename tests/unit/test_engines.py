@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from tests.cpu import needs_avx512
 from tests.tiny_checkpoints import MAKERS
 
 from vectoll import engines
@@ -101,7 +102,12 @@ def test_memory_on_the_gpu_is_the_gpus_and_a_weight_takes_what_the_arithmetic_ta
 
 @pytest.mark.parametrize(
     ("name", "cpu_engine", "times"),
-    [("qwen3", "auto", 4), ("e5", "openvino", 4), ("e5", "native", 2), ("bge-en-icl", "auto", 1)],
+    [
+        ("qwen3", "auto", 4),
+        ("e5", "openvino", 4),
+        pytest.param("e5", "native", 2, marks=needs_avx512),
+        ("bge-en-icl", "auto", 1),
+    ],
 )
 def test_weights_of_16_bits_take_more_on_a_cpu_that_computes_in_f32(
     tmp_path: Path, name: str, cpu_engine: Literal["auto", "native", "openvino"], times: int
