@@ -49,6 +49,10 @@ def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
         return _load_on_gpu(spec, checkpoint, settings)
     if _is_native(spec, checkpoint, settings):
         return _load_native(spec, checkpoint, settings)
+    return _load_openvino(spec, checkpoint, settings)
+
+
+def _load_openvino(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
     from vectoll.adapters.engines.openvino import load_engine as load_openvino
 
     precision = _precision(spec, settings)

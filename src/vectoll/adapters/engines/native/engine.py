@@ -30,9 +30,6 @@ KEPT_SCRATCH_BYTES = 16 * 2**20
 class NativeEngine:
     """Implements ``vectoll.ports.engine.Engine``."""
 
-    packed = True
-    """A batch costs what its tokens do."""
-
     def __init__(
         self, architecture: Architecture, weights: Weights, pooling: Pooling, *, bf16: bool, streams: int
     ) -> None:
