@@ -6,11 +6,13 @@ import ctypes
 import ctypes.util
 import gc
 import json
+import os
 import random
 import shutil
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,17 +141,55 @@ def test_a_team_of_any_size_gives_the_same_bits(precision: str, size: int) -> No
     assert [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths] == alone
 
 
-def test_only_a_sequence_that_comes_alone_gets_the_team() -> None:
-    engine = load_engine(minilm(), streams=2)
-    with engine._team_if_alone(1) as first, engine._team_if_alone(1) as second:
-        assert first is not None
-        assert second is None
-    with engine._team_if_alone(2) as team:
-        assert team is None
-    with pytest.raises(RuntimeError), engine._team_if_alone(1):
-        raise RuntimeError
-    with engine._team_if_alone(1) as team:
-        assert team is not None
+@settings(max_examples=10, deadline=None)
+@given(batches=st.lists(st.lists(st.integers(1, 200), min_size=1, max_size=4), min_size=3, max_size=4))
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_calls_side_by_side_give_the_same_bits(size: int, batches: list[list[int]]) -> None:
+    """Whichever call has the team loses members at any of its meetings, to calls that come and go."""
+    engine = load_engine(minilm(), streams=len(batches))
+    batch_of = [[sequence(minilm(), length) for length in lengths] for lengths in batches]
+    engine._team = None
+    alone = [vectors(engine, batch).tobytes() for batch in batch_of]
+    engine._team = _Team.create(engine_library(), size)
+
+    def repeat(stream: int) -> set[bytes]:
+        return {np.array(engine.embed(batch_of[stream], stream)).tobytes() for _ in range(8)}
+
+    with ThreadPoolExecutor(len(batches)) as threads:
+        assert list(threads.map(repeat, range(len(batches)))) == [{one} for one in alone]
+
+
+def test_a_team_gives_its_cores_to_a_call_that_comes_later() -> None:
+    before = threads_of_this_process()
+    engine = load_engine(minilm(), precision="f32", streams=2)
+    engine._team = _Team.create(engine_library(), 2)
+    (helper,) = threads_of_this_process() - before
+    batch = [sequence(minilm(), 512)] * 8
+    engine.embed(batch, 0)
+    half = cpu_ticks(helper)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(engine.embed, batch, 0)
+        while cpu_ticks(helper) == half:
+            assert not first.done(), "the helper was not asked"
+        threads.submit(engine.embed, batch * 2, 1).result()
+    assert cpu_ticks(helper) - half < half / 2, "it computed less than half of what is its own when nothing else comes"
+
+
+def test_helpers_wake_on_other_cores_than_their_caller() -> None:
+    """Put beside it, they compute in its pauses until the system moves them: 7 ms for a query of 1."""
+    before, cores = threads_of_this_process(), os.sched_getaffinity(0)
+    engine = load_engine(minilm(), streams=1)
+    engine._team = _Team.create(engine_library(), 3)
+    helpers = threads_of_this_process() - before
+    assert len(helpers) == 2
+    try:
+        for core in cores:
+            os.sched_setaffinity(0, {core})
+            engine.embed([[101]], 0)
+            for helper in helpers:
+                assert os.sched_getaffinity(helper) == (cores - {core} or cores)
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_a_team_ends_with_its_engine() -> None:
@@ -157,7 +197,7 @@ def test_a_team_ends_with_its_engine() -> None:
     engine = load_engine(minilm(), streams=4)
     engine._team = _Team.create(engine_library(), 4)
     engine.embed([[101]], 0)
-    assert threads_of_this_process() == before + 3
+    assert len(threads_of_this_process() - before) == 3
     engine.close()
     gc.collect()
     assert threads_of_this_process() == before
@@ -181,8 +221,13 @@ def test_without_threads_left_a_lone_query_has_one_core(
     assert np.isfinite(vectors(engine, [[5, 6]])).all()
 
 
-def threads_of_this_process() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
+def threads_of_this_process() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+
+def cpu_ticks(thread: int) -> int:
+    """CPU time in user mode; a tick is 10 ms."""
+    return int(Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[11])
 
 
 def engine_library() -> ctypes.CDLL:

@@ -4,8 +4,7 @@ import ctypes
 import mmap
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
@@ -43,8 +42,6 @@ class NativeEngine:
         self._scratch: list[Array] = [aligned(0)] * streams
         self._stepped_back = threading.local()
         self._team = _Team.create(library, min(streams, available_cores(), TEAM_THREADS))
-        self._running = 0
-        self._lock = threading.Lock()
 
     @property
     def streams(self) -> int:
@@ -72,26 +69,13 @@ class NativeEngine:
         dims = self.dims
         out = np.empty(len(batch) * dims, np.float32)
         encoder = ctypes.byref(packed.encoder)
-        with self._team_if_alone(len(batch)) as team:
-            members = team.size if team else 1
-            scratch = self._scratch_of(stream, self._scratch_bytes(encoder, tokens, longest, members))
-            pointers = [array.ctypes.data for array in (ids, lengths)]
-            results = [array.ctypes.data for array in (out, scratch)]
-            self._encode(encoder, *pointers, len(batch), *results, team.pointer if team else None)
+        team = self._team
+        scratch = self._scratch_of(stream, self._scratch_bytes(encoder, tokens, longest, team.size if team else 1))
+        pointers = [array.ctypes.data for array in (ids, lengths)]
+        results = [array.ctypes.data for array in (out, scratch)]
+        self._encode(encoder, *pointers, len(batch), *results, team.pointer if team else None)
         vectors: Vector = out.data.toreadonly()
         return [vectors[at : at + dims] for at in range(0, len(out), dims)]
-
-    @contextmanager
-    def _team_if_alone(self, sequences: int) -> Iterator["_Team | None"]:
-        """The team for a sequence that comes alone while no other call runs; none for what has a core of its own."""
-        with self._lock:
-            is_alone = self._running == 0 and sequences == 1
-            self._running += 1
-        try:
-            yield self._team if is_alone else None
-        finally:
-            with self._lock:
-                self._running -= 1
 
     def _step_back(self) -> None:
         """Once in each thread that computes, but never in the one that everything else starts from."""

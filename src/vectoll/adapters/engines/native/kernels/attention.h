@@ -3,7 +3,7 @@
 struct attention_scratch {
     int32_t *keys, *values; /* one head's, packed as the right-hand side of a product */
     float *scores; /* [TILE_ROWS, keys] */
-    element *weights; /* [TILE_ROWS, keys] */
+    struct matrix weights; /* [TILE_ROWS, keys] */
 };
 
 /* Sixteen rows of sixteen dwords, turned over. */
@@ -72,50 +72,50 @@ static inline float soften(const float *scores, int64_t length, float scale, ele
 
 /* One head's attention for ``rows`` queries. */
 INLINE void attend_tile(
-    const int rows, const element *query, int64_t stride, int64_t length, int64_t head_dim, float scale,
-    element *seen, int64_t seen_stride, const struct attention_scratch *s)
+    const int rows, struct matrix query, int64_t length, int64_t head_dim, float scale, struct matrix seen,
+    const struct attention_scratch *s)
 {
     const int64_t depth = head_dim / PER_DWORD, keys = (length + 31) / 32 * 32;
     __m512 sum[TILE_ROWS][2];
     for (int64_t key = 0; key < length; key += PANEL) {
         const int32_t *panel = s->keys + key * depth;
         if (length - key <= 16) {
-            multiply(rows, 1, depth, query, stride, panel, sum);
+            multiply(rows, 1, depth, query.at, query.stride, panel, sum);
             UNROLL for (int i = 0; i < rows; i++) _mm512_storeu_ps(s->scores + i * keys + key, sum[i][0]);
         } else {
-            multiply(rows, 2, depth, query, stride, panel, sum);
+            multiply(rows, 2, depth, query.at, query.stride, panel, sum);
             UNROLL for (int i = 0; i < rows; i++)
                 UNROLL for (int j = 0; j < 2; j++)
                     _mm512_storeu_ps(s->scores + i * keys + key + 16 * j, sum[i][j]);
         }
     }
     float total[TILE_ROWS];
-    for (int i = 0; i < rows; i++) total[i] = soften(s->scores + i * keys, length, scale, s->weights + i * keys);
+    for (int i = 0; i < rows; i++) total[i] = soften(s->scores + i * keys, length, scale, s->weights.at + i * s->weights.stride);
     const int64_t pairs = (length + PER_DWORD - 1) / PER_DWORD;
     for (int64_t d = 0; d < head_dim; d += PANEL) {
-        multiply(rows, 2, pairs, s->weights, keys, s->values + d * pairs, sum);
+        multiply(rows, 2, pairs, s->weights.at, s->weights.stride, s->values + d * pairs, sum);
         UNROLL for (int i = 0; i < rows; i++)
             UNROLL for (int j = 0; j < 2; j++)
-                store(seen + i * seen_stride + d + 16 * j, _mm512_mul_ps(sum[i][j], _mm512_set1_ps(1 / total[i])));
+                store(seen.at + i * seen.stride + d + 16 * j, _mm512_mul_ps(sum[i][j], _mm512_set1_ps(1 / total[i])));
     }
 }
 
 /* Heads ``first_head`` to ``last_head`` of [length, 3 * heads * head_dim] ``qkv`` → those of [length, heads * head_dim]. */
 static void attend(
-    const struct encoder *m, int64_t length, const element *qkv, element *seen, int64_t first_head, int64_t last_head,
+    const struct encoder *m, int64_t length, struct matrix qkv, struct matrix seen, int64_t first_head, int64_t last_head,
     const struct attention_scratch *s)
 {
-    const int64_t width = m->heads * m->head_dim, stride = 3 * width, head_dim = m->head_dim;
+    const int64_t width = m->heads * m->head_dim, head_dim = m->head_dim;
     const int64_t tiles = (length + TILE_ROWS - 1) / TILE_ROWS;
     const float scale = m->score_scale * 1.44269504f;
     for (int64_t head = first_head * head_dim; head < last_head * head_dim; head += head_dim) {
-        pack_keys(qkv + width + head, stride, length, head_dim, s->keys);
-        pack_values(qkv + 2 * width + head, stride, length, head_dim, s->values);
+        pack_keys(qkv.at + width + head, qkv.stride, length, head_dim, s->keys);
+        pack_values(qkv.at + 2 * width + head, qkv.stride, length, head_dim, s->values);
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t first = length * t / tiles;
-            const element *query = qkv + first * stride + head;
-            element *to = seen + first * width + head;
-#define DO(n) attend_tile(n, query, stride, length, head_dim, scale, to, width, s)
+            const struct matrix query = { qkv.at + first * qkv.stride + head, qkv.stride };
+            const struct matrix to = { seen.at + first * seen.stride + head, seen.stride };
+#define DO(n) attend_tile(n, query, length, head_dim, scale, to, s)
             FOR_ROWS((int)(length * (t + 1) / tiles - first), DO)
 #undef DO
         }

@@ -13,14 +13,14 @@
 #include "team.h"
 
 /* Bytes of feed-forward activations computed at once: with a panel of weights they stay in a core's second-level cache. */
-enum { INNER_BYTES = 400000, FEWEST_ROWS = 48 };
+enum { INNER_BYTES = 400000, FEWEST_ROWS = 128 };
 
 struct scratch {
     float *states, *sums; /* [tokens, hidden] */
-    element *inputs; /* [tokens, hidden]: the states, as products read them */
-    element *qkv; /* [tokens, 3 * heads * head_dim] */
-    element *seen; /* [tokens, heads * head_dim]: what attention gives */
-    element *inner; /* [rows at once, intermediate] */
+    struct matrix inputs; /* [tokens, hidden]: the states, as products read them */
+    struct matrix qkv; /* [tokens, 3 * heads * head_dim] */
+    struct matrix seen; /* [tokens, heads * head_dim]: what attention gives */
+    struct matrix inner; /* [rows at once, intermediate] */
     struct attention_scratch attention; /* a member's own, as ``inner`` is where rows are shared out */
 };
 
@@ -45,6 +45,12 @@ static void *take(char **next, int64_t bytes)
     return at;
 }
 
+static struct matrix take_matrix(char **next, int64_t rows, int64_t columns)
+{
+    const int64_t stride = pitch(columns);
+    return (struct matrix) { take(next, rows * stride * (int64_t)sizeof(element)), stride };
+}
+
 /* Lays a member's scratch out from ``start``, behind what all share; returns the end. */
 static char *lay_out(struct scratch *s, const struct call *c, int rank, char *start)
 {
@@ -53,15 +59,15 @@ static char *lay_out(struct scratch *s, const struct call *c, int rank, char *st
     char *next = start;
     s->states = take(&next, c->tokens * m->hidden * 4);
     s->sums = take(&next, c->tokens * m->hidden * 4);
-    s->inputs = take(&next, c->tokens * m->hidden * item);
-    s->qkv = take(&next, c->tokens * 3 * width * item);
-    s->seen = take(&next, c->tokens * width * item);
+    s->inputs = take_matrix(&next, c->tokens, m->hidden);
+    s->qkv = take_matrix(&next, c->tokens, 3 * width);
+    s->seen = take_matrix(&next, c->tokens, width);
     for (int r = 0; r <= rank; r++) {
-        s->inner = take(&next, rows_at_once(m) * m->intermediate * item);
+        s->inner = take_matrix(&next, rows_at_once(m), m->intermediate);
         s->attention.keys = take(&next, keys * m->head_dim * item);
         s->attention.values = take(&next, keys * m->head_dim * item);
         s->attention.scores = take(&next, TILE_ROWS * keys * 4);
-        s->attention.weights = take(&next, TILE_ROWS * keys * item);
+        s->attention.weights = take_matrix(&next, TILE_ROWS, keys);
     }
     return next;
 }
@@ -75,14 +81,14 @@ int64_t SCRATCH_BYTES(const struct encoder *m, int64_t tokens, int64_t longest, 
 }
 
 /* A member's share of ``size`` things, as [*first, return value). Shares are multiples of ``step``. */
-static inline int64_t share(struct member me, int64_t size, int64_t step, int64_t *first)
+static inline int64_t share(const struct member *me, int64_t size, int64_t step, int64_t *first)
 {
-    const int64_t steps = (size + step - 1) / step, next = steps * (me.rank + 1) / me.size * step;
-    *first = steps * me.rank / me.size * step;
+    const int64_t steps = (size + step - 1) / step, next = steps * (me->rank + 1) / me->size * step;
+    *first = steps * me->rank / me->size * step;
     return next < size ? next : size;
 }
 
-static void embed(struct member me, const struct call *c, const struct scratch *s)
+static void embed(const struct member *me, const struct call *c, const struct scratch *s)
 {
     const struct encoder *m = c->m;
     int64_t token = 0, first;
@@ -95,25 +101,25 @@ static void embed(struct member me, const struct call *c, const struct scratch *
             for (int64_t h = 0; h < m->hidden; h += 16)
                 _mm512_storeu_ps(sum + h, _mm512_add_ps(word(m, c->ids[token], h), _mm512_loadu_ps(at + h)));
             normalise(sum, m->norm, m->norm_bias, m->norm_eps, m->hidden,
-                s->states + token * m->hidden, s->inputs + token * m->hidden);
+                s->states + token * m->hidden, s->inputs.at + token * s->inputs.stride);
         }
 }
 
 /* Every sequence's heads, shared out. */
-static void attend_all(struct member me, const struct call *c, const struct scratch *s)
+static void attend_all(const struct member *me, const struct call *c, const struct scratch *s)
 {
-    const int64_t width = c->m->heads * c->m->head_dim;
     int64_t first, token = 0;
     const int64_t end = share(me, c->m->heads, 1, &first);
     for (int64_t i = 0; i < c->count; token += c->lengths[i++])
-        attend(c->m, c->lengths[i], s->qkv + token * 3 * width, s->seen + token * width, first, end, &s->attention);
+        attend(c->m, c->lengths[i], from_row(s->qkv, token), from_row(s->seen, token), first, end, &s->attention);
 }
 
 static void normalise_rows(
     const struct encoder *m, int64_t first, int64_t end, const float *weight, const float *bias, const struct scratch *s)
 {
-    for (int64_t i = first * m->hidden; i < end * m->hidden; i += m->hidden)
-        normalise(s->sums + i, weight, bias, m->norm_eps, m->hidden, s->states + i, s->inputs + i);
+    for (int64_t row = first; row < end; row++)
+        normalise(s->sums + row * m->hidden, weight, bias, m->norm_eps, m->hidden,
+            s->states + row * m->hidden, s->inputs.at + row * s->inputs.stride);
 }
 
 /* All of a layer that follows attention, for rows ``first`` to ``end``, on one core, a few at a time. */
@@ -125,59 +131,70 @@ static void feed_forward(
     for (int64_t part = 0; part < parts; part++) {
         const int64_t row = first + all * part / parts, last = first + all * (part + 1) / parts, rows = last - row;
         float *states = s->states + row * hidden, *sums = s->sums + row * hidden;
-        product_added(rows, hidden, width, s->seen + row * width, l->out, l->out_bias, states, sums, 0, hidden);
+        product_added(rows, width, from_row(s->seen, row), l->out, l->out_bias, states, sums, hidden, 0, hidden);
         normalise_rows(m, row, last, l->out_norm, l->out_norm_bias, s);
         const int64_t inner = m->intermediate;
-        product_gelu(rows, inner, hidden, s->inputs + row * hidden, l->up, l->up_bias, s->inner, 0, inner);
-        product_added(rows, hidden, inner, s->inner, l->down, l->down_bias, states, sums, 0, hidden);
+        product_gelu(rows, hidden, from_row(s->inputs, row), l->up, l->up_bias, s->inner, 0, inner);
+        product_added(rows, inner, s->inner, l->down, l->down_bias, states, sums, hidden, 0, hidden);
         normalise_rows(m, row, last, l->down_norm, l->down_norm_bias, s);
     }
 }
 
-/* The same for rows too few to be shared out: each member computes some columns of all. ``inner`` is the first member's. */
-static void feed_forward_together(
-    struct member me, const struct call *c, const struct layer *l, const struct scratch *s, element *inner)
+/* The same for rows too few to be shared out: each member computes some columns of all. ``inner`` is the first member's.
+   False where this member is told to go. */
+static int feed_forward_together(
+    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s, struct matrix inner)
 {
     const struct encoder *m = c->m;
     const int64_t hidden = m->hidden, width = m->heads * m->head_dim, rows = c->tokens;
-    int64_t first, column, inner_column;
-    const int64_t end = share(me, rows, 1, &first);
-    const int64_t last_column = share(me, hidden, PANEL, &column);
-    const int64_t last_inner = share(me, m->intermediate, PANEL, &inner_column);
-    product_added(rows, hidden, width, s->seen, l->out, l->out_bias, s->states, s->sums, column, last_column);
-    team_meet(me);
-    normalise_rows(m, first, end, l->out_norm, l->out_norm_bias, s);
-    team_meet(me);
-    product_gelu(rows, m->intermediate, hidden, s->inputs, l->up, l->up_bias, inner, inner_column, last_inner);
-    team_meet(me);
-    product_added(rows, hidden, m->intermediate, inner, l->down, l->down_bias, s->states, s->sums, column, last_column);
-    team_meet(me);
-    normalise_rows(m, first, end, l->down_norm, l->down_norm_bias, s);
+    int64_t first, last;
+    last = share(me, hidden, PANEL, &first);
+    product_added(rows, width, s->seen, l->out, l->out_bias, s->states, s->sums, hidden, first, last);
+    if (!team_meet(me)) return 0;
+    last = share(me, rows, 1, &first);
+    normalise_rows(m, first, last, l->out_norm, l->out_norm_bias, s);
+    if (!team_meet(me)) return 0;
+    last = share(me, m->intermediate, PANEL, &first);
+    product_gelu(rows, hidden, s->inputs, l->up, l->up_bias, inner, first, last);
+    if (!team_meet(me)) return 0;
+    last = share(me, hidden, PANEL, &first);
+    product_added(rows, m->intermediate, inner, l->down, l->down_bias, s->states, s->sums, hidden, first, last);
+    if (!team_meet(me)) return 0;
+    last = share(me, rows, 1, &first);
+    normalise_rows(m, first, last, l->down_norm, l->down_norm_bias, s);
+    return 1;
 }
 
-static void encode(struct member me, void *argument)
+/* What follows attention, by whichever way suits. */
+static int finish_layer(
+    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s, struct matrix inner)
+{
+    int64_t first;
+    if (me->size > 1 && c->tokens <= rows_at_once(c->m)) return feed_forward_together(me, c, l, s, inner);
+    const int64_t last = share(me, c->tokens, 1, &first);
+    feed_forward(c->m, l, first, last, s);
+    return 1;
+}
+
+static void encode(struct member *me, void *argument)
 {
     const struct call *c = argument;
     const struct encoder *m = c->m;
-    const int64_t width = m->heads * m->head_dim;
     struct scratch s, of_first;
     lay_out(&of_first, c, 0, c->scratch);
-    lay_out(&s, c, me.rank, c->scratch);
-    int64_t first, column, token = 0;
-    const int64_t end = share(me, c->tokens, 1, &first), last_column = share(me, 3 * width, PANEL, &column);
-    const int is_shared_by_rows = me.size == 1 || c->tokens > rows_at_once(m);
+    lay_out(&s, c, me->rank, c->scratch);
+    int64_t first, last, token = 0;
     embed(me, c, &s);
     for (const struct layer *l = m->layer; l < m->layer + m->layers; l++) {
-        team_meet(me);
-        product_plain(c->tokens, 3 * width, m->hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, column, last_column);
-        team_meet(me);
+        if (!team_meet(me)) return;
+        last = share(me, 3 * m->heads * m->head_dim, PANEL, &first);
+        product_plain(c->tokens, m->hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, first, last);
+        if (!team_meet(me)) return;
         attend_all(me, c, &s);
-        team_meet(me);
-        if (is_shared_by_rows) feed_forward(m, l, first, end, &s);
-        else feed_forward_together(me, c, l, &s, of_first.inner);
+        if (!team_meet(me) || !finish_layer(me, c, l, &s, of_first.inner)) return;
     }
-    team_meet(me);
-    const int64_t last = share(me, c->count, 1, &first);
+    if (!team_meet(me)) return;
+    last = share(me, c->count, 1, &first);
     for (int64_t i = 0; i < last; token += c->lengths[i++])
         if (i >= first) pool(m, s.states + token * m->hidden, c->lengths[i], c->out + i * m->hidden);
 }
@@ -191,12 +208,12 @@ void ENCODE(
         call.tokens += lengths[i];
         call.longest = lengths[i] > call.longest ? lengths[i] : call.longest;
     }
-    if (team) team_run(team, encode, &call);
-    else encode((struct member) { .size = 1 }, &call);
+    team_run(team, encode, &call);
 }
 
 void PRODUCT(
     int64_t rows, int64_t columns, int64_t depth, const void *a, const int32_t *weights, const float *bias, void *out)
 {
-    product_plain(rows, columns, depth, a, weights, bias, out, 0, columns);
+    product_plain(
+        rows, depth, (struct matrix) { (element *)a, depth }, weights, bias, (struct matrix) { out, columns }, 0, columns);
 }

@@ -30,8 +30,8 @@ struct encoder {
 };
 
 /* ``count`` sequences back to back in ``ids``, each of ``lengths[i]`` ids → [count, hidden], L2-normalised.
-   ``scratch`` has what ``*_scratch_bytes`` says, aligned to 64 bytes. The calling thread computes alone, or with an idle
-   team; the vectors are the same, bit by bit. */
+   ``scratch`` has what ``*_scratch_bytes`` says, aligned to 64 bytes. The calling thread computes alone, or
+   with the team while no other call does; the vectors are the same, bit by bit. */
 typedef void encode_fn(
     const struct encoder *, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch,
     struct team *);

@@ -10,12 +10,14 @@ struct member {
     int rank, size;
 };
 
-typedef void work_fn(struct member, void *argument);
+typedef void work_fn(struct member *, void *argument);
 
-/* Run ``work`` on every member of an idle team at once; returns when all have. */
+/* Run ``work``: on every member at once while no other call of this team runs, else on the calling thread. ``team`` may be
+   none. */
 void team_run(struct team *, work_fn *, void *argument);
 
-/* Wait until every member has come here. */
-void team_meet(struct member);
+/* Wait until every member has come here. Where other calls have come meanwhile, the team gets smaller: false tells a
+   member to return at once, and those who stay have new shares. */
+int team_meet(struct member *);
 
 #endif
