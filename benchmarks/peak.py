@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vectoll.adapters.checkpoints import DType, TensorView
 from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.engines.native.library import BF16, F32, capabilities, load_library
-from vectoll.adapters.engines.native.packing import aligned_copy, pack_matrix, to_bf16
+from vectoll.adapters.engines.native.packing import aligned_copy, pack
 from vectoll.adapters.engines.openvino.runtime import ops, ov
 
 SIZES = (1024, 2048)
@@ -58,8 +59,9 @@ def own_product(rows: int, depth: int, precision: str, threads: int) -> Callable
     left, right = (rng.standard_normal((rows, depth), np.float32) for _ in range(2))
     bias = np.zeros(rows, np.float32)
     is_bf16 = precision == "bf16"
-    weights = pack_matrix(right, bf16=is_bf16)
-    inputs = [aligned_copy(to_bf16(left) if is_bf16 else left) for _ in range(threads)]
+    weights = pack([TensorView(DType.F32, right.shape, memoryview(right).cast("B"))], bf16=is_bf16)
+    rounded = (left.view(np.uint32) >> 16).astype(np.uint16) if is_bf16 else left
+    inputs = [aligned_copy(rounded) for _ in range(threads)]
     outputs = [np.empty((rows, rows), np.float32) for _ in range(threads)]
     pool = ThreadPoolExecutor(threads)
 

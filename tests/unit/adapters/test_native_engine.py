@@ -26,13 +26,13 @@ from tests.minilm import minilm
 from tests.tiny_checkpoints import MAKERS
 
 from vectoll import engines
-from vectoll.adapters.checkpoints import Activation, Checkpoint, read_checkpoint
+from vectoll.adapters.checkpoints import Activation, Checkpoint, DType, TensorView, read_checkpoint
 from vectoll.adapters.engines import openvino
 from vectoll.adapters.engines.native import NativeEngine, library, load_engine, missing_for_native
 from vectoll.adapters.engines.native import engine as engine_module
 from vectoll.adapters.engines.native.engine import _Team
 from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32
-from vectoll.adapters.engines.native.packing import aligned, pack_matrix, to_bf16
+from vectoll.adapters.engines.native.packing import aligned, pack
 from vectoll.catalog_file import read_models
 from vectoll.domain.catalog import CheckpointFacts, Pooling
 from vectoll.domain.errors import ConfigurationError
@@ -124,7 +124,7 @@ def test_a_product_is_the_product(rows: int, columns: int, depth: int) -> None:
         rng.standard_normal((columns, depth), np.float32),
     )
     bias, out = rng.standard_normal(columns, np.float32), np.empty((rows, columns), np.float32)
-    packed = pack_matrix(weight, bf16=False)
+    packed = pack([stored(weight, DType.F32)], bf16=False)
     pointers = [array.ctypes.data for array in (left, packed, bias, out)]
     engine_library().vectoll_product_f32(rows, columns, depth, *pointers)
     np.testing.assert_allclose(out, left @ weight.T + bias, rtol=1e-4, atol=1e-4)
@@ -236,13 +236,39 @@ def engine_library() -> ctypes.CDLL:
     return kernels
 
 
+def stored(values: Array, dtype: DType) -> TensorView:
+    """A float32 array as a checkpoint of that type has it."""
+    bits = {
+        DType.F32: lambda: values,
+        DType.F16: lambda: values.astype(np.float16),
+        DType.BF16: lambda: (values.view(np.uint32) >> 16).astype(np.uint16),
+    }[dtype]()
+    return TensorView(dtype, values.shape, memoryview(np.ascontiguousarray(bits)).cast("B"))
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F16, DType.BF16])
+def test_matrices_are_packed_into_panels_one_below_the_other(dtype: DType) -> None:
+    """Every number of these is exact in each of the types."""
+    rng = np.random.default_rng(1)
+    parts = [rng.integers(-128, 128, (columns, 96)).astype(np.float32) for columns in (32, 96)]
+    views = [stored(part, dtype) for part in parts]
+    rows = np.concatenate(parts)
+    in_f32 = pack(views, bf16=False).view(np.float32).reshape(4, 96, 32)
+    assert (in_f32 == rows.reshape(4, 32, 96).transpose(0, 2, 1)).all()
+    in_bf16 = pack(views, bf16=True).view(np.uint16).reshape(4, 48, 32, 2)
+    assert (from_bf16(in_bf16) == rows.reshape(4, 32, 48, 2).transpose(0, 2, 1, 3)).all()
+
+
+def from_bf16(bits: Array) -> Array:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def test_bf16_is_the_nearest_and_ties_go_to_even() -> None:
-    values = np.array([1, 1.00390625, 1.01171875, -1.0039064, 3.4e38, 0], np.float32)
-    widened = (to_bf16(values).astype(np.uint32) << 16).view(np.float32)
-    assert widened.tolist() == [1, 1, 1.015625, -1.0078125, np.float32(np.inf), 0]
-    assert to_bf16(np.array([0x7FFFFFFF], np.uint32).view(np.float32)).tolist() == [0x7FC0], (
-        "still not a number"
-    )
+    values = np.zeros((32, 32), np.float32)
+    values[0, :6] = [1, 1.00390625, 1.01171875, -1.0039064, 3.4e38, np.nan]
+    first = from_bf16(pack([stored(values, DType.F32)], bf16=True).view(np.uint16).reshape(16, 32, 2))[:3, 0].ravel()
+    assert first[:5].tolist() == [1, 1, 1.015625, -1.0078125, np.float32(np.inf)]
+    assert np.isnan(first[5]), "still not a number"
 
 
 def test_a_weight_that_is_not_finite_is_not_hidden(tiny: Checkpoint, tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ def load_library() -> ctypes.CDLL | None:
         scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
         scratch_bytes.restype = ctypes.c_int64
         scratch_bytes.argtypes = [ctypes.POINTER(Encoder), ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        pack = getattr(library, f"vectoll_pack_{suffix}")
+        pack.restype = None
+        pack.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
         product = getattr(library, f"vectoll_product_{suffix}")
         product.restype = None
         product.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4

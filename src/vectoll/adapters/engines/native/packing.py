@@ -1,12 +1,14 @@
 """An encoder's weights as the kernels read them: ``kernels/encoder.h`` says how."""
 
 import ctypes
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vectoll.adapters.checkpoints import Activation, Architecture, DType, TensorView, Weights
-from vectoll.adapters.engines.native.library import Encoder, Layer
+from vectoll.adapters.engines.native.library import Encoder, Layer, load_library
 from vectoll.adapters.engines.tensors import as_float32
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
@@ -17,7 +19,7 @@ PANEL = 32
 """Columns of a panel of weights. Sizes of heads and of the feed-forward block are rounded up to it, with zeros."""
 ALIGNMENT = 64
 
-_WORDS = {DType.F32: 0, DType.F16: 1, DType.BF16: 2}
+_STORED = {DType.F32: 0, DType.F16: 1, DType.BF16: 2}
 _POOLINGS = {Pooling.CLS: 0, Pooling.MEAN: 1, Pooling.LAST: 2}
 
 
@@ -47,7 +49,7 @@ class PackedEncoder:
             self._intermediate,
             self._head_dim,
             _POOLINGS[pooling],
-            _WORDS[words.dtype],
+            _STORED[words.dtype],
             architecture.norm_eps,
             architecture.head_dim**-0.5,
             self._keep(np.frombuffer(words.data, np.uint8)),
@@ -72,19 +74,17 @@ class PackedEncoder:
         width = heads * head_dim
         rest, inner_rest = self._head_dim - head_dim, self._intermediate - inner
         names = [f"attention.self.{name}" for name in ("query", "key", "value")]
-        qkv = [floats(weights, f"{n}.weight", width, hidden).reshape(heads, head_dim, hidden) for n in names]
-        qkv_bias = [floats(weights, f"{n}.bias", width).reshape(heads, head_dim) for n in names]
-        seen = floats(weights, "attention.output.dense.weight", hidden, width).reshape(
-            hidden, heads, head_dim
-        )
-        up = floats(weights, "intermediate.dense.weight", inner, hidden)
-        down = floats(weights, "output.dense.weight", hidden, inner)
+        qkv = [_exactly(weights, f"{name}.weight", width, hidden) for name in names]
+        qkv_bias = [floats(weights, f"{name}.bias", width).reshape(heads, head_dim) for name in names]
+        seen = _exactly(weights, "attention.output.dense.weight", hidden, width)
+        up = _exactly(weights, "intermediate.dense.weight", inner, hidden)
+        down = _exactly(weights, "output.dense.weight", hidden, inner)
         up_bias = floats(weights, "intermediate.dense.bias", inner)
         return Layer(
-            self._matrix(np.pad(np.concatenate(qkv), ((0, 0), (0, rest), (0, 0))).reshape(-1, hidden)),
-            self._matrix(np.pad(seen, ((0, 0), (0, 0), (0, rest))).reshape(hidden, -1)),
-            self._matrix(np.pad(up, ((0, inner_rest), (0, 0)))),
-            self._matrix(np.pad(down, ((0, 0), (0, inner_rest)))),
+            self._matrix(*(_padded(view, (heads, head_dim, hidden), 1, rest) for view in qkv)),
+            self._matrix(_padded(seen, (hidden, heads, head_dim), 2, rest)),
+            self._matrix(_padded(up, up.shape, 0, inner_rest)),
+            self._matrix(_padded(down, down.shape, 1, inner_rest)),
             self._keep(aligned_copy(np.pad(np.concatenate(qkv_bias), ((0, 0), (0, rest))))),
             self._vector(weights, "attention.output.dense.bias", hidden),
             self._keep(aligned_copy(np.pad(up_bias, (0, inner_rest)))),
@@ -95,8 +95,8 @@ class PackedEncoder:
             self._vector(weights, "output.LayerNorm.bias", hidden),
         )
 
-    def _matrix(self, weight: Array) -> int:
-        return self._keep(pack_matrix(weight, bf16=self._bf16))
+    def _matrix(self, *parts: TensorView) -> int:
+        return self._keep(pack(parts, bf16=self._bf16))
 
     def _vector(self, weights: Weights, name: str, size: int) -> int:
         return self._keep(aligned_copy(floats(weights, name, size)))
@@ -126,10 +126,15 @@ def unsuitable(architecture: Architecture, pooling: Pooling | None) -> str | Non
 
 def floats(weights: Weights, name: str, *shape: int) -> Array:
     """A weight of exactly this shape, as float32. Raises KeyError, ConfigurationError."""
+    return as_float32(_exactly(weights, name, *shape))
+
+
+def _exactly(weights: Weights, name: str, *shape: int) -> TensorView:
+    """A weight of exactly this shape. Raises KeyError, ConfigurationError."""
     view = _of_shape(weights, name, *shape)
     if view.shape != shape:
         raise _of_another_shape(name, view, shape)
-    return as_float32(view)
+    return view
 
 
 def _of_shape(weights: Weights, name: str, *shape: int) -> TensorView:
@@ -146,25 +151,35 @@ def _of_another_shape(name: str, view: TensorView, shape: tuple[int, ...]) -> Co
     )
 
 
-def pack_matrix(weight: Array, *, bf16: bool) -> Array:
-    """[N, K] → [N / 32, K / 2, 32, 2] in bf16 or [N / 32, K, 32] in f32: a dword per column and row of a panel."""
-    columns, depth = weight.shape
-    if bf16:
-        pairs = to_bf16(weight).reshape(columns // PANEL, PANEL, depth // 2, 2)
-        return aligned_copy(pairs.transpose(0, 2, 1, 3))
-    return aligned_copy(weight.reshape(columns // PANEL, PANEL, depth).transpose(0, 2, 1))
+def pack(parts: Sequence[TensorView], *, bf16: bool) -> Array:
+    """Matrices [N, K], one below the other → bytes of [ΣN / 32, K / 2, 32, 2] bf16 or [ΣN / 32, K, 32] f32: a dword per
+    column and row of a panel. Each N is a multiple of 32 and so is K.
+    """
+    library = load_library()
+    assert library is not None
+    pack_part = library.vectoll_pack_bf16 if bf16 else library.vectoll_pack_f32
+    sizes = [math.prod(part.shape) * (2 if bf16 else 4) for part in parts]
+    packed = aligned(sum(sizes))
+    start = packed.ctypes.data
+    for part, size in zip(parts, sizes, strict=True):
+        stored = np.frombuffer(part.data, np.uint8)
+        pack_part(math.prod(part.shape[:-1]), part.shape[-1], stored.ctypes.data, _STORED[part.dtype], start)
+        start += size
+    return packed
+
+
+def _padded(view: TensorView, shape: tuple[int, ...], axis: int, zeros: int) -> TensorView:
+    """A matrix seen in a shape that splits one of its sides, with zeros behind one axis: [N, K] of another N or K."""
+    if not zeros:
+        return view
+    bits = np.frombuffer(view.data, np.uint32 if view.dtype is DType.F32 else np.uint16).reshape(shape)
+    padded = np.pad(bits, [(0, zeros if i == axis else 0) for i in range(len(shape))])
+    padded = padded.reshape(view.shape[0], -1) if axis == len(shape) - 1 else padded.reshape(-1, view.shape[1])
+    return TensorView(view.dtype, padded.shape, memoryview(padded.view(np.uint8).reshape(-1)))
 
 
 def _round_up(size: int) -> int:
     return -(-size // PANEL) * PANEL
-
-
-def to_bf16(values: Array) -> Array:
-    """float32 → the nearest bfloat16, ties to even, as uint16."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    rounded[np.isnan(values)] = 0x7FC0
-    return rounded
 
 
 def aligned_copy(array: Array) -> Array:

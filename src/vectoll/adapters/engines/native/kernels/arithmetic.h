@@ -1,4 +1,5 @@
 /* What the encoder computes with, sixteen floats at a time. */
+#include "encoder.h"
 
 /* 2^x, off by 1e-7 at most, and 0 for what is too small. */
 static inline __m512 exp2_(__m512 x)
@@ -12,4 +13,13 @@ static inline __m512 exp2_(__m512 x)
     p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(0.693146944f));
     p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(1.00000012f));
     return _mm512_scalef_ps(p, whole);
+}
+
+/* Sixteen numbers of a checkpoint's tensor from number ``i`` on. */
+static inline __m512 widen(const void *tensor, int64_t type, int64_t i)
+{
+    if (type == STORED_F32) return _mm512_loadu_ps((const float *)tensor + i);
+    const __m256i half = _mm256_loadu_si256((const __m256i *)((const uint16_t *)tensor + i));
+    if (type == STORED_F16) return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }

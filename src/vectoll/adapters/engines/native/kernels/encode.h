@@ -1,5 +1,5 @@
-/* A BERT-like encoder, on one core or by a team of them. Included once per element type, after ``element``, PER_DWORD, dot, store, gelu and
-   pack_values.
+/* A BERT-like encoder, on one core or by a team of them. Included once per element type, after ``element``, PER_DWORD, dot, store,
+   elements_of, gelu and pack_values.
 
    Tokens of all sequences lie back to back and nothing is padded: products are over all tokens, attention is over each
    sequence alone. Activations that go into products are elements; sums of products, the residual stream, softmax and
@@ -216,4 +216,17 @@ void PRODUCT(
 {
     product_plain(
         rows, depth, (struct matrix) { (element *)a, depth }, weights, bias, (struct matrix) { out, columns }, 0, columns);
+}
+
+void PACK(int64_t columns, int64_t depth, const void *stored, int64_t type, int32_t *packed)
+{
+    const int64_t dwords = depth / PER_DWORD;
+    for (int64_t first = 0; first < columns; first += 16)
+        for (int64_t d = 0; d < dwords; d += 16) {
+            __m512i row[16];
+            for (int i = 0; i < 16; i++) row[i] = elements_of(stored, type, (first + i) * depth + d * PER_DWORD);
+            transpose(row);
+            int32_t *panel = packed + first / PANEL * PANEL * dwords + first % PANEL;
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + (d + i) * PANEL, row[i]);
+        }
 }

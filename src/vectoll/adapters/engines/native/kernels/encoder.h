@@ -4,11 +4,11 @@
 
 #include <stdint.h>
 
-enum { WORDS_F32, WORDS_F16, WORDS_BF16 };
+enum { STORED_F32, STORED_F16, STORED_BF16 };
 enum { POOL_CLS, POOL_MEAN, POOL_LAST };
 
-/* Matrices are packed (packing.py): panels of 32 columns, each panel row a dword per column, which is two successive
-   inputs in bf16 or one in f32. */
+/* Matrices are packed: panels of 32 columns, each panel row a dword per column, which is two successive inputs in bf16 or
+   one in f32. */
 struct layer {
     const int32_t *qkv, *out, *up, *down;
     const float *qkv_bias, *out_bias, *up_bias, *down_bias;
@@ -42,11 +42,16 @@ typedef int64_t scratch_fn(const struct encoder *, int64_t tokens, int64_t longe
 typedef void product_fn(
     int64_t rows, int64_t columns, int64_t depth, const void *a, const int32_t *weights, const float *bias, void *out);
 
+/* A matrix [columns, depth] as a checkpoint stores it → packed, rounded to the nearest, ties to even. ``columns`` and
+   ``depth`` are multiples of 32. */
+typedef void pack_fn(int64_t columns, int64_t depth, const void *stored, int64_t type, int32_t *packed);
+
 #define EXPORTED __attribute__((visibility("default")))
 
 EXPORTED encode_fn vectoll_encode_bf16, vectoll_encode_f32;
 EXPORTED scratch_fn vectoll_scratch_bytes_bf16, vectoll_scratch_bytes_f32;
 EXPORTED product_fn vectoll_product_bf16, vectoll_product_f32;
+EXPORTED pack_fn vectoll_pack_bf16, vectoll_pack_f32;
 
 /* A team of ``size`` threads, the caller among them, whose others are ``niceness`` nicer than the thread that makes it;
    none when the system has no more threads. Free it when it is idle. */

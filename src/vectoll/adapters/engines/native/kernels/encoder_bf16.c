@@ -8,6 +8,7 @@ enum { PER_DWORD = 2 };
 #define ENCODE vectoll_encode_bf16
 #define SCRATCH_BYTES vectoll_scratch_bytes_bf16
 #define PRODUCT vectoll_product_bf16
+#define PACK vectoll_pack_bf16
 
 static inline __m512 dot(__m512 sum, __m512i a, __m512i b)
 {
@@ -20,6 +21,12 @@ static inline void store(element *at, __m512 x)
 }
 
 #include "arithmetic.h"
+
+/* Sixteen dwords of elements from number ``i`` of a stored tensor on. */
+static inline __m512i elements_of(const void *stored, int64_t type, int64_t i)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(widen(stored, type, i + 16), widen(stored, type, i));
+}
 
 /* x * (1/2 + z * polynomial(z * z)), z = x cut to ±4.2: off by 9e-5 at most, or by 2e-6 of x where that is more; bf16
    keeps 8 bits. */

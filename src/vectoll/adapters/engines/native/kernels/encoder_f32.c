@@ -8,6 +8,7 @@ enum { PER_DWORD = 1 };
 #define ENCODE vectoll_encode_f32
 #define SCRATCH_BYTES vectoll_scratch_bytes_f32
 #define PRODUCT vectoll_product_f32
+#define PACK vectoll_pack_f32
 
 static inline __m512 dot(__m512 sum, __m512i a, __m512i b)
 {
@@ -17,6 +18,12 @@ static inline __m512 dot(__m512 sum, __m512i a, __m512i b)
 static inline void store(element *at, __m512 x) { _mm512_storeu_ps(at, x); }
 
 #include "arithmetic.h"
+
+/* Sixteen dwords of elements from number ``i`` of a stored tensor on. */
+static inline __m512i elements_of(const void *stored, int64_t type, int64_t i)
+{
+    return _mm512_castps_si512(widen(stored, type, i));
+}
 
 /* erf by Abramowitz and Stegun 7.1.26: off by 1.5e-7 at most. */
 static inline __m512 gelu(__m512 x)

@@ -3,11 +3,7 @@
 /* Sixteen components of a word's embedding, whatever its type in the checkpoint. */
 static inline __m512 word(const struct encoder *m, int64_t id, int64_t at)
 {
-    const int64_t i = id * m->hidden + at;
-    if (m->words_type == WORDS_F32) return _mm512_loadu_ps((const float *)m->words + i);
-    const __m256i half = _mm256_loadu_si256((const __m256i *)((const uint16_t *)m->words + i));
-    if (m->words_type == WORDS_F16) return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    return widen(m->words, m->words_type, id * m->hidden + at);
 }
 
 /* Layer norm of one row, as f32 and as elements. */
