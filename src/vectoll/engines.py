@@ -81,7 +81,7 @@ def _is_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings
     precision = _precision(spec, settings)
     why = missing_for_native(checkpoint, spec.pooling, precision)
     if settings.cpu_engine == "auto":
-        return why is None and is_faster(checkpoint.architecture, precision)
+        return why is None and is_faster(precision)
     if why is not None:
         raise ConfigurationError(f"model {spec.id!r}: {why}, and setting engine.cpu_engine is native")
     return True

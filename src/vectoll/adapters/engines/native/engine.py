@@ -20,8 +20,6 @@ from vectoll.domain.errors import ConfigurationError
 
 TEAM_THREADS = 8
 """Most cores that a lone query is spread over."""
-FASTER_UP_TO_PARAMETERS = 32_000_000
-"""In matrix products. One of 300 million is computed about as fast by OpenVINO; none was measured in between."""
 KEPT_SCRATCH_BYTES = 16 * 2**20
 """Of a stream. What a longer batch needs is given back after it."""
 
@@ -70,7 +68,9 @@ class NativeEngine:
         out = np.empty(len(batch) * dims, np.float32)
         encoder = ctypes.byref(packed.encoder)
         team = self._team
-        scratch = self._scratch_of(stream, self._scratch_bytes(encoder, tokens, longest, team.size if team else 1))
+        scratch = self._scratch_of(
+            stream, self._scratch_bytes(encoder, tokens, longest, team.size if team else 1)
+        )
         pointers = [array.ctypes.data for array in (ids, lengths)]
         results = [array.ctypes.data for array in (out, scratch)]
         self._encode(encoder, *pointers, len(batch), *results, team.pointer if team else None)
@@ -162,12 +162,11 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
     return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling)
 
 
-def is_faster(architecture: Architecture, precision: str) -> bool:
-    """Whether these kernels are known to be faster than OpenVINO where both can compute a model: not on a CPU with AMX,
-    which has several times their peak in bf16, and not where the weights outgrow the last-level cache (measured).
+def is_faster(precision: str) -> bool:
+    """Whether these kernels are faster than OpenVINO where both can compute a model: not on a CPU with AMX, which has
+    several times their peak in bf16.
     """
-    has_amx = precision != "f32" and bool(capabilities() & AMX_BF16)
-    return not has_amx and architecture.matrix_parameters <= FASTER_UP_TO_PARAMETERS
+    return precision == "f32" or not capabilities() & AMX_BF16
 
 
 def computes_in_f32(precision: str) -> bool:

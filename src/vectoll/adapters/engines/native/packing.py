@@ -174,8 +174,10 @@ def _padded(view: TensorView, shape: tuple[int, ...], axis: int, zeros: int) -> 
         return view
     bits = np.frombuffer(view.data, np.uint32 if view.dtype is DType.F32 else np.uint16).reshape(shape)
     padded = np.pad(bits, [(0, zeros if i == axis else 0) for i in range(len(shape))])
-    padded = padded.reshape(view.shape[0], -1) if axis == len(shape) - 1 else padded.reshape(-1, view.shape[1])
-    return TensorView(view.dtype, padded.shape, memoryview(padded.view(np.uint8).reshape(-1)))
+    padded = (
+        padded.reshape(view.shape[0], -1) if axis == len(shape) - 1 else padded.reshape(-1, view.shape[1])
+    )
+    return TensorView(view.dtype, padded.shape, padded.data.cast("B"))
 
 
 def _round_up(size: int) -> int:
