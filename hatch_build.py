@@ -33,6 +33,7 @@ SOURCES = {
     "team.c": ("-pthread",),
     "encoder_f32.c": AVX512,
     "encoder_bf16.c": (*AVX512, "-mavx512bf16"),
+    "encoder_int8.c": (*AVX512, "-mavx512bf16", "-mavx512vnni"),
 }
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0")
 

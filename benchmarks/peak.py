@@ -59,7 +59,7 @@ def own_product(rows: int, depth: int, precision: str, threads: int) -> Callable
     left, right = (rng.standard_normal((rows, depth), np.float32) for _ in range(2))
     bias = np.zeros(rows, np.float32)
     is_bf16 = precision == "bf16"
-    weights = pack([TensorView(DType.F32, right.shape, right.data.cast("B"))], bf16=is_bf16)
+    weights = pack([TensorView(DType.F32, right.shape, right.data.cast("B"))], precision)
     rounded = (left.view(np.uint32) >> 16).astype(np.uint16) if is_bf16 else left
     inputs = [aligned_copy(rounded) for _ in range(threads)]
     outputs = [np.empty((rows, rows), np.float32) for _ in range(threads)]

@@ -79,8 +79,8 @@ def test_the_golden_vectors_are_still_what_transformers_computes() -> None:
     assert cosines(actual, EXPECTED).min() >= 0.999999
 
 
-def test_int8_weights_cost_little_accuracy() -> None:
-    actual = vectors(openvino.load_engine(minilm(), precision="int8", streams=1), GOLDEN["ids"])
+def test_int8_costs_little_accuracy(load: Callable[..., Engine]) -> None:
+    actual = vectors(load(minilm(), precision="int8", streams=1), GOLDEN["ids"])
     assert cosines(actual, EXPECTED).min() >= 0.99
     assert cosines(actual, EXPECTED).mean() >= 0.998
     assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-5

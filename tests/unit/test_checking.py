@@ -12,6 +12,7 @@ import openvino
 import pytest
 from click.testing import CliRunner, Result
 from tests import tiny_checkpoints
+from tests.cpu import HAS_AVX512_BF16
 from tests.integration.upstreams.provider_server import KEY, Fault, ProviderServer, provider_server
 from tests.minilm import PACKAGE
 from tests.tiny_checkpoints import MAKERS, bge_en_icl
@@ -170,7 +171,7 @@ def test_int8_shows_the_accuracy_that_it_costs() -> None:
     configure(id="small", package=PACKAGE, precision="int8", dims=384)  # type: ignore[arg-type]
     report = checked("small")
     assert 0.95 < report["int8_cosine_min"] <= report["int8_cosine_mean"] < 0.99999
-    assert report["engine"] == "cpu, openvino, int8"
+    assert report["engine"] == f"cpu, {'native' if HAS_AVX512_BF16 else 'openvino'}, int8"
     assert "cosine to full precision 0.99" in run("small").stdout
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, step_back
 from vectoll.adapters.engines.memory import give_back_freed
-from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32, capabilities, load_library
+from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32, INT8, capabilities, load_library
 from vectoll.adapters.engines.native.packing import Array, PackedEncoder, aligned, unsuitable
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
@@ -28,15 +28,14 @@ class NativeEngine:
     """Implements ``vectoll.ports.engine.Engine``."""
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, pooling: Pooling, *, bf16: bool, streams: int
+        self, architecture: Architecture, weights: Weights, pooling: Pooling, *, products: str, streams: int
     ) -> None:
         library = load_library()
         assert library is not None
-        suffix = "bf16" if bf16 else "f32"
-        self._encode = getattr(library, f"vectoll_encode_{suffix}")
-        self._scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
+        self._encode = getattr(library, f"vectoll_encode_{products}")
+        self._scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{products}")
         self._architecture = architecture
-        self._packed: PackedEncoder | None = PackedEncoder(architecture, weights, pooling, bf16=bf16)
+        self._packed: PackedEncoder | None = PackedEncoder(architecture, weights, pooling, products)
         self._scratch: list[Array] = [aligned(0)] * streams
         self._stepped_back = threading.local()
         self._team = _Team.create(library, min(streams, available_cores(), TEAM_THREADS))
@@ -136,7 +135,7 @@ def load_engine(
             checkpoint.architecture,
             weights,
             pooling,
-            bf16=not computes_in_f32(precision),
+            products=products_of(precision),
             streams=streams or available_cores(),
         )
     except KeyError as error:
@@ -155,8 +154,8 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
         return "this CPU has no AVX-512"
     if precision == "bf16" and not has & BF16:
         return "this CPU has no bf16 arithmetic"
-    if precision == "int8":
-        return "it has no int8"
+    if precision == "int8" and not has & INT8:
+        return "this CPU has no products of bytes (AVX512_VNNI) beside bf16"
     if not checkpoint.has_weights:
         return "only a graph (OpenVINO, ONNX) is published"
     return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling)
@@ -164,11 +163,13 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
 
 def is_faster(precision: str) -> bool:
     """Whether these kernels are faster than OpenVINO where both can compute a model: not on a CPU with AMX, which has
-    several times their peak in bf16.
+    several times their peak in bf16 and int8.
     """
     return precision == "f32" or not capabilities() & AMX_BF16
 
 
-def computes_in_f32(precision: str) -> bool:
-    """Whether the products are in f32 on this CPU."""
-    return precision == "f32" or not capabilities() & BF16
+def products_of(precision: str) -> str:
+    """What the products are computed in on this CPU: of ``library.PRECISIONS``."""
+    if precision == "auto":
+        return "bf16" if capabilities() & BF16 else "f32"
+    return precision

@@ -8,8 +8,11 @@ from pathlib import Path
 SOURCES = Path(__file__).with_name("kernels")
 LIBRARY = Path(__file__).with_name("_kernels.so")
 
-F32, BF16, AMX_BF16 = 1, 2, 4
+F32, BF16, AMX_BF16, INT8 = 1, 2, 4, 8
 """Bits of ``capabilities``: what there are kernels for that this CPU can run, and whether it has something faster."""
+
+PRECISIONS = ("f32", "bf16", "int8")
+"""Of products."""
 
 
 class Layer(ctypes.Structure):
@@ -19,7 +22,7 @@ class Layer(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in (
             "qkv", "out", "up", "down", "qkv_bias", "out_bias", "up_bias", "down_bias",
-            "out_norm", "out_norm_bias", "down_norm", "down_norm_bias",
+            "out_norm", "out_norm_bias", "down_norm", "down_norm_bias", "qkv_by", "up_by",
         )
     ]  # fmt: skip
 
@@ -45,7 +48,7 @@ def load_library() -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    for suffix in ("bf16", "f32"):
+    for suffix in PRECISIONS:
         encode = getattr(library, f"vectoll_encode_{suffix}")
         encode.restype = None
         encode.argtypes = [
@@ -57,8 +60,13 @@ def load_library() -> ctypes.CDLL | None:
         scratch_bytes.argtypes = [ctypes.POINTER(Encoder), ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
         pack = getattr(library, f"vectoll_pack_{suffix}")
         pack.restype = None
-        pack.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
-        product = getattr(library, f"vectoll_product_{suffix}")
+        pack.argtypes = [ctypes.c_int64] * 2 + [
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+        ]
+    for product in (library.vectoll_product_f32, library.vectoll_product_bf16):
         product.restype = None
         product.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
     library.vectoll_team_new.restype = ctypes.c_void_p

@@ -18,6 +18,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 PANEL = 32
 """Columns of a panel of weights. Sizes of heads and of the feed-forward block are rounded up to it, with zeros."""
 ALIGNMENT = 64
+_SIZES = {"f32": (4, 0), "bf16": (2, 0), "int8": (1, 8)}
+"""Bytes of an input of a packed column, and of what is behind its last."""
 
 _STORED = {DType.F32: 0, DType.F16: 1, DType.BF16: 2}
 _POOLINGS = {Pooling.CLS: 0, Pooling.MEAN: 1, Pooling.LAST: 2}
@@ -30,14 +32,14 @@ class PackedEncoder:
     the kernels believe what they are told.
     """
 
-    def __init__(self, architecture: Architecture, weights: Weights, pooling: Pooling, *, bf16: bool) -> None:
+    def __init__(self, architecture: Architecture, weights: Weights, pooling: Pooling, products: str) -> None:
         self._architecture = architecture
-        self._bf16 = bf16
+        self._products = products
         self._kept: list[object] = []
         self._head_dim = _round_up(architecture.head_dim)
         self._intermediate = _round_up(architecture.intermediate)
         self._layers = (Layer * architecture.layers)(
-            *(self._layer(weights.under(f"encoder.layer.{i}.")) for i in range(architecture.layers))
+            *(self._layer(weights, i) for i in range(architecture.layers))
         )
         words = _of_shape(
             weights, "embeddings.word_embeddings.weight", architecture.vocab, architecture.hidden
@@ -68,11 +70,13 @@ class PackedEncoder:
         summed: Array = places[first:rows] + as_float32(types)[0]
         return summed
 
-    def _layer(self, weights: Weights) -> Layer:
+    def _layer(self, encoder: Weights, number: int) -> Layer:
         shape = self._architecture
         heads, hidden, head_dim, inner = shape.heads, shape.hidden, shape.head_dim, shape.intermediate
         width = heads * head_dim
         rest, inner_rest = self._head_dim - head_dim, self._intermediate - inner
+        weights = encoder.under(f"encoder.layer.{number}.")
+        before = encoder.under(f"encoder.layer.{number - 1}.output." if number else "embeddings.")
         names = [f"attention.self.{name}" for name in ("query", "key", "value")]
         qkv = [_exactly(weights, f"{name}.weight", width, hidden) for name in names]
         qkv_bias = [floats(weights, f"{name}.bias", width).reshape(heads, head_dim) for name in names]
@@ -80,10 +84,11 @@ class PackedEncoder:
         up = _exactly(weights, "intermediate.dense.weight", inner, hidden)
         down = _exactly(weights, "output.dense.weight", hidden, inner)
         up_bias = floats(weights, "intermediate.dense.bias", inner)
+        qkv_by, up_by = self._smooth(before, qkv), self._smooth(weights.under("attention.output."), [up])
         return Layer(
-            self._matrix(*(_padded(view, (heads, head_dim, hidden), 1, rest) for view in qkv)),
+            self._matrix(*(_padded(view, (heads, head_dim, hidden), 1, rest) for view in qkv), by=qkv_by),
             self._matrix(_padded(seen, (hidden, heads, head_dim), 2, rest)),
-            self._matrix(_padded(up, up.shape, 0, inner_rest)),
+            self._matrix(_padded(up, up.shape, 0, inner_rest), by=up_by),
             self._matrix(_padded(down, down.shape, 1, inner_rest)),
             self._keep(aligned_copy(np.pad(np.concatenate(qkv_bias), ((0, 0), (0, rest))))),
             self._vector(weights, "attention.output.dense.bias", hidden),
@@ -93,10 +98,29 @@ class PackedEncoder:
             self._vector(weights, "attention.output.LayerNorm.bias", hidden),
             self._vector(weights, "output.LayerNorm.weight", hidden),
             self._vector(weights, "output.LayerNorm.bias", hidden),
+            *(None if by is None else self._keep(aligned_copy(1 / by)) for by in (qkv_by, up_by)),
         )
 
-    def _matrix(self, *parts: TensorView) -> int:
-        return self._keep(pack(parts, bf16=self._bf16))
+    def _matrix(self, *parts: TensorView, by: Array | None = None) -> int:
+        return self._keep(pack(parts, self._products, by))
+
+    def _smooth(self, norm: Weights, parts: Sequence[TensorView]) -> Array | None:
+        """In int8: what weights are multiplied by, and what a layer norm gives is divided by, so that neither has
+        numbers that stand out and make the steps of the rest coarse (SmoothQuant, arXiv:2211.10438, strength 1/2).
+
+        How large an input gets is not sampled: it is what the norm's own weight and bias make of a number of size 1.
+        """
+        if self._products != "int8":
+            return None
+        hidden = self._architecture.hidden
+        weight, bias = (floats(norm, f"LayerNorm.{name}", hidden) for name in ("weight", "bias"))
+        given, wanted = (
+            np.hypot(weight, bias),
+            np.max([np.abs(as_float32(part)).max(0) for part in parts], axis=0),
+        )
+        smallest = np.float32(1e-5)
+        by: Array = np.sqrt(np.maximum(given, smallest) / np.maximum(wanted, smallest))
+        return by
 
     def _vector(self, weights: Weights, name: str, size: int) -> int:
         return self._keep(aligned_copy(floats(weights, name, size)))
@@ -151,21 +175,35 @@ def _of_another_shape(name: str, view: TensorView, shape: tuple[int, ...]) -> Co
     )
 
 
-def pack(parts: Sequence[TensorView], *, bf16: bool) -> Array:
-    """Matrices [N, K], one below the other → bytes of [ΣN / 32, K / 2, 32, 2] bf16 or [ΣN / 32, K, 32] f32: a dword per
-    column and row of a panel. Each N is a multiple of 32 and so is K.
+def pack(parts: Sequence[TensorView], products: str, by: Array | None = None) -> Array:
+    """Matrices [N, K], one below the other → panels of 32 columns, as bytes. Each N is a multiple of 32 and so is K.
+
+    A panel is [K, 32] in f32, [K / 2, 32, 2] in bf16, [K / 4, 32, 4] in int8 and then [2, 32] in f32. In int8, weights
+    are multiplied by [K] ``by`` first.
     """
     library = load_library()
     assert library is not None
-    pack_part = library.vectoll_pack_bf16 if bf16 else library.vectoll_pack_f32
-    sizes = [math.prod(part.shape) * (2 if bf16 else 4) for part in parts]
+    pack_part = getattr(library, f"vectoll_pack_{products}")
+    item, behind = _SIZES[products]
+    sizes = [math.prod(part.shape[:-1]) * (part.shape[-1] * item + behind) for part in parts]
     packed = aligned(sum(sizes))
     start = packed.ctypes.data
     for part, size in zip(parts, sizes, strict=True):
         stored = np.frombuffer(part.data, np.uint8)
-        pack_part(math.prod(part.shape[:-1]), part.shape[-1], stored.ctypes.data, _STORED[part.dtype], start)
+        pack_part(
+            math.prod(part.shape[:-1]),
+            part.shape[-1],
+            stored.ctypes.data,
+            _STORED[part.dtype],
+            _address(by),
+            start,
+        )
         start += size
     return packed
+
+
+def _address(array: Array | None) -> int | None:
+    return None if array is None else array.ctypes.data
 
 
 def _padded(view: TensorView, shape: tuple[int, ...], axis: int, zeros: int) -> TensorView:

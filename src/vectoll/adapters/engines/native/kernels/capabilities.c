@@ -3,7 +3,7 @@
 
 #include "encoder.h"
 
-enum { F32 = 1, BF16 = 2, AMX_BF16 = 4 };
+enum { F32 = 1, BF16 = 2, AMX_BF16 = 4, INT8 = 8 };
 
 static int has_amx_bf16(void)
 {
@@ -17,7 +17,8 @@ int vectoll_capabilities(void)
     const int f32 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     const int bf16 = f32 && __builtin_cpu_supports("avx512bf16");
-    return (f32 ? F32 : 0) | (bf16 ? BF16 : 0) | (has_amx_bf16() ? AMX_BF16 : 0);
+    const int int8 = bf16 && __builtin_cpu_supports("avx512vnni");
+    return (int8 ? INT8 : 0) | (f32 ? F32 : 0) | (bf16 ? BF16 : 0) | (has_amx_bf16() ? AMX_BF16 : 0);
 }
 
 uint32_t vectoll_sources(void) { return SOURCES; }

@@ -1,12 +1,11 @@
-/* A BERT-like encoder, on one core or by a team of them. Included once per element type, after ``element``, PER_DWORD, dot, store,
-   elements_of, gelu and pack_values.
+/* A BERT-like encoder, on one core or by a team of them. Included once per kind of product, after the element type and its
+   arithmetic, and the tiles.
 
    Tokens of all sequences lie back to back and nothing is padded: products are over all tokens, attention is over each
-   sequence alone. Activations that go into products are elements; sums of products, the residual stream, softmax and
-   norms are f32. */
+   sequence alone. Attention and the feed-forward block's activations are elements; sums of products, the residual
+   stream, softmax and norms are f32. */
 #include <string.h>
 
-#include "encoder.h"
 #include "product.h"
 #include "attention.h"
 #include "norm.h"
@@ -17,11 +16,12 @@ enum { INNER_BYTES = 400000, FEWEST_ROWS = 128 };
 
 struct scratch {
     float *states, *sums; /* [tokens, hidden] */
-    struct matrix inputs; /* [tokens, hidden]: the states, as products read them */
+    inputs inputs; /* [tokens, hidden]: the states, as products read them */
     struct matrix qkv; /* [tokens, 3 * heads * head_dim] */
     struct matrix seen; /* [tokens, heads * head_dim]: what attention gives */
     struct matrix inner; /* [rows at once, intermediate] */
-    struct attention_scratch attention; /* a member's own, as ``inner`` is where rows are shared out */
+    inputs prepared; /* [rows at once, the wider of both]: what attention or GELU stored, as products read it */
+    struct attention_scratch attention; /* a member's own, as ``inner`` and ``prepared`` are where rows are shared out */
 };
 
 struct call {
@@ -38,19 +38,6 @@ static int64_t rows_at_once(const struct encoder *m)
     return rows < FEWEST_ROWS ? FEWEST_ROWS : rows;
 }
 
-static void *take(char **next, int64_t bytes)
-{
-    char *at = *next;
-    *next = at + (bytes + 63) / 64 * 64;
-    return at;
-}
-
-static struct matrix take_matrix(char **next, int64_t rows, int64_t columns)
-{
-    const int64_t stride = pitch(columns);
-    return (struct matrix) { take(next, rows * stride * (int64_t)sizeof(element)), stride };
-}
-
 /* Lays a member's scratch out from ``start``, behind what all share; returns the end. */
 static char *lay_out(struct scratch *s, const struct call *c, int rank, char *start)
 {
@@ -59,11 +46,13 @@ static char *lay_out(struct scratch *s, const struct call *c, int rank, char *st
     char *next = start;
     s->states = take(&next, c->tokens * m->hidden * 4);
     s->sums = take(&next, c->tokens * m->hidden * 4);
-    s->inputs = take_matrix(&next, c->tokens, m->hidden);
+    s->inputs = take_inputs(&next, c->tokens, m->hidden);
     s->qkv = take_matrix(&next, c->tokens, 3 * width);
     s->seen = take_matrix(&next, c->tokens, width);
     for (int r = 0; r <= rank; r++) {
         s->inner = take_matrix(&next, rows_at_once(m), m->intermediate);
+        if (IS_PREPARED)
+            s->prepared = take_inputs(&next, rows_at_once(m), width > m->intermediate ? width : m->intermediate);
         s->attention.keys = take(&next, keys * m->head_dim * item);
         s->attention.values = take(&next, keys * m->head_dim * item);
         s->attention.scores = take(&next, TILE_ROWS * keys * 4);
@@ -88,6 +77,23 @@ static inline int64_t share(const struct member *me, int64_t size, int64_t step,
     return next < size ? next : size;
 }
 
+/* A row's layer norm, as f32 and as inputs of the product that follows, for which ``by`` is. */
+static void normalise_row(
+    const struct encoder *m, int64_t row, const float *weight, const float *bias, const float *by,
+    const struct scratch *s)
+{
+    const int64_t at = row * m->hidden;
+    normalise(s->sums + at, weight, bias, m->norm_eps, m->hidden, s->states + at);
+    store_inputs(s->states + at, m->hidden, by, s->inputs, row);
+}
+
+static void normalise_rows(
+    const struct encoder *m, int64_t first, int64_t end, const float *weight, const float *bias, const float *by,
+    const struct scratch *s)
+{
+    for (int64_t row = first; row < end; row++) normalise_row(m, row, weight, bias, by, s);
+}
+
 static void embed(const struct member *me, const struct call *c, const struct scratch *s)
 {
     const struct encoder *m = c->m;
@@ -100,8 +106,7 @@ static void embed(const struct member *me, const struct call *c, const struct sc
             const float *at = m->places + place * m->hidden;
             for (int64_t h = 0; h < m->hidden; h += 16)
                 _mm512_storeu_ps(sum + h, _mm512_add_ps(word(m, c->ids[token], h), _mm512_loadu_ps(at + h)));
-            normalise(sum, m->norm, m->norm_bias, m->norm_eps, m->hidden,
-                s->states + token * m->hidden, s->inputs.at + token * s->inputs.stride);
+            normalise_row(m, token, m->norm, m->norm_bias, m->layer->qkv_by, s);
         }
 }
 
@@ -114,12 +119,9 @@ static void attend_all(const struct member *me, const struct call *c, const stru
         attend(c->m, c->lengths[i], from_row(s->qkv, token), from_row(s->seen, token), first, end, &s->attention);
 }
 
-static void normalise_rows(
-    const struct encoder *m, int64_t first, int64_t end, const float *weight, const float *bias, const struct scratch *s)
+static const float *next_by(const struct encoder *m, const struct layer *l)
 {
-    for (int64_t row = first; row < end; row++)
-        normalise(s->sums + row * m->hidden, weight, bias, m->norm_eps, m->hidden,
-            s->states + row * m->hidden, s->inputs.at + row * s->inputs.stride);
+    return l + 1 < m->layer + m->layers ? l[1].qkv_by : 0;
 }
 
 /* All of a layer that follows attention, for rows ``first`` to ``end``, on one core, a few at a time. */
@@ -131,46 +133,55 @@ static void feed_forward(
     for (int64_t part = 0; part < parts; part++) {
         const int64_t row = first + all * part / parts, last = first + all * (part + 1) / parts, rows = last - row;
         float *states = s->states + row * hidden, *sums = s->sums + row * hidden;
-        product_added(rows, width, from_row(s->seen, row), l->out, l->out_bias, states, sums, hidden, 0, hidden);
-        normalise_rows(m, row, last, l->out_norm, l->out_norm_bias, s);
+        inputs a = prepare(from_row(s->seen, row), 0, rows, width, s->prepared);
+        product_added(rows, width, a, l->out, l->out_bias, states, sums, hidden, 0, hidden);
+        normalise_rows(m, row, last, l->out_norm, l->out_norm_bias, l->up_by, s);
         const int64_t inner = m->intermediate;
-        product_gelu(rows, hidden, from_row(s->inputs, row), l->up, l->up_bias, s->inner, 0, inner);
-        product_added(rows, inner, s->inner, l->down, l->down_bias, states, sums, hidden, 0, hidden);
-        normalise_rows(m, row, last, l->down_norm, l->down_norm_bias, s);
+        product_gelu(rows, hidden, inputs_from_row(s->inputs, row), l->up, l->up_bias, s->inner, 0, inner);
+        a = prepare(s->inner, 0, rows, inner, s->prepared);
+        product_added(rows, inner, a, l->down, l->down_bias, states, sums, hidden, 0, hidden);
+        normalise_rows(m, row, last, l->down_norm, l->down_norm_bias, next_by(m, l), s);
     }
 }
 
-/* The same for rows too few to be shared out: each member computes some columns of all. ``inner`` is the first member's.
-   False where this member is told to go. */
+/* The same for rows too few to be shared out: each member computes some columns of all. ``of_first`` is the first
+   member's. False where this member is told to go. */
 static int feed_forward_together(
-    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s, struct matrix inner)
+    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s,
+    const struct scratch *of_first)
 {
     const struct encoder *m = c->m;
     const int64_t hidden = m->hidden, width = m->heads * m->head_dim, rows = c->tokens;
-    int64_t first, last;
+    int64_t first, last = share(me, rows, 1, &first);
+    inputs a = prepare(s->seen, first, last, width, of_first->prepared);
+    if (IS_PREPARED && !team_meet(me)) return 0;
     last = share(me, hidden, PANEL, &first);
-    product_added(rows, width, s->seen, l->out, l->out_bias, s->states, s->sums, hidden, first, last);
+    product_added(rows, width, a, l->out, l->out_bias, s->states, s->sums, hidden, first, last);
     if (!team_meet(me)) return 0;
     last = share(me, rows, 1, &first);
-    normalise_rows(m, first, last, l->out_norm, l->out_norm_bias, s);
+    normalise_rows(m, first, last, l->out_norm, l->out_norm_bias, l->up_by, s);
     if (!team_meet(me)) return 0;
     last = share(me, m->intermediate, PANEL, &first);
-    product_gelu(rows, hidden, s->inputs, l->up, l->up_bias, inner, first, last);
-    if (!team_meet(me)) return 0;
-    last = share(me, hidden, PANEL, &first);
-    product_added(rows, m->intermediate, inner, l->down, l->down_bias, s->states, s->sums, hidden, first, last);
+    product_gelu(rows, hidden, s->inputs, l->up, l->up_bias, of_first->inner, first, last);
     if (!team_meet(me)) return 0;
     last = share(me, rows, 1, &first);
-    normalise_rows(m, first, last, l->down_norm, l->down_norm_bias, s);
+    a = prepare(of_first->inner, first, last, m->intermediate, of_first->prepared);
+    if (IS_PREPARED && !team_meet(me)) return 0;
+    last = share(me, hidden, PANEL, &first);
+    product_added(rows, m->intermediate, a, l->down, l->down_bias, s->states, s->sums, hidden, first, last);
+    if (!team_meet(me)) return 0;
+    last = share(me, rows, 1, &first);
+    normalise_rows(m, first, last, l->down_norm, l->down_norm_bias, next_by(m, l), s);
     return 1;
 }
 
 /* What follows attention, by whichever way suits. */
 static int finish_layer(
-    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s, struct matrix inner)
+    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s,
+    const struct scratch *of_first)
 {
     int64_t first;
-    if (me->size > 1 && c->tokens <= rows_at_once(c->m)) return feed_forward_together(me, c, l, s, inner);
+    if (me->size > 1 && c->tokens <= rows_at_once(c->m)) return feed_forward_together(me, c, l, s, of_first);
     const int64_t last = share(me, c->tokens, 1, &first);
     feed_forward(c->m, l, first, last, s);
     return 1;
@@ -191,7 +202,7 @@ static void encode(struct member *me, void *argument)
         product_plain(c->tokens, m->hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, first, last);
         if (!team_meet(me)) return;
         attend_all(me, c, &s);
-        if (!team_meet(me) || !finish_layer(me, c, l, &s, of_first.inner)) return;
+        if (!team_meet(me) || !finish_layer(me, c, l, &s, &of_first)) return;
     }
     if (!team_meet(me)) return;
     last = share(me, c->count, 1, &first);
@@ -211,22 +222,11 @@ void ENCODE(
     team_run(team, encode, &call);
 }
 
+#ifdef PRODUCT
 void PRODUCT(
     int64_t rows, int64_t columns, int64_t depth, const void *a, const int32_t *weights, const float *bias, void *out)
 {
     product_plain(
         rows, depth, (struct matrix) { (element *)a, depth }, weights, bias, (struct matrix) { out, columns }, 0, columns);
 }
-
-void PACK(int64_t columns, int64_t depth, const void *stored, int64_t type, int32_t *packed)
-{
-    const int64_t dwords = depth / PER_DWORD;
-    for (int64_t first = 0; first < columns; first += 16)
-        for (int64_t d = 0; d < dwords; d += 16) {
-            __m512i row[16];
-            for (int i = 0; i < 16; i++) row[i] = elements_of(stored, type, (first + i) * depth + d * PER_DWORD);
-            transpose(row);
-            int32_t *panel = packed + first / PANEL * PANEL * dwords + first % PANEL;
-            for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + (d + i) * PANEL, row[i]);
-        }
-}
+#endif

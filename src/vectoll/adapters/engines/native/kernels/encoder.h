@@ -7,12 +7,13 @@
 enum { STORED_F32, STORED_F16, STORED_BF16 };
 enum { POOL_CLS, POOL_MEAN, POOL_LAST };
 
-/* Matrices are packed: panels of 32 columns, each panel row a dword per column, which is two successive inputs in bf16 or
-   one in f32. */
+/* Matrices are packed: panels of 32 columns, each panel row a dword per column, which is one input in f32, two successive
+   ones in bf16 and four in int8, where two rows of f32 end the panel (tile_bytes.h). */
 struct layer {
     const int32_t *qkv, *out, *up, *down;
     const float *qkv_bias, *out_bias, *up_bias, *down_bias;
     const float *out_norm, *out_norm_bias, *down_norm, *down_norm_bias;
+    const float *qkv_by, *up_by; /* in int8: what each input of the product is multiplied by before it is rounded */
 };
 
 struct team;
@@ -43,23 +44,24 @@ typedef void product_fn(
     int64_t rows, int64_t columns, int64_t depth, const void *a, const int32_t *weights, const float *bias, void *out);
 
 /* A matrix [columns, depth] as a checkpoint stores it → packed, rounded to the nearest, ties to even. ``columns`` and
-   ``depth`` are multiples of 32. */
-typedef void pack_fn(int64_t columns, int64_t depth, const void *stored, int64_t type, int32_t *packed);
+   ``depth`` are multiples of 32. In int8, weights are first multiplied by what is ``by`` their input, if anything is. */
+typedef void pack_fn(
+    int64_t columns, int64_t depth, const void *stored, int64_t type, const float *by, int32_t *packed);
 
 #define EXPORTED __attribute__((visibility("default")))
 
-EXPORTED encode_fn vectoll_encode_bf16, vectoll_encode_f32;
-EXPORTED scratch_fn vectoll_scratch_bytes_bf16, vectoll_scratch_bytes_f32;
+EXPORTED encode_fn vectoll_encode_bf16, vectoll_encode_f32, vectoll_encode_int8;
+EXPORTED scratch_fn vectoll_scratch_bytes_bf16, vectoll_scratch_bytes_f32, vectoll_scratch_bytes_int8;
 EXPORTED product_fn vectoll_product_bf16, vectoll_product_f32;
-EXPORTED pack_fn vectoll_pack_bf16, vectoll_pack_f32;
+EXPORTED pack_fn vectoll_pack_bf16, vectoll_pack_f32, vectoll_pack_int8;
 
 /* A team of ``size`` threads, the caller among them, whose others are ``niceness`` nicer than the thread that makes it;
    none when the system has no more threads. Free it when it is idle. */
 EXPORTED struct team *vectoll_team_new(int size, int niceness);
 EXPORTED void vectoll_team_free(struct team *);
 
-/* Bit 0: this CPU can run the f32 kernels. Bit 1: and the bf16 ones. Bit 2: it has AMX, which computes bf16 products
-   several times faster than these do. */
+/* Bit 0: this CPU can run the f32 kernels. Bit 1: and the bf16 ones. Bit 2: it has AMX, which computes products of bf16 and
+   bytes several times faster than these do. Bit 3: it can run the int8 ones. */
 EXPORTED int vectoll_capabilities(void);
 
 /* CRC-32 of what this was built from: a library of other sources is not used. */

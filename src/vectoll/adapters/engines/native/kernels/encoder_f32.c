@@ -1,6 +1,7 @@
 /* The encoder in f32: AVX-512 F, BW, VL, DQ. */
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef float element;
 enum { PER_DWORD = 1 };
@@ -52,4 +53,6 @@ static inline void pack_values(
                 _mm512_storeu_si512(packed + j, _mm512_loadu_si512(value + key * stride + d + j));
 }
 
+#include "multiply.h"
+#include "tile_elements.h"
 #include "encode.h"

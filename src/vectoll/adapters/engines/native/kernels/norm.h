@@ -6,9 +6,9 @@ static inline __m512 word(const struct encoder *m, int64_t id, int64_t at)
     return widen(m->words, m->words_type, id * m->hidden + at);
 }
 
-/* Layer norm of one row, as f32 and as elements. */
+/* Layer norm of one row. */
 static inline void normalise(
-    const float *x, const float *weight, const float *bias, float eps, int64_t hidden, float *out, element *out_elements)
+    const float *x, const float *weight, const float *bias, float eps, int64_t hidden, float *out)
 {
     __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
     for (int64_t h = 0; h < hidden; h += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + h));
@@ -21,9 +21,7 @@ static inline void normalise(
     const __m512 scale = _mm512_set1_ps(1 / __builtin_sqrtf(variance + eps));
     for (int64_t h = 0; h < hidden; h += 16) {
         const __m512 off = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + h), mean), scale);
-        const __m512 y = _mm512_fmadd_ps(off, _mm512_loadu_ps(weight + h), _mm512_loadu_ps(bias + h));
-        _mm512_storeu_ps(out + h, y);
-        store(out_elements + h, y);
+        _mm512_storeu_ps(out + h, _mm512_fmadd_ps(off, _mm512_loadu_ps(weight + h), _mm512_loadu_ps(bias + h)));
     }
 }
 

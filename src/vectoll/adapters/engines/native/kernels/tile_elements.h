@@ -1,0 +1,52 @@
+/* Products of elements, bf16 or f32: their left-hand sides are what attention and GELU store. */
+
+typedef struct matrix inputs;
+
+enum { IS_PREPARED = 0 };
+
+static inline inputs take_inputs(char **next, int64_t rows, int64_t columns) { return take_matrix(next, rows, columns); }
+
+static inline inputs inputs_from_row(inputs a, int64_t row) { return from_row(a, row); }
+
+/* One row of f32 as inputs. */
+static inline void store_inputs(const float *x, int64_t columns, const float *by, inputs to, int64_t row)
+{
+    (void)by;
+    for (int64_t k = 0; k < columns; k += 16) store(to.at + row * to.stride + k, _mm512_loadu_ps(x + k));
+}
+
+/* Elements as inputs: they are. */
+static inline inputs prepare(struct matrix from, int64_t first, int64_t last, int64_t columns, inputs to)
+{
+    (void)first, (void)last, (void)columns, (void)to;
+    return from;
+}
+
+static inline int64_t panel_dwords(int64_t depth) { return depth / PER_DWORD * PANEL; }
+
+/* One tile and what follows it. */
+INLINE void tile(
+    const enum after after, const int rows, int64_t depth, inputs a, const int32_t *b, const float *bias,
+    const float *added, void *out, int64_t out_stride)
+{
+    __m512 sum[TILE_ROWS][2];
+    multiply(rows, 2, depth / PER_DWORD, a.at, a.stride, b, sum);
+    const __m512 bias_of[2] = { _mm512_loadu_ps(bias), _mm512_loadu_ps(bias + 16) };
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < 2; j++)
+            finish(after, _mm512_add_ps(sum[i][j], bias_of[j]), added, out, i * out_stride + 16 * j);
+}
+
+void PACK(int64_t columns, int64_t depth, const void *stored, int64_t type, const float *by, int32_t *packed)
+{
+    (void)by;
+    const int64_t dwords = depth / PER_DWORD;
+    for (int64_t first = 0; first < columns; first += 16)
+        for (int64_t d = 0; d < dwords; d += 16) {
+            __m512i row[16];
+            for (int i = 0; i < 16; i++) row[i] = elements_of(stored, type, (first + i) * depth + d * PER_DWORD);
+            transpose(row);
+            int32_t *panel = packed + first / PANEL * PANEL * dwords + first % PANEL;
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + (d + i) * PANEL, row[i]);
+        }
+}
