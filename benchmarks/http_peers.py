@@ -5,7 +5,8 @@
 vectoll serves with authentication, limits, metering and the durable ledger; infinity-emb (its own defaults, torch) has
 none of these. Both get the same requests from the same load generator on the same two cores, in turn. The engine alone
 is measured in a process of its own, sorted over the whole corpus, in the same rounds. "At 80 % load" sends requests at
-four fifths of the rate that vectoll has just reached, by an open loop (``open_loop.py``), 64 texts or one to a request.
+four fifths of the rate that vectoll has just reached, by an open loop (``open_loop.py``), at random and evenly, 64
+texts or one to a request. Servers in f32 and int8 take a turn in each round.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +46,8 @@ from vectoll.domain.catalog import ModelSource  # noqa: E402
 BATCH = Row("64 short texts a request, 8 connections", 64, (4, 16), 8, "float")
 COMPARED = (ROWS[0], BATCH)
 LARGE = 2048
+Server = tuple[str, str, int]
+"""Base URL, key, process id."""
 LARGE_ANSWERS = (("float", "identity"), ("float", "gzip"), ("float", "br"), ("base64", "identity"))
 
 
@@ -99,13 +102,17 @@ def watched_load(url: str, key: str, row: Row, seconds: float, folder: str, pid:
     return summary
 
 
-def open_loop(url: str, key: str, row: Row, rate: float, seconds: float, folder: str) -> dict[str, Any]:
+def open_loop(
+    url: str, key: str, row: Row, rate: float, seconds: float, arrivals: str, folder: str
+) -> dict[str, Any]:
     """Requests at this rate, from a process of its own."""
     file = Path(folder, "open.jsonl")
     file.write_bytes(b"\n".join(bodies_of(row)))
     command = [sys.executable, str(HERE / "open_loop.py"), "--url", url, "--key", key, "--bodies", str(file)]
     done = subprocess.run(
-        [*command, "--rate", str(rate), "--seconds", str(seconds)], check=True, capture_output=True
+        [*command, "--rate", str(rate), "--seconds", str(seconds), "--arrivals", arrivals],
+        check=True,
+        capture_output=True,
     )
     summary = cast("dict[str, Any]", json.loads(done.stdout))
     if set(summary["statuses"]) != {"200"}:
@@ -114,18 +121,25 @@ def open_loop(url: str, key: str, row: Row, rate: float, seconds: float, folder:
 
 
 def compare(
-    row: Row, ours: tuple[str, str, int], theirs: tuple[str, int], options: Any, folder: str
+    row: Row, servers: Mapping[str, Server], theirs: tuple[str, int], options: Any, folder: str
 ) -> dict[str, Any]:
-    """One kind of traffic: engine, vectoll, infinity-emb in turn, then vectoll at 80 %."""
-    url, key, pid = ours
-    engine, mine, peer, steady = [], [], [], []
-    for target in (url, theirs[0]):
-        load(target, key, row, min(2.0, options.seconds), folder)
+    """One kind of traffic: engine, vectoll, infinity-emb in turn, vectoll at 80 %, then in its other precisions."""
+    url, key, pid = servers["auto"]
+    engine, mine, peer = [], [], []
+    steady: dict[str, list[dict[str, Any]]] = {"random": [], "even": []}
+    for target, its_key in (*(server[:2] for server in servers.values()), (theirs[0], key)):
+        load(target, its_key, row, min(2.0, options.seconds), folder)
+    others: dict[str, list[float]] = {precision: [] for precision in servers if precision != "auto"}
     for _ in range(options.rounds):
         engine.append(engine_texts_per_s(ROWS[0], options.seconds))  # the same texts in every row
         mine.append(watched_load(url, key, row, options.seconds, folder, pid))
         peer.append(watched_load(theirs[0], key, row, options.seconds, folder, theirs[1]))
-        steady.append(open_loop(url, key, row, 0.8 * mine[-1]["requests_per_s"], options.seconds, folder))
+        rate = 0.8 * mine[-1]["requests_per_s"]
+        for arrivals, runs in steady.items():
+            runs.append(open_loop(url, key, row, rate, options.seconds, arrivals, folder))
+        for precision, rates in others.items():
+            url_of, key_of, _ = servers[precision]
+            rates.append(load(url_of, key_of, row, options.seconds, folder)["requests_per_s"])
 
     def median(found: Sequence[dict[str, Any]], name: str, digits: int = 1) -> float:
         return round(float(statistics.median(f[name] for f in found)), digits)
@@ -142,15 +156,31 @@ def compare(
         "times_infinity": round(
             statistics.median(s / t for s, t in zip(served, theirs_per_s, strict=True)), 2
         ),
+        "precisions": [
+            {
+                "precision": precision,
+                "texts_per_s": round(statistics.median(rates) * size, 1),
+                "times_auto": round(
+                    statistics.median(r * size / s for r, s in zip(rates, served, strict=True)), 2
+                ),
+                "times_infinity": round(
+                    statistics.median(r * size / t for r, t in zip(rates, theirs_per_s, strict=True)), 2
+                ),
+            }
+            for precision, rates in others.items()
+        ],
         "p50_ms": median(mine, "p50_ms"),
         "p99_ms": median(mine, "p99_ms"),
         "infinity_p50_ms": median(peer, "p50_ms"),
         "infinity_p99_ms": median(peer, "p99_ms"),
         "at_80_percent": {
-            "requests_per_s": median(steady, "rate"),
-            "p50_ms": median(steady, "p50_ms"),
-            "p99_ms": median(steady, "p99_ms"),
-            "p99_over_p50": round(statistics.median(s["p99_ms"] / s["p50_ms"] for s in steady), 2),
+            arrivals: {
+                "requests_per_s": median(runs, "rate"),
+                "p50_ms": median(runs, "p50_ms"),
+                "p99_ms": median(runs, "p99_ms"),
+                "p99_over_p50": round(statistics.median(run["p99_ms"] / run["p50_ms"] for run in runs), 2),
+            }
+            for arrivals, runs in steady.items()
         },
         "core_busy": [
             round(statistics.median(c), 2) for c in zip(*(m["core_busy"] for m in mine), strict=True)
@@ -215,10 +245,10 @@ def main() -> None:
     )
     with recording("server", packages, options.out) as result, ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        ours = stack.enter_context(serving(folder + "/data"))
+        servers = {p: stack.enter_context(serving(f"{folder}/{p}", p)) for p in ("auto", "f32", "int8")}
         with serving_infinity(options.infinity) as theirs:
-            result["rows"] = [compare(row, ours, theirs, options, folder) for row in COMPARED]
-        result["large_answer"] = large_answer(*ours)
+            result["rows"] = [compare(row, servers, theirs, options, folder) for row in COMPARED]
+        result["large_answer"] = large_answer(*servers["auto"])
     print(json.dumps({"rows": result["rows"], "large_answer": result["large_answer"]}, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Load at a given rate, whatever the server does: requests arrive as a Poisson process. Run as a process of its own.
+"""Load at a given rate, whatever the server does: at random (a Poisson process) or evenly. Run as a process of its own.
 
     python benchmarks/open_loop.py --url http://127.0.0.1:8787/v1 --key KEY --rate 500 --bodies FILE --seconds 10
 
@@ -59,7 +59,9 @@ class Line(asyncio.Protocol):
             self._answered.set_result(None)
 
 
-async def run(url: str, key: str, bodies: Sequence[bytes], rate: float, seconds: float) -> dict[str, object]:
+async def run(
+    url: str, key: str, bodies: Sequence[bytes], rate: float, seconds: float, arrivals: str
+) -> dict[str, object]:
     """Requests for ``seconds``, then what is in flight finishes."""
     parts = urlsplit(url)
     requests = [_request(parts.netloc, parts.path + "/embeddings", key, body, "") for body in bodies]
@@ -83,7 +85,7 @@ async def run(url: str, key: str, bodies: Sequence[bytes], rate: float, seconds:
     started = time.perf_counter()
     due, tasks, number = started, set(), 0
     while due < started + seconds:
-        due += rng.expovariate(rate)
+        due += rng.expovariate(rate) if arrivals == "random" else 1 / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         task = asyncio.ensure_future(ask(requests[number % len(requests)], due))
         tasks.add(task)
@@ -102,9 +104,11 @@ def main() -> None:
     parser.add_argument("--bodies", type=Path, required=True, help="file with one JSON request body per line")
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--arrivals", choices=["random", "even"], default="random")
     options = parser.parse_args()
     bodies = [line for line in options.bodies.read_bytes().split(b"\n") if line]
-    print(json.dumps(uvloop.run(run(options.url, options.key, bodies, options.rate, options.seconds))))
+    how = (options.rate, options.seconds, options.arrivals)
+    print(json.dumps(uvloop.run(run(options.url, options.key, bodies, *how))))
 
 
 if __name__ == "__main__":

@@ -102,8 +102,10 @@ def server(result: Result) -> str:
                 r["row"],
                 f"{r['p50_ms']} / {r['p99_ms']}",
                 f"{r['infinity_p50_ms']} / {r['infinity_p99_ms']}",
-                f"{steady['p50_ms']} / {steady['p99_ms']}",
-                steady["p99_over_p50"],
+                *(
+                    f"{at['p50_ms']} / {at['p99_ms']}, {at['p99_over_p50']:.1f} ×"
+                    for at in (steady["random"], steady["even"])
+                ),
                 " + ".join(f"{busy:.2f}" for busy in r["core_busy"]),
                 r["server_cores"],
                 r["generator_cores"],
@@ -132,8 +134,8 @@ def server(result: Result) -> str:
         "traffic",
         "vectoll p50 / p99 ms, full load",
         "infinity-emb p50 / p99 ms",
-        "vectoll at 80 % load, p50 / p99 ms",
-        "p99 / p50",
+        "at 80 % load, at random",
+        "at 80 % load, evenly",
         "both cores busy",
         "of it the server",
         "and the load generator",
@@ -146,7 +148,21 @@ def server(result: Result) -> str:
         "times the answer",
         "s",
     )
-    return "\n\n".join([table(head, rows), table(seen, latencies), table(grown, large)])
+    others = [
+        (
+            r["row"],
+            p["precision"],
+            f"{p['texts_per_s']:,.0f}",
+            f"{p['times_auto']:.2f} ×",
+            f"{p['times_infinity']:.1f} ×",
+        )
+        for r in result["rows"]
+        for p in r["precisions"]
+    ]
+    precisions = ("traffic", "precision", "vectoll, texts/s", "of auto (bf16)", "of infinity-emb")
+    return "\n\n".join(
+        [table(head, rows), table(precisions, others), table(seen, latencies), table(grown, large)]
+    )
 
 
 def gateway(result: Result) -> str:

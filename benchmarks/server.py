@@ -73,11 +73,14 @@ def bodies_of(row: Row) -> list[bytes]:
 
 
 @contextmanager
-def serving(data_dir: str) -> Iterator[tuple[str, str, int]]:
+def serving(data_dir: str, precision: str = "auto") -> Iterator[tuple[str, str, int]]:
     """A server with limits out of reach: base URL, key, process id."""
+    config = Path(f"{data_dir}.toml")
+    config.write_text(f'[[models]]\nid = "{MODEL}"\nprecision = "{precision}"\n')
     vectoll = [str(Path(sys.executable).with_name("vectoll"))]
     environ = {
         **os.environ,
+        "VECTOLL_CONFIG": str(config),
         "VECTOLL_DATA_DIR": data_dir,
         "VECTOLL_LIMITS__REQUESTS_PER_MINUTE": "0",
         "VECTOLL_LIMITS__TOKENS_PER_MINUTE": "0",
