@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 from starlette.types import Scope
 
@@ -53,13 +52,14 @@ def begin_record(scope: Scope) -> RequestRecord:
 
 def record_of(scope: Scope) -> RequestRecord:
     """The record that ``begin_record`` opened."""
-    return cast(RequestRecord, scope[_KEY])
+    record: RequestRecord = scope[_KEY]
+    return record
 
 
 def is_under(base: str, scope: Scope) -> bool:
     """Whether the request's path is ``base`` or below it."""
-    path = cast(str, scope["path"])
-    return path.startswith(base) and path[len(base) : len(base) + 1] in ("/", "")
+    path: str = scope["path"]
+    return path == base or path.startswith(base + "/")
 
 
 def is_api(scope: Scope) -> bool:
@@ -75,4 +75,5 @@ def stranger(scope: Scope) -> str:
 
 def route_template(scope: Scope) -> str:
     """The path template that matched, "" for none: few values, whatever strangers ask for."""
-    return cast(str, getattr(scope.get("route"), "path_format", ""))
+    template: str = getattr(scope.get("route"), "path_format", "")
+    return template
