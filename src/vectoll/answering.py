@@ -1,5 +1,6 @@
 """Writing answers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ class _Answer:
         start = self._start
         if start is None:
             self._start = message
+            await asyncio.sleep(0)  # the answers of one turn of the loop are made first, and then written together
         elif self._is_whole(start, message) and (head := _head(self._cycle.default_headers, start)):
             self._write(head, message["body"])
         else:
