@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 
 from vectoll.accepting import Acceptor
+from vectoll.answering import WholeAnswers
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
 from vectoll.descriptors import allow_open_files
 from vectoll.domain.errors import ConfigurationError
@@ -173,7 +174,7 @@ def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
     app = Application(services)
     return uvicorn.Config(
         TracingMiddleware(app, services.tracer) if services.tracer else app,
-        http="httptools",
+        http=WholeAnswers,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -40,15 +40,18 @@ class MemoryRateLimiter:
         if bucket is None:
             bucket = self._buckets[name] = _new_bucket(limit)
             self._remember(name, now, limit.window_s)
-        allowed = bucket.used(now) + cost <= limit.amount
+        used = bucket.used(now)
+        allowed = used + cost <= limit.amount
         if allowed:
             bucket.add(now, cost)
-        return RateLimitDecision(allowed, _state(bucket, limit, now, limit.amount if allowed else cost))
+            used += cost
+        return RateLimitDecision(allowed, _state(bucket, limit, used, now, limit.amount if allowed else cost))
 
     async def peek(self, limit: RateLimit, *key: str) -> LimitState:
         """Where the bucket stands, counting nothing."""
         bucket = self._buckets.get((limit.amount, limit.window_s, *key)) or _new_bucket(limit)
-        return _state(bucket, limit, time.time(), limit.amount)
+        now = time.time()
+        return _state(bucket, limit, bucket.used(now), now, limit.amount)
 
     async def block(self, *key: str, duration_s: int) -> None:
         """Shut a bucket for ``duration_s`` seconds from now."""
@@ -161,8 +164,8 @@ def _new_bucket(limit: RateLimit) -> _Exact | _Estimated:
     return _Exact(limit) if limit.amount <= EXACT_UP_TO else _Estimated(limit)
 
 
-def _state(bucket: _Exact | _Estimated, limit: RateLimit, now: float, cost: int) -> LimitState:
-    """Where a bucket stands; ``reset_s`` is the wait until ``cost`` fits (at most the limit does)."""
-    used, at_most = bucket.used(now), max(0, limit.amount - cost)
+def _state(bucket: _Exact | _Estimated, limit: RateLimit, used: int, now: float, cost: int) -> LimitState:
+    """Where a bucket stands that has ``used``; ``reset_s`` is the wait until ``cost`` fits (at most the limit does)."""
+    at_most = max(0, limit.amount - cost)
     wait_s = bucket.wait_s(now, at_most) if used > at_most else 0.0
     return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))

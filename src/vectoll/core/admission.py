@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from vectoll.domain.errors import RateLimited
-from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
+from vectoll.domain.limits import LimitState, RateLimit
 from vectoll.ports.limiter import RateLimiter
 from vectoll.settings import LimitsSettings
 
@@ -17,8 +17,10 @@ class Admission:
     """Hands out permits. A ``caller`` is an API key, an account, or the address of a stranger."""
 
     def __init__(self, limiter: RateLimiter, limits: LimitsSettings) -> None:
-        self._limiter = limiter
+        self.limiter = limiter
         self._limits = limits
+        self.requests = _per_minute(limits.requests_per_minute)
+        self.tokens = _per_minute(limits.tokens_per_minute)
         self._in_flight: Counter[str] = Counter()
 
     async def admit(self, caller: str, in_flight: int | None = None) -> "Permit":
@@ -27,7 +29,7 @@ class Admission:
         ``in_flight`` is this caller's own cap, where it is lower than everybody's. Raises RateLimited for a caller
         who is blocked or has too many requests in flight.
         """
-        blocked_s = await self._limiter.blocked_s("failures", caller)
+        blocked_s = await self.limiter.blocked_s("failures", caller)
         if blocked_s:
             raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
         at_most = min(in_flight or self._limits.requests_in_flight, self._limits.requests_in_flight)
@@ -40,22 +42,18 @@ class Admission:
         if not limits.failures_before_block:
             return
         window = RateLimit(limits.failures_before_block, limits.failure_window_s)
-        if not (await self._limiter.hit(window, "failures", caller)).allowed:
-            await self._limiter.block("failures", caller, duration_s=limits.block_s)
+        if not (await self.limiter.hit(window, "failures", caller)).allowed:
+            await self.limiter.block("failures", caller, duration_s=limits.block_s)
 
     async def standing(
         self, caller: str, model: str = ANY_MODEL
     ) -> tuple[LimitState | None, LimitState | None]:
         """Where a caller stands with the request and the token limit, None for no limit. Counts nothing."""
-        requests, tokens = self._limits.requests_per_minute, self._limits.tokens_per_minute
+        requests, tokens = self.requests, self.tokens
         return (
-            await self._limiter.peek(RateLimit(requests), "requests", caller, model) if requests else None,
-            await self._limiter.peek(RateLimit(tokens), "tokens", caller, model) if tokens else None,
+            await self.limiter.peek(requests, "requests", caller, model) if requests else None,
+            await self.limiter.peek(tokens, "tokens", caller, model) if tokens else None,
         )
-
-    async def hit(self, limit: RateLimit, *key: str, cost: int) -> RateLimitDecision:
-        """Count against one limit."""
-        return await self._limiter.hit(limit, *key, cost=cost)
 
     def check_in_flight(self, caller: str, at_most: int) -> None:
         """Raises RateLimited when one more request would be too many."""
@@ -72,11 +70,6 @@ class Admission:
         self._in_flight[caller] -= 1
         if not self._in_flight[caller]:
             del self._in_flight[caller]
-
-    @property
-    def limits(self) -> LimitsSettings:
-        """The limits in force."""
-        return self._limits
 
 
 @dataclass(slots=True)
@@ -99,25 +92,26 @@ class Permit:
 
     async def take_request(self, model: str = ANY_MODEL) -> None:
         """Count one request for a model. Raises RateLimited."""
-        if per_minute := self._admission.limits.requests_per_minute:
-            decision = await self._admission.hit(
-                RateLimit(per_minute), "requests", self.caller, model, cost=1
-            )
+        if limit := self._admission.requests:
+            decision = await self._admission.limiter.hit(limit, "requests", self.caller, model)
             self.requests = decision.state
             if not decision.allowed:
-                raise _rate_limited(f"{per_minute} requests per minute", decision.state)
+                raise _rate_limited(f"{limit.amount} requests per minute", decision.state)
 
     async def take_tokens(self, model: str, tokens: int) -> None:
         """Count the tokens of one request for a model. Raises RateLimited."""
-        if per_minute := self._admission.limits.tokens_per_minute:
-            decision = await self._admission.hit(
-                RateLimit(per_minute), "tokens", self.caller, model, cost=tokens
-            )
+        if limit := self._admission.tokens:
+            decision = await self._admission.limiter.hit(limit, "tokens", self.caller, model, cost=tokens)
             self.tokens = decision.state
             if not decision.allowed:
                 raise _rate_limited(
-                    f"{per_minute} tokens per minute, this request has {tokens}", decision.state
+                    f"{limit.amount} tokens per minute, this request has {tokens}", decision.state
                 )
+
+
+def _per_minute(amount: int) -> RateLimit | None:
+    """None for no limit."""
+    return RateLimit(amount) if amount else None
 
 
 def _rate_limited(what: str, state: LimitState) -> RateLimited:

@@ -20,6 +20,8 @@ def add_security_headers(scope: Scope, response: Response) -> None:
     A page brings a policy of its own.
     """
     headers = response.raw_headers
+    if is_api(scope):
+        headers.extend(_SECRETS)
+        return
     present = {name for name, _ in headers}
-    added = _SECRETS if is_api(scope) else _DATA
-    headers.extend(header for header in added if header[0] not in present)
+    headers.extend(header for header in _DATA if header[0] not in present)

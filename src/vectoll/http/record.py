@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 from starlette.types import Scope
 
@@ -17,6 +16,7 @@ OPENAI_BASE = "/v1"
 SPEC_BASE = "/api/v1"
 """Speaks the spec's errors."""
 BASES = (SPEC_BASE, OPENAI_BASE)
+_BELOW_BASES = tuple(f"{base}/" for base in BASES)
 
 _KEY = "vectoll.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -53,18 +53,20 @@ def begin_record(scope: Scope) -> RequestRecord:
 
 def record_of(scope: Scope) -> RequestRecord:
     """The record that ``begin_record`` opened."""
-    return cast(RequestRecord, scope[_KEY])
+    record: RequestRecord = scope[_KEY]
+    return record
 
 
 def is_under(base: str, scope: Scope) -> bool:
     """Whether the request's path is ``base`` or below it."""
-    path = cast(str, scope["path"])
-    return path.startswith(base) and path[len(base) : len(base) + 1] in ("/", "")
+    path: str = scope["path"]
+    return path == base or path.startswith(base + "/")
 
 
 def is_api(scope: Scope) -> bool:
     """Whether the request is for the metered API, as opposed to /health and its like."""
-    return is_under(SPEC_BASE, scope) or is_under(OPENAI_BASE, scope)
+    path: str = scope["path"]
+    return path.startswith(_BELOW_BASES) or path in BASES
 
 
 def stranger(scope: Scope) -> str:
@@ -75,4 +77,5 @@ def stranger(scope: Scope) -> str:
 
 def route_template(scope: Scope) -> str:
     """The path template that matched, "" for none: few values, whatever strangers ask for."""
-    return cast(str, getattr(scope.get("route"), "path_format", ""))
+    template: str = getattr(scope.get("route"), "path_format", "")
+    return template

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import cast
 
 from starlette.requests import Request
 
@@ -69,4 +68,5 @@ class Services:
 
 def services_of(request: Request) -> Services:
     """The services of the application that this request came to."""
-    return cast(Services, request.scope["app"].services)
+    services: Services = request.scope["app"].services
+    return services

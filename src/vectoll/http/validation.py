@@ -25,6 +25,7 @@ MAX_WALKED_BYTES = 262_144
 
 _REQUEST = msgspec.json.Decoder(CreateEmbeddingRequest)
 _FIELDS = frozenset(CreateEmbeddingRequest.__struct_fields__)
+_QUOTED_FIELDS = [f'"{field}"'.encode() for field in _FIELDS]
 _INPUT_FORMS = "must be a string, an array of strings, an array of token ids or an array of token-id arrays"
 
 Path = tuple[str | int, ...]
@@ -38,13 +39,19 @@ def parse_embedding_request(body: bytes) -> EmbeddingRequest:
         raise (first_problem(error) if len(body) > MAX_WALKED_BYTES else _refusal(body)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(error) from None
-    refuse_duplicates(body)
+    if _may_repeat_a_field(body):
+        refuse_duplicates(body)
     inputs = _inputs(wire.input)
     if inputs is None:
         raise as_error(list(islice(_input_issues(wire.input), MAX_ISSUES)))
     return EmbeddingRequest(
         ModelId(wire.model), inputs, wire.dimensions, wire.encoding_format or EncodingFormat.FLOAT
     )
+
+
+def _may_repeat_a_field(body: bytes) -> bool:
+    """Whether a field may be given twice: it is quoted twice, or may be, as a name can be spelled with escapes."""
+    return b"\\" in body or max(map(body.count, _QUOTED_FIELDS)) > 1
 
 
 def _inputs(value: str | list[Any]) -> Inputs | None:

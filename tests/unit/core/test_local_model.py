@@ -1,5 +1,6 @@
 """LocalModel: what is tokenised, refused, shortened and counted."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -82,6 +83,32 @@ async def test_long_text_is_tokenised_off_the_loop_with_the_same_result(model: L
     words = " ".join(["x" * 1000] * 3)
     assert len(words) > INLINE_CHARACTERS
     assert [e.token_count for e in await model.tokenize([words])] == [5]
+
+
+async def test_texts_of_one_turn_fail_or_leave_apart(
+    model: LocalModel, tokenizer: WordTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = tokenizer.encode
+
+    def refuse_bad(texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+        if texts == ["bad"]:
+            raise InvalidRequest("bad")
+        return read(texts, max_tokens=max_tokens)
+
+    monkeypatch.setattr(tokenizer, "encode", refuse_bad)
+    good, bad, left, last = (
+        asyncio.create_task(_tokenized(model, text)) for text in ("good", "bad", "left", "last")
+    )
+    await asyncio.sleep(0)
+    left.cancel()
+    assert await good == await last == 3
+    with pytest.raises(InvalidRequest):
+        await bad
+    assert tokenizer.seen == ["good", "last"]
+
+
+async def _tokenized(model: LocalModel, text: str) -> int:
+    return (await model.tokenize([text]))[0].token_count
 
 
 async def test_prompt_goes_before_text_only(model: LocalModel, tokenizer: WordTokenizer) -> None:

@@ -123,7 +123,7 @@ async def _own_key(services: Services, principal: Principal, key_id: str) -> Api
 
 async def require_room(services: Services, principal: Principal) -> None:
     """Raises RateLimited after too many new keys in a minute, InvalidRequest when there are too many in all."""
-    decision = await services.admission.hit(CREATIONS, "key-creations", principal.account, cost=1)
+    decision = await services.admission.limiter.hit(CREATIONS, "key-creations", principal.account, cost=1)
     if not decision.allowed:
         message = f"Rate limit exceeded: {CREATIONS.amount} new API keys per minute."
         raise RateLimited(message, decision.state.reset_s)

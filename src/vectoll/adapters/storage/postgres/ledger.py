@@ -1,7 +1,6 @@
 """The ledger in PostgreSQL: holds are rows, charges are group-committed, and every step is one statement."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
@@ -77,7 +76,7 @@ class PostgresLedger:
         outcome, seq, debit, credit = rows[0]
         match outcome:
             case "applied":
-                return replace(transfer, seq=seq)
+                return transfer.numbered(seq)
             case "exists":
                 existing = await self.transfer(transfer.id)
                 assert existing is not None

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
@@ -125,7 +124,7 @@ class Work:
         self._spent.update(spends)
         self._changed_spends.update(spends)
         assert cursor.lastrowid is not None
-        return replace(transfer, seq=cursor.lastrowid)
+        return transfer.numbered(cursor.lastrowid)
 
     def _existing(self, transfer: Transfer) -> Transfer:
         existing = read_transfer(self.connection, transfer.id)
