@@ -232,7 +232,9 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     matryoshka_dims: tuple[Positive, ...] | None = None  # Smaller sizes that `dimensions` may ask for.
     matryoshka_any: bool | None = None  # Whether `dimensions` may ask for any size from min_dims to dims.
     min_dims: Positive | None = None  # Smallest size that `dimensions` may ask for with matryoshka_any.
-    precision: Literal["auto", "bf16", "f32", "int8"] | None = None  # Arithmetic; int8 is the fastest, the least exact.
+    precision: Literal["auto", "bf16", "f32", "int8"] | None = (
+        None  # Arithmetic; int8 is fastest, least exact.
+    )
     load: Literal["start", "first_use"] | None = (
         None  # When weights are loaded: start (the default) or first_use.
     )

@@ -181,10 +181,12 @@ def prometheus(home: Path, target: str) -> Iterator[httpx.Client]:
 
 
 def ask(client: httpx.Client, text: str) -> list[Any]:
-    """The series that an expression gives now; none as long as Prometheus does not answer."""
+    """The series that an expression gives now; none as long as Prometheus is starting."""
     try:
         answer = client.get("/query", params={"query": text})
     except httpx.TransportError:
+        return []
+    if answer.status_code == 503:
         return []
     assert answer.status_code == 200, answer.text
     found: list[Any] = answer.json()["data"]["result"]
