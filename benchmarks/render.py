@@ -76,6 +76,11 @@ def engine(result: Result) -> str:
                         query["text_to_vector"]["p50_ms"],
                         query["text_to_vector"]["p99_ms"],
                     ),
+                    (
+                        "the same, each after a pause of 20 ms",
+                        query["text_to_vector_after_a_pause"]["p50_ms"],
+                        query["text_to_vector_after_a_pause"]["p99_ms"],
+                    ),
                 ],
             ),
         ]
