@@ -120,25 +120,6 @@ class Transfer:
     seq: int = field(default=0, compare=False)
     """Assigned by the store, ascending; 0 until stored."""
 
-    def numbered(self, seq: int) -> "Transfer":
-        """As it was stored. (``dataclasses.replace`` takes twice as long.)"""
-        return Transfer(
-            self.id,
-            self.debit,
-            self.credit,
-            self.amount,
-            self.code,
-            self.created_at,
-            self.request_id,
-            self.key,
-            self.model,
-            self.tokens,
-            self.duration_ms,
-            self.fingerprint,
-            self.note,
-            seq,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:

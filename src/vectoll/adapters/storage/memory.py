@@ -169,7 +169,7 @@ class MemoryLedger:
         if transfer.key is not None and transfer.code is TransferCode.CHARGE:
             for period, start in period_starts(transfer.created_at):
                 self._spent[transfer.key, period, start] += transfer.amount
-        stored = transfer.numbered(len(self._transfers) + 1)
+        stored = replace(transfer, seq=len(self._transfers) + 1)
         self._transfers[transfer.id] = stored
         return stored
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 
@@ -104,7 +104,7 @@ class Charges:
             wish, charge = wishes[number - 1], made[number - 1]
             match outcome:
                 case "charged":
-                    outcomes[number - 1] = charge.numbered(seq)
+                    outcomes[number - 1] = replace(charge, seq=seq)
                 case "exists":
                     outcomes[number - 1] = _same_charge(earlier[charge.id], wish.hold)
                 case _:

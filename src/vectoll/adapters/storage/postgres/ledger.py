@@ -1,6 +1,7 @@
 """The ledger in PostgreSQL: holds are rows, charges are group-committed, and every step is one statement."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
@@ -76,7 +77,7 @@ class PostgresLedger:
         outcome, seq, debit, credit = rows[0]
         match outcome:
             case "applied":
-                return transfer.numbered(seq)
+                return replace(transfer, seq=seq)
             case "exists":
                 existing = await self.transfer(transfer.id)
                 assert existing is not None

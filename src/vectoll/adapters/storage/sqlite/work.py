@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
@@ -124,7 +125,7 @@ class Work:
         self._spent.update(spends)
         self._changed_spends.update(spends)
         assert cursor.lastrowid is not None
-        return transfer.numbered(cursor.lastrowid)
+        return replace(transfer, seq=cursor.lastrowid)
 
     def _existing(self, transfer: Transfer) -> Transfer:
         existing = read_transfer(self.connection, transfer.id)
