@@ -16,7 +16,6 @@ OPENAI_BASE = "/v1"
 SPEC_BASE = "/api/v1"
 """Speaks the spec's errors."""
 BASES = (SPEC_BASE, OPENAI_BASE)
-_BELOW_BASES = tuple(f"{base}/" for base in BASES)
 
 _KEY = "vectoll.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -65,8 +64,7 @@ def is_under(base: str, scope: Scope) -> bool:
 
 def is_api(scope: Scope) -> bool:
     """Whether the request is for the metered API, as opposed to /health and its like."""
-    path: str = scope["path"]
-    return path.startswith(_BELOW_BASES) or path in BASES
+    return is_under(SPEC_BASE, scope) or is_under(OPENAI_BASE, scope)
 
 
 def stranger(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""Encoders on kernels of our own: no padding, no graph; a core per stream, several for a query that comes alone."""
+"""Encoders on kernels of our own: no padding, no graph; a core per stream, all for a batch that comes alone."""
 
 import ctypes
 import mmap
@@ -19,7 +19,7 @@ from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
 
 TEAM_THREADS = 8
-"""Most cores that a lone query is spread over."""
+"""Most cores that a lone batch is spread over."""
 KEPT_SCRATCH_BYTES = 16 * 2**20
 """Of a stream. What a longer batch needs is given back after it."""
 

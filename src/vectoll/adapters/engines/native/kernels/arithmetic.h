@@ -23,29 +23,3 @@ static inline __m512 widen(const void *tensor, int64_t type, int64_t i)
     if (type == STORED_F16) return _mm512_cvtph_ps(half);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
-
-/* Sixteen rows of sixteen dwords, turned over. */
-static inline void transpose(__m512i row[16])
-{
-    __m512i a[16];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        row[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        row[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        row[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        row[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
-        a[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
-        a[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
-        a[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        row[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-        row[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-    }
-}

@@ -18,9 +18,7 @@ static inline void pack_keys(
                 row[i] = first + i < length
                     ? _mm512_loadu_si512(key + (first + i) * stride + d * PER_DWORD)
                     : _mm512_setzero_si512();
-            transpose(row);
-            int32_t *panel = packed + first / PANEL * PANEL * depth + first % PANEL;
-            UNROLL for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + (d + i) * PANEL, row[i]);
+            store_turned(row, packed + (first / PANEL * depth + d) * PANEL + first % PANEL);
         }
 }
 

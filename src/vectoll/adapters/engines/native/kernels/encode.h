@@ -51,8 +51,8 @@ static char *lay_out(struct scratch *s, const struct call *c, int rank, char *st
     s->seen = take_matrix(&next, c->tokens, width);
     for (int r = 0; r <= rank; r++) {
         s->inner = take_matrix(&next, rows_at_once(m), m->intermediate);
-        if (IS_PREPARED)
-            s->prepared = take_inputs(&next, rows_at_once(m), width > m->intermediate ? width : m->intermediate);
+        const int64_t widest = width > m->intermediate ? width : m->intermediate;
+        s->prepared = IS_PREPARED ? take_inputs(&next, rows_at_once(m), widest) : (inputs) { 0 };
         s->attention.keys = take(&next, keys * m->head_dim * item);
         s->attention.values = take(&next, keys * m->head_dim * item);
         s->attention.scores = take(&next, TILE_ROWS * keys * 4);

@@ -85,3 +85,30 @@ INLINE void finish(const enum after after, __m512 x, const float *added, void *o
     case 11: DO(11); break; \
     default: DO(12); \
     }
+
+/* Sixteen rows of sixteen dwords, turned over into a panel's columns. */
+static inline void store_turned(__m512i row[16], int32_t *panel)
+{
+    __m512i a[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        row[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        row[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        row[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        row[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
+        a[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
+        a[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
+        a[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        row[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
+        row[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
+    }
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + i * PANEL, row[i]);
+}

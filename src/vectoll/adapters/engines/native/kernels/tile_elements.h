@@ -45,8 +45,6 @@ void PACK(int64_t columns, int64_t depth, const void *stored, int64_t type, cons
         for (int64_t d = 0; d < dwords; d += 16) {
             __m512i row[16];
             for (int i = 0; i < 16; i++) row[i] = elements_of(stored, type, (first + i) * depth + d * PER_DWORD);
-            transpose(row);
-            int32_t *panel = packed + first / PANEL * PANEL * dwords + first % PANEL;
-            for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + (d + i) * PANEL, row[i]);
+            store_turned(row, packed + (first / PANEL * dwords + d) * PANEL + first % PANEL);
         }
 }
