@@ -199,3 +199,55 @@ def test_every_sequence_is_taken_once_within_budget(
     assert set(taken) == expected
     assert set(taken.values()) <= {1}
     assert queue.tokens == 0
+
+
+_pushes = st.tuples(st.integers(0, 5), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+
+
+@given(st.lists(st.one_of(_pushes, st.none(), st.integers(0, 30)), max_size=80))
+def test_whoever_was_served_least_is_next_whatever_came_and_went(
+    steps: list[tuple[int, list[int]] | int | None],
+) -> None:
+    """A caller's lengths are a push, None takes a batch, a number discards a job."""
+    queue = queue_of(padded=False, alike=False)
+    served: dict[str, int] = {}
+    jobs: list[Job] = []
+    now = 0
+
+    def waits(caller: str) -> bool:
+        return any(each.caller == caller and each.waiting for each in jobs)
+
+    for step in [*steps, *[None] * 200]:
+        if isinstance(step, tuple):
+            caller = f"caller {step[0]}"
+            if not waits(caller):
+                served[caller] = now
+            jobs.append(job(caller, *step[1]))
+            queue.push(jobs[-1])
+        elif step is not None:
+            for each in jobs[step : step + 1]:
+                queue.discard(each)
+        else:
+            waiting = {each.caller: list(each.waiting) for each in jobs if each.waiting}
+            left = Counter({caller: 0 for caller in served})
+            for each in jobs:
+                left[each.caller] += len(each.waiting)
+            batch = queue.next_batch()
+            assert bool(batch) == bool(waiting)
+            for position, item in enumerate(batch):
+                least = min(served[caller] for caller in served if left[caller])
+                assert served[item.job.caller] == least
+                if position == 0:
+                    now = max(now, least)
+                served[item.job.caller] += item.length
+                left[item.job.caller] -= 1
+    assert not any(each.waiting for each in jobs)
+
+
+def test_places_that_were_left_are_swept_out() -> None:
+    queue = queue_of(job("a", 40), padded=False, alike=False)
+    for _ in range(1000):
+        query = job("a", 1)
+        queue.push(query)
+        queue.discard(query)
+    assert len(queue._places) < 100

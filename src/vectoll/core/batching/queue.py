@@ -9,10 +9,13 @@ of the batch is filled with what would be next, or, where an engine pads, with s
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 Bucket = int
+
+MAX_LEFT = 64
+"""Places that nobody is at any more: beyond so many, and as many as are taken, they are swept out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class _Flow:
 
     caller: str
     served: int
+    place: tuple[int, int] = (-1, -1)
+    """Where it stands among the others, lowest first: by service, then by how long its next sequence has waited."""
     tokens: int = 0
     count: int = 0
     jobs: list[tuple[float, int, Job]] = field(default_factory=list)
@@ -131,6 +136,9 @@ class FairQueue:
         self._order = 0
         self._now = 0
         self._flows: dict[str, _Flow] = {}
+        self._places: list[tuple[int, int, int, _Flow]] = []
+        """A heap of the flows' places, and of some that they have left. The third number tells equals apart."""
+        self._placed = 0
         self._in_bucket: dict[Bucket, dict[str, _Flow]] = {}
 
     def push(self, job: Job) -> None:
@@ -142,6 +150,7 @@ class FairQueue:
         sequences = job.sequences
         for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
             self._add(flow, job, index, len(sequences[index]))
+        self._place(flow)
 
     def _add(self, flow: _Flow, job: Job, index: int, length: int) -> None:
         self._order += 1
@@ -150,6 +159,8 @@ class FairQueue:
         flow.count += 1
         flow.tokens += length
         self.tokens += length
+        if not self.shape.alike:
+            return
         alike = flow.by_bucket.get(item.bucket)
         if alike is None:
             alike = flow.by_bucket[item.bucket] = OrderedDict()
@@ -165,21 +176,46 @@ class FairQueue:
         for item in job.waiting:
             self._remove(flow, item)
         job.waiting.clear()
+        self._place(flow)
 
     def _remove(self, flow: _Flow, item: Item) -> None:
         flow.count -= 1
-        alike = flow.by_bucket[item.bucket]
-        del alike[item.order]
         flow.tokens -= item.length
         self.tokens -= item.length
+        if not flow.count:
+            del self._flows[flow.caller]
+        if not self.shape.alike:
+            return
+        alike = flow.by_bucket[item.bucket]
+        del alike[item.order]
         if not alike:
             del flow.by_bucket[item.bucket]
             flows = self._in_bucket[item.bucket]
             del flows[flow.caller]
             if not flows:
                 del self._in_bucket[item.bucket]
-        if not flow.count:
-            del self._flows[flow.caller]
+
+    def _place(self, flow: _Flow) -> None:
+        """Note where a flow now stands, if anything of it waits."""
+        item = flow.first()
+        if item is None or flow.place == (flow.served, item.order):
+            return
+        flow.place = flow.served, item.order
+        self._placed += 1
+        heapq.heappush(self._places, (*flow.place, self._placed, flow))
+        if len(self._places) > 2 * len(self._flows) + MAX_LEFT:
+            self._places = [(*other.place, at, other) for at, other in enumerate(self._flows.values())]
+            self._placed = len(self._places)
+            heapq.heapify(self._places)
+
+    def _least_served(self) -> _Flow:
+        """Whose turn it is."""
+        places = self._places
+        while True:
+            served, order, _, flow = places[0]
+            if flow.count and flow.place == (served, order):
+                return flow
+            heapq.heappop(places)
 
     def tokens_ahead(self, caller: str) -> int:
         """An upper bound on the tokens computed before a new sequence of this caller starts, unless the caller itself
@@ -200,6 +236,8 @@ class FairQueue:
         flow = self._flows.get(caller)
         if flow is not None:
             return flow.tokens + tokens <= limit_tokens // len(self._flows)
+        if self.tokens + tokens <= limit_tokens:
+            return True
         rest = self.tokens - max((other.tokens for other in self._flows.values()), default=0)
         return rest == 0 or rest + tokens <= limit_tokens
 
@@ -233,7 +271,7 @@ class FairQueue:
 
     def _take_seed(self) -> Item:
         """The next sequence of the least-served caller. Virtual time follows the caller in service."""
-        flow = min(self._flows.values(), key=_by_service)
+        flow = self._least_served()
         self._now = max(self._now, flow.served)
         seed = flow.first()
         assert seed is not None
@@ -245,7 +283,10 @@ class FairQueue:
         asking on.
         """
         if not self.shape.alike:
-            yield from _least_served(self._flows.values(), _Flow.first)
+            while self._flows:
+                item = self._least_served().first()
+                assert item is not None
+                yield item
             return
         yield from self._in(bucket)
         others = sorted((b for b in self._in_bucket if b != bucket), key=lambda b: (abs(b - bucket), b))
@@ -255,7 +296,17 @@ class FairQueue:
     def _in(self, bucket: Bucket) -> Iterator[Item]:
         """One bucket's sequences, least-served caller first, each caller's oldest first."""
         flows = self._in_bucket.get(bucket, {}).values()
-        return _least_served(flows, lambda flow: flow.first_in(bucket))
+        heap = [(*flow.place, flow) for flow in flows]
+        heapq.heapify(heap)
+        while heap:
+            flow = heap[0][-1]
+            item = flow.first_in(bucket)
+            assert item is not None
+            yield item
+            if flow.first_in(bucket) is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (*flow.place, flow))
 
     def _take(self, item: Item) -> None:
         flow = self._flows[item.job.caller]
@@ -263,25 +314,5 @@ class FairQueue:
         flow.serve(item.length)
         del item.job.waiting[item]
         self._remove(flow, item)
+        self._place(flow)
 
-
-def _least_served(flows: Iterable[_Flow], first: Callable[[_Flow], Item | None]) -> Iterator[Item]:
-    """What is ``first`` of the flow that has been served least, again and again, until none has any."""
-    heap = [(*_by_service(flow), flow) for flow in flows]
-    heapq.heapify(heap)
-    while heap:
-        flow = heap[0][-1]
-        item = first(flow)
-        assert item is not None
-        yield item
-        if first(flow) is None:
-            heapq.heappop(heap)
-        else:
-            heapq.heapreplace(heap, (*_by_service(flow), flow))
-
-
-def _by_service(flow: _Flow) -> tuple[int, int]:
-    """Least served first; among equals whoever waits longest. Unique per flow while it waits."""
-    item = flow.first()
-    assert item is not None
-    return flow.served, item.order
