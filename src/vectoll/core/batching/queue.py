@@ -315,4 +315,3 @@ class FairQueue:
         del item.job.waiting[item]
         self._remove(flow, item)
         self._place(flow)
-
