@@ -229,7 +229,7 @@ def test_whoever_was_served_least_is_next_whatever_came_and_went(
                 queue.discard(each)
         else:
             waiting = {each.caller: list(each.waiting) for each in jobs if each.waiting}
-            left = Counter({caller: 0 for caller in served})
+            left = Counter(dict.fromkeys(served, 0))
             for each in jobs:
                 left[each.caller] += len(each.waiting)
             batch = queue.next_batch()
