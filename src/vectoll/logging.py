@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
 import orjson
@@ -37,11 +38,12 @@ def configure_logging(
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     lines = _Lines(stream)
+    plain = structlog.make_filtering_bound_logger(level)
     first: list[Processor] = [_with_trace] if is_traced else []
     finish = _text(colors=stream.isatty() and not os.environ.get("NO_COLOR")) if is_text else _json()
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, *first, *finish],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=plain if is_text else _short_cut(plain, lines, is_traced=is_traced),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", lines)),
         cache_logger_on_first_use=True,
     )
@@ -99,6 +101,31 @@ class _Lines:
         ):  # nobody reads the log any more, and there is nowhere else to say so
             self._stream.write(text)
             self._stream.flush()
+
+
+def _short_cut(plain: type[Any], lines: _Lines, *, is_traced: bool) -> type[Any]:
+    """A logger class that writes what the processors would, without them, where there is nothing special about an event.
+
+    There is a line for every request, and structlog's way through six processors takes twice as long.
+    """
+
+    class ShortCut(plain):  # type: ignore[misc]  # structlog makes its classes at run time
+        def _proxy_to_logger(self, method: str, event: str | None = None, *args: Any, **fields: Any) -> Any:
+            if args or self._context or "exc_info" in fields:
+                return super()._proxy_to_logger(method, event, *args, **fields)
+            line = {name: value for name, value in fields.items() if value is not None}
+            line["event"] = event
+            line["level"] = method
+            line["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+            if is_traced:
+                _with_trace(None, method, line)
+            try:
+                text = orjson.dumps(line).decode()
+            except TypeError:  # a value that JSON has no form for
+                return super()._proxy_to_logger(method, event, **fields)
+            return lines.write(text + "\n")
+
+    return ShortCut
 
 
 def _json() -> list[Processor]:

@@ -61,6 +61,16 @@ async def limiter(request: pytest.FixtureRequest, wall: Wall) -> AsyncIterator[R
 
 
 @EITHER
+async def test_a_hit_says_what_a_look_right_after_it_says(
+    limiter: RateLimiter, limit: RateLimit, wall: Wall
+) -> None:
+    for pause_s, cost in ((0, 1), (0.5, 2), (30, 1), (45, 3), (61, 1), (200, 5)):
+        wall.now += pause_s
+        decision = await limiter.hit(limit, "k", cost=cost)
+        assert decision.state == await limiter.peek(limit, "k")
+
+
+@EITHER
 async def test_hits_are_allowed_up_to_the_limit_and_then_refused(
     limiter: RateLimiter, limit: RateLimit
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,24 @@ def test_own_events_and_the_standard_librarys_are_json_lines_of_one_shape() -> N
     assert own.pop("timestamp") <= foreign.pop("timestamp")
     assert own == {"event": "request", "level": "info", "status": 200, "request_id": "req_1"}
     assert foreign == {"event": "slow commit", "level": "warning", "logger": "vectoll.storage", "seconds": 2}
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_line_is_the_same_by_the_short_way_and_through_the_processors(
+    is_traced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("vectoll.logging.current_trace", lambda: SimpleNamespace(id="ab12"))
+    configure_logging(LogSettings(), stream, is_traced=is_traced)
+    log = structlog.get_logger()
+    for again in (log, log.bind(code=None)):  # what is bound goes the long way
+        again.warning("odd", request_id="réq", status=200, code=None, ok=True)
+    short, long = (list(line.items()) for line in logged(stream))
+    assert [pair for pair in short if pair[0] != "timestamp"] == [
+        pair for pair in long if pair[0] != "timestamp"
+    ]
+    assert dict(short).get("trace_id") == ("ab12" if is_traced else None)
+    assert len(dict(short)["timestamp"]) == len("2026-01-02T03:04:05.678901Z")
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

@@ -40,12 +40,11 @@ class MemoryRateLimiter:
         if bucket is None:
             bucket = self._buckets[name] = _new_bucket(limit)
             self._remember(name, now, limit.window_s)
-        used = bucket.used(now)
-        allowed = used + cost <= limit.amount
-        if allowed:
-            bucket.add(now, cost)
-            used += cost
-        return RateLimitDecision(allowed, _state(bucket, limit, used, now, limit.amount if allowed else cost))
+        used, amount = bucket.used(now), limit.amount
+        if used + cost > amount:
+            return RateLimitDecision(False, _state(bucket, limit, used, now, cost))
+        fresh_s = bucket.add(now, cost)
+        return RateLimitDecision(True, LimitState(amount, amount - used - cost, ceil(fresh_s)))
 
     async def peek(self, limit: RateLimit, *key: str) -> LimitState:
         """Where the bucket stands, counting nothing."""
@@ -107,10 +106,11 @@ class _Exact:
             self._used -= hits.popleft()[1]
         return self._used
 
-    def add(self, now: float, cost: int) -> None:
-        """Count a hit."""
+    def add(self, now: float, cost: int) -> float:
+        """Count a hit. Returns how long until nothing is left of what was counted."""
         self._hits.append((now, cost))
         self._used += cost
+        return self._window_s
 
     def wait_s(self, now: float, at_most: int) -> float:
         """How long until ``at_most`` is used, where more is."""
@@ -145,9 +145,11 @@ class _Estimated:
             self._index, self._current = index, 0
         return floor(self._previous * self._left_s(now) / self._window_s + self._current)
 
-    def add(self, now: float, cost: int) -> None:  # noqa: ARG002 - ``used`` has moved to the window of now
-        """Count a hit."""
+    def add(self, now: float, cost: int) -> float:
+        """Count a hit, in the window to which ``used`` has moved. Returns how long until less than one is left."""
         self._current += cost
+        window_s = self._window_s
+        return (self._index + 2 - 1 / max(1, self._current)) * window_s - now
 
     def wait_s(self, now: float, at_most: int) -> float:
         """How long until ``at_most`` is used, where more is."""
