@@ -110,7 +110,9 @@ def _short_cut(plain: type[Any], lines: _Lines, *, is_traced: bool) -> type[Any]
     """
 
     class ShortCut(plain):  # type: ignore[misc]  # structlog makes its classes at run time
-        def _proxy_to_logger(self, method: str, event: str | None = None, *args: Any, **fields: Any) -> Any:
+        def _proxy_to_logger(
+            self, method: str, event: str | None = None, /, *args: Any, **fields: Any
+        ) -> Any:
             if args or self._context or "exc_info" in fields:
                 return super()._proxy_to_logger(method, event, *args, **fields)
             line = {name: value for name, value in fields.items() if value is not None}

@@ -55,7 +55,7 @@ def test_line_is_the_same_by_the_short_way_and_through_the_processors(
     configure_logging(LogSettings(), stream, is_traced=is_traced)
     log = structlog.get_logger()
     for again in (log, log.bind(code=None)):  # what is bound goes the long way
-        again.warning("odd", request_id="réq", status=200, code=None, ok=True)
+        again.warning("odd", request_id="réq", method="POST", status=200, code=None, ok=True)
     short, long = (list(line.items()) for line in logged(stream))
     assert [pair for pair in short if pair[0] != "timestamp"] == [
         pair for pair in long if pair[0] != "timestamp"
