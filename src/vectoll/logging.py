@@ -104,7 +104,7 @@ class _Lines:
 
 
 def _short_cut(plain: type[Any], lines: _Lines, *, is_traced: bool) -> type[Any]:
-    """A logger class that writes what the processors would, without them, where there is nothing special about an event.
+    """A logger class that writes what the processors would, without them, where an event is nothing special.
 
     There is a line for every request, and structlog's way through six processors takes twice as long.
     """

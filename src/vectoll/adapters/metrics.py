@@ -1,5 +1,6 @@
 """Metrics in Prometheus's text format. Labels come from closed sets: models, stages, routes, statuses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -8,6 +9,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from vectoll.adapters.gathered import Gathered
 from vectoll.adapters.metrics_payments import PrometheusPayments
 from vectoll.adapters.timings import Timings
 from vectoll.domain.money import UNITS_PER_USD
@@ -88,6 +90,8 @@ class PrometheusMetrics:
             registry=self._registry,
         )
         self._models: dict[str, _ModelMetrics] = {}
+        self._embedded = Gathered(self._count_embedded)
+        self._charged = Gathered(self._count_charged)
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Time spent in one stage of a request."""
@@ -95,10 +99,7 @@ class PrometheusMetrics:
 
     def embedded(self, model: str, inputs: int, tokens: int) -> None:
         """A request was answered."""
-        of_model = self._of(model)
-        of_model.requests.inc()
-        of_model.inputs.inc(inputs)
-        of_model.tokens.inc(tokens)
+        self._embedded.note((model, inputs, tokens))
 
     def batch(self, model: str, sequences: int, tokens: int, padded_tokens: int, budget_tokens: int) -> None:
         """One batch ran."""
@@ -114,9 +115,7 @@ class PrometheusMetrics:
 
     def charged(self, model: str, units: int) -> None:
         """A charge was committed. Prometheus knows floats only: this total is for graphs, the ledger is exact."""
-        of_model = self._of(model)
-        of_model.charges.inc()
-        of_model.charged_usd.inc(units / UNITS_PER_USD)
+        self._charged.note((model, units))
 
     def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
         """One call to one base URL ended."""
@@ -132,7 +131,22 @@ class PrometheusMetrics:
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format 0.0.4."""
+        self._embedded.count()
+        self._charged.count()
         return generate_latest(self._registry)
+
+    def _count_embedded(self, requests: Sequence[tuple[str, int, int]]) -> None:
+        for model in {model for model, *_ in requests}:
+            of_model, own = self._of(model), [request for request in requests if request[0] == model]
+            of_model.requests.inc(len(own))
+            of_model.inputs.inc(sum(inputs for _, inputs, _ in own))
+            of_model.tokens.inc(sum(tokens for *_, tokens in own))
+
+    def _count_charged(self, charges: Sequence[tuple[str, int]]) -> None:
+        for model in {model for model, _ in charges}:
+            of_model, own = self._of(model), [units for charged, units in charges if charged == model]
+            of_model.charges.inc(len(own))
+            of_model.charged_usd.inc(sum(own) / UNITS_PER_USD)
 
     def _of(self, model: str) -> _ModelMetrics:
         found = self._models.get(model)
