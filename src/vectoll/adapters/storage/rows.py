@@ -12,6 +12,9 @@ from vectoll.domain.payments import Intent, IntentState
 
 Row = Sequence[Any]
 
+_CODES = {code: code.value for code in TransferCode}
+"""An enum's ``value`` is a function in Python 3.11, and a subclass of str is adapted before it is stored."""
+
 
 def to_transfer(row: Row) -> Transfer:
     """From the columns of ``-- name: transfer``; more that follow are ignored."""
@@ -28,7 +31,7 @@ def from_transfer(transfer: Transfer) -> tuple[Any, ...]:
         transfer.debit,
         transfer.credit,
         transfer.amount,
-        transfer.code.value,
+        _CODES[transfer.code],
         to_micros(transfer.created_at),
         transfer.request_id,
         transfer.key,

@@ -29,8 +29,8 @@ def charged_amount(hold: Hold, tokens: int) -> Amount:
     return hold.quote.price.of(tokens)
 
 
-def charge_of(hold: Hold, tokens: int, duration_ms: int, now: datetime) -> Transfer:
-    """The transfer that charges ``tokens`` of a hold."""
+def charge_of(hold: Hold, tokens: int, duration_ms: int, now: datetime, seq: int = 0) -> Transfer:
+    """The transfer that charges ``tokens`` of a hold. ``seq`` is what the store will probably give it."""
     return Transfer(
         id=hold.id,
         debit=hold.principal.account,
@@ -44,6 +44,7 @@ def charge_of(hold: Hold, tokens: int, duration_ms: int, now: datetime) -> Trans
         tokens=tokens,
         duration_ms=duration_ms,
         fingerprint=hold.fingerprint,
+        seq=seq,
     )
 
 

@@ -37,6 +37,8 @@ class Work:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self._data_version: int | None = None
+        self._last_seq = 0
+        """Of the last transfer that was stored here: the next is probably one more."""
 
     def begin(self, now: datetime) -> None:
         """Open a transaction, the only one that writes."""
@@ -55,7 +57,7 @@ class Work:
         """Know nothing of what the file says."""
         self.today = today
         self.allowances = AllowanceRows(self.connection)
-        self._periods = dict(period_starts(self.now))
+        self._periods = [(period, period.value, start) for period, start in period_starts(self.now)]
         self._balances: dict[AccountId, int] = {}
         self._missing: set[AccountId] = set()
         self._changed: set[AccountId] = set()
@@ -67,7 +69,7 @@ class Work:
 
         ``day`` is when the hold was taken, None where it is not active.
         """
-        charge = rules.charge_of(hold, tokens, duration_ms, self.now)
+        charge = rules.charge_of(hold, tokens, duration_ms, self.now, self._last_seq + 1)
         limited = rules.limited_key(hold)
         limit = None if limited is None else limited[1]
         day = day or self.today
@@ -125,7 +127,8 @@ class Work:
         self._spent.update(spends)
         self._changed_spends.update(spends)
         assert cursor.lastrowid is not None
-        return replace(transfer, seq=cursor.lastrowid)
+        self._last_seq = seq = cursor.lastrowid
+        return transfer if transfer.seq == seq else replace(transfer, seq=seq)
 
     def _existing(self, transfer: Transfer) -> Transfer:
         existing = read_transfer(self.connection, transfer.id)
@@ -137,8 +140,8 @@ class Work:
         if transfer.key is None or transfer.code is not TransferCode.CHARGE:
             return {}
         spends = {}
-        for period, start in self._periods.items():
-            entry = (transfer.key, period.value, start)
+        for period, name, start in self._periods:
+            entry = (transfer.key, name, start)
             spent = self._spent_in(entry)
             if limit is not None and limit.period is period:
                 rules.check_limit(limit, spent, transfer.amount)
