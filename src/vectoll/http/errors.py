@@ -35,7 +35,7 @@ from vectoll.domain.payments import (
 from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
 from vectoll.http.body import format_path
 from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
-from vectoll.http.responses import json_bytes
+from vectoll.http.responses import JsonResponse, json_bytes
 from vectoll.http.routing import RouteError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("vectoll.error")
@@ -92,7 +92,7 @@ def error_response(scope: Scope, error: VectollError, status: int | None = None)
         status = 402
     body = _openai_body(error, status) if is_openai else asked.body if asked else _spec_body(scope, error)
     headers = _headers(error, status) | (asked.headers if asked else {})
-    return Response(json_bytes(body), status, headers=headers, media_type="application/json")
+    return JsonResponse(json_bytes(body), status, headers)
 
 
 def answer_error(request: Request, error: Exception) -> Response:

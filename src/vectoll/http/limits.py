@@ -10,7 +10,10 @@ from vectoll.domain.errors import Unavailable
 from vectoll.domain.limits import LimitState
 from vectoll.http.errors import CALLERS_FAULT
 from vectoll.http.headers import RawHeaders
-from vectoll.http.record import RequestRecord, is_api, record_of, stranger
+from vectoll.http.record import is_api, record_of, stranger
+
+_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
 
 
 class LimitHeaders:
@@ -28,27 +31,21 @@ class LimitHeaders:
         with suppress(Unavailable):
             if response.status_code in CALLERS_FAULT:
                 await self._admission.record_failure(caller)
-            requests, tokens = await self._standing(record, caller)
-            response.raw_headers.extend(_limit_headers(b"requests", requests))
-            response.raw_headers.extend(_limit_headers(b"tokens", tokens))
-
-    async def _standing(
-        self, record: RequestRecord, caller: str
-    ) -> tuple[LimitState | None, LimitState | None]:
-        """What the permit has seen; what it has not is looked up."""
-        permit = record.permit
-        requests, tokens = (permit.requests, permit.tokens) if permit else (None, None)
-        if requests is None or tokens is None:
-            now_requests, now_tokens = await self._admission.standing(caller, record.model)
-            requests, tokens = requests or now_requests, tokens or now_tokens
-        return requests, tokens
+            permit = record.permit
+            requests, tokens = (permit.requests, permit.tokens) if permit else (None, None)
+            if requests is None or tokens is None:  # the permit has not seen it
+                now_requests, now_tokens = await self._admission.standing(caller, record.model)
+                requests, tokens = requests or now_requests, tokens or now_tokens
+            response.raw_headers += _limit_headers(_REQUESTS, requests)
+            response.raw_headers += _limit_headers(_TOKENS, tokens)
 
 
-def _limit_headers(what: bytes, state: LimitState | None) -> RawHeaders:
+def _limit_headers(names: tuple[bytes, bytes, bytes], state: LimitState | None) -> RawHeaders:
     if state is None:
         return []
+    limit, remaining, reset = names
     return [
-        (b"x-ratelimit-limit-" + what, b"%d" % state.limit),
-        (b"x-ratelimit-remaining-" + what, b"%d" % state.remaining),
-        (b"x-ratelimit-reset-" + what, b"%d" % state.reset_s),
+        (limit, b"%d" % state.limit),
+        (remaining, b"%d" % state.remaining),
+        (reset, b"%d" % state.reset_s),
     ]

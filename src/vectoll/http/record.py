@@ -16,6 +16,7 @@ OPENAI_BASE = "/v1"
 SPEC_BASE = "/api/v1"
 """Speaks the spec's errors."""
 BASES = (SPEC_BASE, OPENAI_BASE)
+_BELOW_BASES = (SPEC_BASE + "/", OPENAI_BASE + "/")
 
 _KEY = "vectoll.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -64,7 +65,8 @@ def is_under(base: str, scope: Scope) -> bool:
 
 def is_api(scope: Scope) -> bool:
     """Whether the request is for the metered API, as opposed to /health and its like."""
-    return is_under(SPEC_BASE, scope) or is_under(OPENAI_BASE, scope)
+    path: str = scope["path"]
+    return path.startswith(_BELOW_BASES) or path in BASES
 
 
 def stranger(scope: Scope) -> str:

@@ -15,7 +15,7 @@ from vectoll.http.body import read_json_body
 from vectoll.http.disconnect import CancelledOnDisconnect
 from vectoll.http.entry import admit_to_inference, idempotency_key_of
 from vectoll.http.record import record_of
-from vectoll.http.responses import StreamedResponse
+from vectoll.http.responses import JsonResponse, StreamedResponse
 from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_embeddings, write_embeddings
 from vectoll.http.services import services_of
 from vectoll.http.validation import parse_embedding_request
@@ -54,7 +54,7 @@ async def _answer(request: Request, result: EmbedResult, encoding_format: Encodi
     else:
         body = write_embeddings(result, encoding_format)
     measure("serialise", time.perf_counter() - started)
-    return Response(body, headers=headers, media_type="application/json")
+    return JsonResponse(body, headers=headers)
 
 
 async def _read(request: Request) -> EmbeddingRequest:
