@@ -118,11 +118,11 @@ def _short_cut(plain: type[Any], lines: _Lines, *, is_traced: bool) -> type[Any]
             line = {name: value for name, value in fields.items() if value is not None}
             line["event"] = event
             line["level"] = method
-            line["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+            line["timestamp"] = datetime.now(UTC)
             if is_traced:
                 _with_trace(None, method, line)
             try:
-                text = orjson.dumps(line).decode()
+                text = orjson.dumps(line, option=orjson.OPT_UTC_Z).decode()
             except TypeError:  # a value that JSON has no form for
                 return super()._proxy_to_logger(method, event, **fields)
             return lines.write(text + "\n")

@@ -6,13 +6,16 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from vectoll.accepting import Acceptor
 from vectoll.answering import WholeAnswers
@@ -171,21 +174,37 @@ def _spare_the_collector() -> None:
 
 
 def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
-    app = Application(services)
+    app: ASGIApp = Application(services)
+    if services.tracer:
+        app = TracingMiddleware(app, services.tracer)
     return uvicorn.Config(
-        TracingMiddleware(app, services.tracer) if services.tracer else app,
+        cast("Any", _BehindProxy(app, settings.forwarded_allow_ips)),
+        interface="asgi3",
         http=WholeAnswers,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.forwarded_allow_ips,
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CANCEL_GRACE_S,
     )
+
+
+class _BehindProxy:
+    """uvicorn's reading of X-Forwarded-*, for requests that have one: for others it would be a step at every turn."""
+
+    def __init__(self, app: ASGIApp, trusted: str) -> None:
+        self._app = app
+        self._forwarded: Any = ProxyHeadersMiddleware(cast("Any", app), trusted)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The application's own coroutine, or one around it."""
+        has_come_through = any(name.startswith(b"x-forwarded-") for name, _ in scope["headers"])
+        answered: Awaitable[None] = (self._forwarded if has_come_through else self._app)(scope, receive, send)
+        return answered
 
 
 def _base_url(host: str, port: int) -> str:

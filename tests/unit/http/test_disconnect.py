@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from vectoll.http.disconnect import CancelledOnDisconnect
+from vectoll.http.disconnect import WATCH_AFTER_S, CancelledOnDisconnect
 
 
 async def test_disconnect_cancels_the_body_and_says_so() -> None:
@@ -54,3 +54,23 @@ async def test_cancellation_from_elsewhere_wins_over_a_disconnect() -> None:
     task = asyncio.create_task(work())
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_each_is_watched_in_its_time_whoever_began_or_ended_before_it() -> None:
+    watched: list[int] = []
+
+    async def work(number: int, seconds: float) -> None:
+        async def receive() -> Message:
+            watched.append(number)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async with CancelledOnDisconnect(receive):
+            await asyncio.sleep(seconds)
+
+    first = [work(number, 5 * WATCH_AFTER_S if number % 2 else 0) for number in range(6)]
+    tasks = [asyncio.create_task(body) for body in first]
+    await asyncio.sleep(WATCH_AFTER_S / 2)
+    late = asyncio.create_task(work(99, 3 * WATCH_AFTER_S))
+    await asyncio.gather(*tasks, late)
+    assert watched == [1, 3, 5, 99]
