@@ -28,10 +28,12 @@ AVX512 = (
     "-mf16c",
     "-mprefer-vector-width=512",
 )
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
 SOURCES = {
     "capabilities.c": (),
     "team.c": ("-pthread",),
     "encoder_f32.c": AVX512,
+    "encoder_f32_avx2.c": AVX2,
     "encoder_bf16.c": (*AVX512, "-mavx512bf16"),
     "encoder_int8.c": (*AVX512, "-mavx512bf16", "-mavx512vnni"),
 }

@@ -184,9 +184,9 @@ def _widening(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings)
     if weights.size_bytes >= 4 * weights.element_count:
         return 1
     if _is_native(spec, checkpoint, settings):
-        from vectoll.adapters.engines.native import products_of
+        from vectoll.adapters.engines.native import computes_in_f32
 
-        return WIDENED_NATIVE if products_of(precision) == "f32" else 1
+        return WIDENED_NATIVE if computes_in_f32(precision) else 1
     from vectoll.adapters.engines.openvino import computes_in_f32 as openvino_computes_in_f32
 
     return WIDENED if openvino_computes_in_f32(precision) else 1

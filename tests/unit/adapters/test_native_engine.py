@@ -31,7 +31,15 @@ from vectoll.adapters.engines import openvino
 from vectoll.adapters.engines.native import NativeEngine, library, load_engine, missing_for_native
 from vectoll.adapters.engines.native import engine as engine_module
 from vectoll.adapters.engines.native.engine import _Team
-from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32, INT8, PRECISIONS
+from vectoll.adapters.engines.native.library import (
+    AMX_BF16,
+    BF16,
+    F32,
+    F32_AVX2,
+    INT8,
+    PRODUCTS,
+    capabilities,
+)
 from vectoll.adapters.engines.native.packing import aligned, pack
 from vectoll.catalog_file import read_models
 from vectoll.domain.catalog import CheckpointFacts, Pooling
@@ -52,6 +60,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return read_checkpoint(folder)
 
 
+def kernels(checkpoint: Checkpoint, products: str, **how: Any) -> NativeEngine:
+    """Those for ``products``, one stream, whatever this CPU would choose."""
+    has = F32_AVX2 if products == "f32_avx2" else capabilities()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "capabilities", lambda: has)
+        return load_engine(checkpoint, precision=products.removesuffix("_avx2"), streams=1, **how)
+
+
 def vectors(engine: Any, batch: Sequence[Sequence[int]]) -> Array:
     return np.array(engine.embed(batch, 0), np.float32)
 
@@ -62,39 +78,40 @@ def sequence(checkpoint: Checkpoint, length: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLS, Pooling.LAST])
-@pytest.mark.parametrize(("precision", "least_cosine"), [("f32", 0.999999), ("bf16", 0.999), ("int8", 0.995)])
+@pytest.mark.parametrize(
+    ("products", "least_cosine"),
+    [("f32", 0.999999), ("f32_avx2", 0.999999), ("bf16", 0.999), ("int8", 0.995)],
+)
 def test_every_length_gives_what_openvino_gives_in_f32(
-    tiny: Checkpoint, pooling: Pooling, precision: str, least_cosine: float
+    tiny: Checkpoint, pooling: Pooling, products: str, least_cosine: float
 ) -> None:
-    ours = load_engine(tiny, pooling=pooling, precision=precision, streams=1)
+    ours = kernels(tiny, products, pooling=pooling)
     exact = openvino.load_engine(tiny, pooling=pooling, precision="f32", streams=1)
     for length in range(1, tiny.architecture.positions + 1):
         one, other = (vectors(e, [sequence(tiny, length)]) for e in (ours, exact))
         assert (one * other).sum() > least_cosine, length
-        if precision == "f32":
+        if products.startswith("f32"):
             assert np.abs(one - other).max() < 1e-5, length
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("products", PRODUCTS)
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=12))
 def test_a_vector_is_the_same_bit_by_bit_beside_any_others(
-    tiny: Checkpoint, precision: str, lengths: list[int]
+    tiny: Checkpoint, products: str, lengths: list[int]
 ) -> None:
-    engine = load_engine(tiny, precision=precision, streams=1)
+    engine = kernels(tiny, products)
     batch = [sequence(tiny, length, seed) for seed, length in enumerate(lengths)]
     together = engine.embed(batch, 0)
     assert [v.tobytes() for v in together] == [engine.embed([ids], 0)[0].tobytes() for ids in batch]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("products", PRODUCTS)
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6), members=st.integers(1, 3))
-def test_nothing_is_written_beyond_what_is_asked_for(
-    precision: str, lengths: list[int], members: int
-) -> None:
+def test_nothing_is_written_beyond_what_is_asked_for(products: str, lengths: list[int], members: int) -> None:
     checkpoint, guard = minilm(), 4096
-    engine = load_engine(checkpoint, precision=precision, streams=1)
+    engine = kernels(checkpoint, products)
     ids = np.array([i for length in lengths for i in sequence(checkpoint, length)], np.int32)
     sizes = np.array(lengths, np.int32)
     encoder = ctypes.byref(engine._packed.encoder)  # type: ignore[union-attr]
@@ -114,26 +131,54 @@ def test_nothing_is_written_beyond_what_is_asked_for(
     assert np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("rows", [1, 11, 12, 13, 25, 100])
+@pytest.mark.parametrize("products", ["f32", "f32_avx2"])
+@pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 25, 100])
 @pytest.mark.parametrize(("columns", "depth"), [(32, 32), (96, 64), (64, 192)])
-def test_a_product_is_the_product(rows: int, columns: int, depth: int) -> None:
+def test_a_product_is_the_product(products: str, rows: int, columns: int, depth: int) -> None:
     rng = np.random.default_rng(rows)
     left, weight = (
         rng.standard_normal((rows, depth), np.float32),
         rng.standard_normal((columns, depth), np.float32),
     )
     bias, out = rng.standard_normal(columns, np.float32), np.empty((rows, columns), np.float32)
-    packed = pack([stored(weight, DType.F32)], "f32")
+    packed = pack([stored(weight, DType.F32)], products)
     pointers = [array.ctypes.data for array in (left, packed, bias, out)]
-    engine_library().vectoll_product_f32(rows, columns, depth, *pointers)
+    getattr(engine_library(), f"vectoll_product_{products}")(rows, columns, depth, *pointers)
     np.testing.assert_allclose(out, left @ weight.T + bias, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+def test_f32_is_the_same_bit_by_bit_by_avx2_and_by_avx512(tiny: Checkpoint) -> None:
+    for checkpoint in (tiny, minilm()):
+        narrow, wide = kernels(checkpoint, "f32_avx2"), kernels(checkpoint, "f32")
+        assert narrow._encode is not wide._encode
+        for length in (1, 2, 5, 6, 7, 15, 16, 17, 33, 64, checkpoint.architecture.positions):
+            ids = sequence(checkpoint, length)
+            assert narrow.embed([ids], 0)[0].tobytes() == wide.embed([ids], 0)[0].tobytes(), length
+
+
+@pytest.mark.parametrize(
+    ("has", "precision", "products"),
+    [
+        (F32_AVX2, "auto", "f32_avx2"),
+        (F32_AVX2, "f32", "f32_avx2"),
+        (F32_AVX2 | F32, "auto", "f32"),
+        (F32_AVX2 | F32 | BF16, "auto", "bf16"),
+        (F32_AVX2 | F32 | BF16, "f32", "f32"),
+        (F32_AVX2 | F32 | BF16 | INT8, "int8", "int8"),
+    ],
+)
+def test_products_are_the_fastest_that_this_cpu_has(
+    monkeypatch: pytest.MonkeyPatch, has: int, precision: str, products: str
+) -> None:
+    monkeypatch.setattr(engine_module, "capabilities", lambda: has)
+    assert engine_module.products_of(precision) == products
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize("size", [2, 3, 8])
-def test_a_team_of_any_size_gives_the_same_bits(precision: str, size: int) -> None:
+def test_a_team_of_any_size_gives_the_same_bits(products: str, size: int) -> None:
     """From fewer tokens than members to more rows than are computed at once."""
-    engine = load_engine(minilm(), precision=precision, streams=1)
+    engine = kernels(minilm(), products)
     lengths = (1, 2, 3, 12, 13, 31, 64, 130, 131, 256, 512)
     alone = [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths]
     engine._team = _Team.create(engine_library(), size)
@@ -255,6 +300,8 @@ def test_matrices_are_packed_into_panels_one_below_the_other(dtype: DType) -> No
     rows = np.concatenate(parts)
     in_f32 = pack(views, "f32").view(np.float32).reshape(4, 96, 32)
     assert (in_f32 == rows.reshape(4, 32, 96).transpose(0, 2, 1)).all()
+    in_f32 = pack(views, "f32_avx2").view(np.float32).reshape(8, 96, 16)
+    assert (in_f32 == rows.reshape(8, 16, 96).transpose(0, 2, 1)).all()
     in_bf16 = pack(views, "bf16").view(np.uint16).reshape(4, 48, 32, 2)
     assert (from_bf16(in_bf16) == rows.reshape(4, 32, 48, 2).transpose(0, 2, 1, 3)).all()
 
@@ -302,7 +349,7 @@ def test_bf16_is_the_nearest_and_ties_go_to_even() -> None:
     assert np.isnan(first[5]), "still not a number"
 
 
-@pytest.mark.parametrize("products", PRECISIONS)
+@pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize(
     "name",
     [
@@ -324,7 +371,7 @@ def test_a_weight_that_is_not_finite_is_not_hidden(
     at = 8 + int.from_bytes(data[:8], "little") + start
     data[at : at + 4] = np.float32(np.nan).tobytes()
     (tmp_path / "model.safetensors").write_bytes(data)
-    engine = load_engine(read_checkpoint(tmp_path), precision=products, streams=1)
+    engine = kernels(read_checkpoint(tmp_path), products)
     assert not np.isfinite(vectors(engine, [[5, 6, 7]])).all()
 
 
@@ -440,7 +487,11 @@ def test_threads_that_compute_step_back_but_not_the_first(monkeypatch: pytest.Mo
     ("has", "precision", "change", "why"),
     [
         (0, "auto", {}, "kernels were not built"),
-        (AMX_BF16, "auto", {}, "no AVX-512"),
+        (AMX_BF16, "auto", {}, "neither AVX-512 nor AVX2"),
+        (F32_AVX2, "bf16", {}, "no bf16"),
+        (F32_AVX2, "int8", {}, "AVX512_VNNI"),
+        (F32_AVX2, "auto", {}, None),
+        (F32_AVX2, "f32", {}, None),
         (F32, "bf16", {}, "no bf16"),
         (F32 | BF16, "int8", {}, "AVX512_VNNI"),
         (F32 | BF16 | INT8, "int8", {}, None),

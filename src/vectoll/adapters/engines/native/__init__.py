@@ -1,11 +1,11 @@
-"""The CPU engine of our own: encoders (BERT, XLM-RoBERTa) in C for AVX-512, with products in f32, bf16 or int8."""
+"""The CPU engine of our own: encoders (BERT, XLM-RoBERTa) in C for AVX-512 and AVX2, in f32, bf16 or int8."""
 
 from vectoll.adapters.engines.native.engine import (
     NativeEngine,
+    computes_in_f32,
     is_faster,
     load_engine,
     missing_for_native,
-    products_of,
 )
 
-__all__ = ["NativeEngine", "is_faster", "load_engine", "missing_for_native", "products_of"]
+__all__ = ["NativeEngine", "computes_in_f32", "is_faster", "load_engine", "missing_for_native"]

@@ -12,7 +12,15 @@ import numpy as np
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, step_back
 from vectoll.adapters.engines.memory import give_back_freed
-from vectoll.adapters.engines.native.library import AMX_BF16, BF16, F32, INT8, capabilities, load_library
+from vectoll.adapters.engines.native.library import (
+    AMX_BF16,
+    BF16,
+    F32,
+    F32_AVX2,
+    INT8,
+    capabilities,
+    load_library,
+)
 from vectoll.adapters.engines.native.packing import Array, PackedEncoder, aligned, unsuitable
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
@@ -150,8 +158,8 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
     has = capabilities()
     if not has:
         return "its kernels were not built (a C compiler at install time; Linux on x86_64)"
-    if not has & F32:
-        return "this CPU has no AVX-512"
+    if not has & (F32 | F32_AVX2):
+        return "this CPU has neither AVX-512 nor AVX2"
     if precision == "bf16" and not has & BF16:
         return "this CPU has no bf16 arithmetic"
     if precision == "int8" and not has & INT8:
@@ -169,7 +177,15 @@ def is_faster(precision: str) -> bool:
 
 
 def products_of(precision: str) -> str:
-    """What the products are computed in on this CPU: of ``library.PRECISIONS``."""
-    if precision == "auto":
-        return "bf16" if capabilities() & BF16 else "f32"
+    """What the products are computed in on this CPU: of ``library.PRODUCTS``."""
+    has = capabilities()
+    if precision == "auto" and has & BF16:
+        return "bf16"
+    if precision in ("auto", "f32"):
+        return "f32" if has & F32 else "f32_avx2"
     return precision
+
+
+def computes_in_f32(precision: str) -> bool:
+    """Whether the products are in f32 on this CPU."""
+    return products_of(precision).startswith("f32")

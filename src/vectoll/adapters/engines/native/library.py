@@ -8,11 +8,11 @@ from pathlib import Path
 SOURCES = Path(__file__).with_name("kernels")
 LIBRARY = Path(__file__).with_name("_kernels.so")
 
-F32, BF16, AMX_BF16, INT8 = 1, 2, 4, 8
+F32, BF16, AMX_BF16, INT8, F32_AVX2 = 1, 2, 4, 8, 16
 """Bits of ``capabilities``: what there are kernels for that this CPU can run, and whether it has something faster."""
 
-PRECISIONS = ("f32", "bf16", "int8")
-"""Of products."""
+PRODUCTS = ("f32", "bf16", "int8", "f32_avx2")
+"""What products are computed in: the precision, and the instructions where they are not AVX-512's."""
 
 
 class Layer(ctypes.Structure):
@@ -48,7 +48,7 @@ def load_library() -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    for suffix in PRECISIONS:
+    for suffix in PRODUCTS:
         encode = getattr(library, f"vectoll_encode_{suffix}")
         encode.restype = None
         encode.argtypes = [
@@ -66,7 +66,11 @@ def load_library() -> ctypes.CDLL | None:
             ctypes.c_void_p,
             ctypes.c_void_p,
         ]
-    for product in (library.vectoll_product_f32, library.vectoll_product_bf16):
+    for product in (
+        library.vectoll_product_f32,
+        library.vectoll_product_bf16,
+        library.vectoll_product_f32_avx2,
+    ):
         product.restype = None
         product.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 4
     library.vectoll_team_new.restype = ctypes.c_void_p
@@ -82,6 +86,6 @@ def checksum() -> int:
 
 
 def capabilities() -> int:
-    """Of F32, BF16 and AMX_BF16; 0 where the kernels were not built."""
+    """The bits above that are true of this CPU; 0 where the kernels were not built."""
     library = load_library()
     return library.vectoll_capabilities() if library else 0

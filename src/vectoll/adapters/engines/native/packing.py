@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 PANEL = 32
 """Columns of a panel of weights. Sizes of heads and of the feed-forward block are rounded up to it, with zeros."""
 ALIGNMENT = 64
-_SIZES = {"f32": (4, 0), "bf16": (2, 0), "int8": (1, 8)}
+_SIZES = {"f32": (4, 0), "f32_avx2": (4, 0), "bf16": (2, 0), "int8": (1, 8)}
 """Bytes of an input of a packed column, and of what is behind its last."""
 
 _STORED = {DType.F32: 0, DType.F16: 1, DType.BF16: 2}

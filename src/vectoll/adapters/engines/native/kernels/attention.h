@@ -6,19 +6,19 @@ struct attention_scratch {
     struct matrix weights; /* [TILE_ROWS, keys] */
 };
 
-/* Keys as the right-hand side of a product: a panel for each 32 keys, a row for each dword of a key. */
+/* Keys as the right-hand side of a product: a panel for each PANEL keys, a row for each dword of a key. */
 static inline void pack_keys(
     const element *key, int64_t stride, int64_t length, int64_t head_dim, int32_t *packed)
 {
     const int64_t depth = head_dim / PER_DWORD;
     for (int64_t first = 0; first < length; first += 16)
         for (int64_t d = 0; d < depth; d += 16) {
-            __m512i row[16];
+            dwords row[16];
             UNROLL for (int i = 0; i < 16; i++)
                 row[i] = first + i < length
-                    ? _mm512_loadu_si512(key + (first + i) * stride + d * PER_DWORD)
-                    : _mm512_setzero_si512();
-            store_turned(row, packed + (first / PANEL * depth + d) * PANEL + first % PANEL);
+                    ? d_load(key + (first + i) * stride + d * PER_DWORD)
+                    : d_zero();
+            store_turned(row, packed + (first / PANEL * depth + d) * PANEL + first % PANEL, PANEL);
         }
 }
 
@@ -26,20 +26,19 @@ static inline void pack_keys(
    ``scale`` is to base 2. */
 static inline float soften(const float *scores, int64_t length, float scale, element *weights)
 {
-    const __mmask16 rest = (__mmask16)((1u << ((length - 1) % 16 + 1)) - 1);
     const int64_t last = (length - 1) / 16 * 16;
-    const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
-    __m512 largest = _mm512_mask_loadu_ps(lowest, rest, scores + last);
-    for (int64_t k = 0; k < last; k += 16) largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + k));
-    const __m512 by = _mm512_set1_ps(scale), top = _mm512_set1_ps(_mm512_reduce_max_ps(largest) * scale);
-    __m512 sum = _mm512_setzero_ps();
+    const int rest = (int)(length - last);
+    floats largest = v_first(v_load(scores + last), rest, v_all(-__builtin_inff()));
+    for (int64_t k = 0; k < last; k += 16) largest = v_max(largest, v_load(scores + k));
+    const floats by = v_all(scale), top = v_all(v_top(largest) * scale);
+    floats sum = v_zero();
     for (int64_t k = 0; k <= last; k += 16) {
-        __m512 x = exp2_(_mm512_fmsub_ps(_mm512_loadu_ps(scores + k), by, top));
-        if (k == last) x = _mm512_maskz_mov_ps(rest, x);
-        sum = _mm512_add_ps(sum, x);
+        floats x = exp2_(v_fms(v_load(scores + k), by, top));
+        if (k == last) x = v_first(x, rest, v_zero());
+        sum = v_add(sum, x);
         store(weights + k, x);
     }
-    return _mm512_reduce_add_ps(sum);
+    return v_sum(sum);
 }
 
 /* One head's attention for ``rows`` queries. */
@@ -48,27 +47,27 @@ INLINE void attend_tile(
     const struct attention_scratch *s)
 {
     const int64_t depth = head_dim / PER_DWORD, keys = (length + 31) / 32 * 32;
-    __m512 sum[TILE_ROWS][2];
+    floats sum[TILE_ROWS][BLOCKS];
     for (int64_t key = 0; key < length; key += PANEL) {
         const int32_t *panel = s->keys + key * depth;
-        if (length - key <= 16) {
+        if (BLOCKS > 1 && length - key <= 16) {
             multiply(rows, 1, depth, query.at, query.stride, panel, sum);
-            UNROLL for (int i = 0; i < rows; i++) _mm512_storeu_ps(s->scores + i * keys + key, sum[i][0]);
+            UNROLL for (int i = 0; i < rows; i++) v_store(s->scores + i * keys + key, sum[i][0]);
         } else {
-            multiply(rows, 2, depth, query.at, query.stride, panel, sum);
+            multiply(rows, BLOCKS, depth, query.at, query.stride, panel, sum);
             UNROLL for (int i = 0; i < rows; i++)
-                UNROLL for (int j = 0; j < 2; j++)
-                    _mm512_storeu_ps(s->scores + i * keys + key + 16 * j, sum[i][j]);
+                UNROLL for (int j = 0; j < BLOCKS; j++)
+                    v_store(s->scores + i * keys + key + 16 * j, sum[i][j]);
         }
     }
     float total[TILE_ROWS];
     for (int i = 0; i < rows; i++) total[i] = soften(s->scores + i * keys, length, scale, s->weights.at + i * s->weights.stride);
     const int64_t pairs = (length + PER_DWORD - 1) / PER_DWORD;
     for (int64_t d = 0; d < head_dim; d += PANEL) {
-        multiply(rows, 2, pairs, s->weights.at, s->weights.stride, s->values + d * pairs, sum);
+        multiply(rows, BLOCKS, pairs, s->weights.at, s->weights.stride, s->values + d * pairs, sum);
         UNROLL for (int i = 0; i < rows; i++)
-            UNROLL for (int j = 0; j < 2; j++)
-                store(seen.at + i * seen.stride + d + 16 * j, _mm512_mul_ps(sum[i][j], _mm512_set1_ps(1 / total[i])));
+            UNROLL for (int j = 0; j < BLOCKS; j++)
+                store(seen.at + i * seen.stride + d + 16 * j, v_mul(sum[i][j], v_all(1 / total[i])));
     }
 }
 

@@ -105,7 +105,7 @@ static void embed(const struct member *me, const struct call *c, const struct sc
             float *sum = s->sums + token * m->hidden;
             const float *at = m->places + place * m->hidden;
             for (int64_t h = 0; h < m->hidden; h += 16)
-                _mm512_storeu_ps(sum + h, _mm512_add_ps(word(m, c->ids[token], h), _mm512_loadu_ps(at + h)));
+                v_store(sum + h, v_add(word(m, c->ids[token], h), v_load(at + h)));
             normalise_row(m, token, m->norm, m->norm_bias, m->layer->qkv_by, s);
         }
 }

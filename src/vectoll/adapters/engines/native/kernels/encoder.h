@@ -50,10 +50,11 @@ typedef void pack_fn(
 
 #define EXPORTED __attribute__((visibility("default")))
 
-EXPORTED encode_fn vectoll_encode_bf16, vectoll_encode_f32, vectoll_encode_int8;
-EXPORTED scratch_fn vectoll_scratch_bytes_bf16, vectoll_scratch_bytes_f32, vectoll_scratch_bytes_int8;
-EXPORTED product_fn vectoll_product_bf16, vectoll_product_f32;
-EXPORTED pack_fn vectoll_pack_bf16, vectoll_pack_f32, vectoll_pack_int8;
+EXPORTED encode_fn vectoll_encode_bf16, vectoll_encode_f32, vectoll_encode_f32_avx2, vectoll_encode_int8;
+EXPORTED scratch_fn vectoll_scratch_bytes_bf16, vectoll_scratch_bytes_f32, vectoll_scratch_bytes_f32_avx2,
+    vectoll_scratch_bytes_int8;
+EXPORTED product_fn vectoll_product_bf16, vectoll_product_f32, vectoll_product_f32_avx2;
+EXPORTED pack_fn vectoll_pack_bf16, vectoll_pack_f32, vectoll_pack_f32_avx2, vectoll_pack_int8;
 
 /* A team of ``size`` threads, the caller among them, whose others are ``niceness`` nicer than the thread that makes it;
    none when the system has no more threads. Free it when it is idle. */
@@ -61,7 +62,7 @@ EXPORTED struct team *vectoll_team_new(int size, int niceness);
 EXPORTED void vectoll_team_free(struct team *);
 
 /* Bit 0: this CPU can run the f32 kernels. Bit 1: and the bf16 ones. Bit 2: it has AMX, which computes products of bf16 and
-   bytes several times faster than these do. Bit 3: it can run the int8 ones. */
+   bytes several times faster than these do. Bit 3: it can run the int8 ones. Bit 4: the f32 ones for AVX2. */
 EXPORTED int vectoll_capabilities(void);
 
 /* CRC-32 of what this was built from: a library of other sources is not used. */

@@ -12,7 +12,7 @@ static inline inputs inputs_from_row(inputs a, int64_t row) { return from_row(a,
 static inline void store_inputs(const float *x, int64_t columns, const float *by, inputs to, int64_t row)
 {
     (void)by;
-    for (int64_t k = 0; k < columns; k += 16) store(to.at + row * to.stride + k, _mm512_loadu_ps(x + k));
+    for (int64_t k = 0; k < columns; k += 16) store(to.at + row * to.stride + k, v_load(x + k));
 }
 
 /* Elements as inputs: they are. */
@@ -29,22 +29,22 @@ INLINE void tile(
     const enum after after, const int rows, int64_t depth, inputs a, const int32_t *b, const float *bias,
     const float *added, void *out, int64_t out_stride)
 {
-    __m512 sum[TILE_ROWS][2];
-    multiply(rows, 2, depth / PER_DWORD, a.at, a.stride, b, sum);
-    const __m512 bias_of[2] = { _mm512_loadu_ps(bias), _mm512_loadu_ps(bias + 16) };
+    floats sum[TILE_ROWS][BLOCKS], bias_of[BLOCKS];
+    multiply(rows, BLOCKS, depth / PER_DWORD, a.at, a.stride, b, sum);
+    UNROLL for (int j = 0; j < BLOCKS; j++) bias_of[j] = v_load(bias + 16 * j);
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < 2; j++)
-            finish(after, _mm512_add_ps(sum[i][j], bias_of[j]), added, out, i * out_stride + 16 * j);
+        UNROLL for (int j = 0; j < BLOCKS; j++)
+            finish(after, v_add(sum[i][j], bias_of[j]), added, out, i * out_stride + 16 * j);
 }
 
 void PACK(int64_t columns, int64_t depth, const void *stored, int64_t type, const float *by, int32_t *packed)
 {
     (void)by;
-    const int64_t dwords = depth / PER_DWORD;
+    const int64_t width = depth / PER_DWORD;
     for (int64_t first = 0; first < columns; first += 16)
-        for (int64_t d = 0; d < dwords; d += 16) {
-            __m512i row[16];
+        for (int64_t d = 0; d < width; d += 16) {
+            dwords row[16];
             for (int i = 0; i < 16; i++) row[i] = elements_of(stored, type, (first + i) * depth + d * PER_DWORD);
-            store_turned(row, packed + (first / PANEL * dwords + d) * PANEL + first % PANEL);
+            store_turned(row, packed + (first / PANEL * width + d) * PANEL + first % PANEL, PANEL);
         }
 }

@@ -1,0 +1,82 @@
+/* Sixteen numbers in a register: AVX-512 F, BW, VL, DQ. ``avx2.h`` has the same names. */
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TILE_ROWS 12
+enum { BLOCKS = 2, PANEL = 16 * BLOCKS }; /* columns: 24 accumulators, for two loads of weights and twelve of inputs */
+
+typedef __m512 floats;
+typedef __m512i dwords;
+
+static inline floats v_zero(void) { return _mm512_setzero_ps(); }
+static inline floats v_all(float x) { return _mm512_set1_ps(x); }
+static inline floats v_load(const float *at) { return _mm512_loadu_ps(at); }
+static inline void v_store(float *at, floats x) { _mm512_storeu_ps(at, x); }
+static inline floats v_add(floats a, floats b) { return _mm512_add_ps(a, b); }
+static inline floats v_sub(floats a, floats b) { return _mm512_sub_ps(a, b); }
+static inline floats v_mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
+static inline floats v_div(floats a, floats b) { return _mm512_div_ps(a, b); }
+static inline floats v_max(floats a, floats b) { return _mm512_max_ps(a, b); }
+static inline floats v_abs(floats x) { return _mm512_abs_ps(x); }
+static inline floats v_fma(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+static inline floats v_fms(floats a, floats b, floats c) { return _mm512_fmsub_ps(a, b, c); }
+static inline floats v_fnma(floats a, floats b, floats c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline float v_sum(floats x) { return _mm512_reduce_add_ps(x); }
+static inline float v_top(floats x) { return _mm512_reduce_max_ps(x); }
+
+/* To the nearest whole number. */
+static inline floats v_round(floats x)
+{
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* x * 2^whole, for whole numbers up to 127; 0 for what is too small. */
+static inline floats v_scale(floats x, floats whole) { return _mm512_scalef_ps(x, whole); }
+
+/* The first ``count`` numbers of ``x``, 1 to 16, and the others of ``rest``. */
+static inline floats v_first(floats x, int count, floats rest)
+{
+    return _mm512_mask_mov_ps(rest, (__mmask16)((1u << count) - 1), x);
+}
+
+static inline floats v_of_f16(const void *at) { return _mm512_cvtph_ps(_mm256_loadu_si256(at)); }
+
+static inline floats v_of_bf16(const void *at)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at)), 16));
+}
+
+static inline dwords d_zero(void) { return _mm512_setzero_si512(); }
+static inline dwords d_all(int32_t x) { return _mm512_set1_epi32(x); }
+static inline dwords d_load(const void *at) { return _mm512_loadu_si512(at); }
+static inline void d_store(void *at, dwords x) { _mm512_storeu_si512(at, x); }
+static inline dwords d_of(floats x) { return _mm512_castps_si512(x); }
+static inline floats v_of(dwords x) { return _mm512_castsi512_ps(x); }
+
+/* Sixteen rows of sixteen dwords, turned over: columns become rows, ``stride`` dwords apart. */
+static inline void store_turned(dwords row[16], int32_t *to, int64_t stride)
+{
+    dwords a[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        row[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        row[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        row[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        row[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
+        a[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
+        a[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
+        a[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        row[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
+        row[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
+    }
+    for (int i = 0; i < 16; i++) d_store(to + i * stride, row[i]);
+}
