@@ -24,7 +24,7 @@ static inline void pack_keys(
 
 /* exp(scale * (scores - their largest)) as elements, zeros up to a multiple of 16; returns their sum.
    ``scale`` is to base 2. */
-static inline float soften(const float *scores, int64_t length, float scale, element *weights)
+static __attribute__((noinline)) float soften(const float *scores, int64_t length, float scale, element *weights)
 {
     const int64_t last = (length - 1) / 16 * 16;
     const int rest = (int)(length - last);
