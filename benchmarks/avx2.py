@@ -3,8 +3,8 @@
     python benchmarks/avx2.py               # a minute
 
 MiniLM in f32: tokens/s with all streams busy, the share of the machine's own f32 peak, and one text alone. All take
-turns in every round; ratios are medians of ratios within a round. OpenVINO cannot be told to do without AVX-512, so on a
-CPU without it is at best as fast as here.
+turns in every round; ratios are medians of ratios within a round. OpenVINO cannot be told to do without AVX-512, so on
+a CPU without it is at best as fast as here.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def load_all(checkpoint: Checkpoint) -> dict[str, LoadedEngine]:
         "AVX-512": loaded(checkpoint, cpu_engine="native", precision="f32"),
         "OpenVINO": loaded(checkpoint, cpu_engine="openvino", precision="f32"),
     }
-    native.capabilities = lambda: F32_AVX2
+    vars(native)["capabilities"] = lambda: F32_AVX2
     return {"AVX2": loaded(checkpoint, cpu_engine="native", precision="f32")} | engines
 
 

@@ -47,6 +47,7 @@ from vectoll.domain.errors import ConfigurationError
 from vectoll.settings import EngineSettings, ModelSettings, Settings
 
 Array = np.ndarray[Any, Any]
+POOLINGS = [Pooling.MEAN, Pooling.CLS, Pooling.LAST]
 
 
 pytestmark = needs_avx512
@@ -96,11 +97,11 @@ def test_every_length_gives_what_openvino_gives_in_f32(
 
 @pytest.mark.parametrize("products", PRODUCTS)
 @settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=12))
+@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=12), pooling=st.sampled_from(POOLINGS))
 def test_a_vector_is_the_same_bit_by_bit_beside_any_others(
-    tiny: Checkpoint, products: str, lengths: list[int]
+    tiny: Checkpoint, products: str, lengths: list[int], pooling: Pooling
 ) -> None:
-    engine = kernels(tiny, products)
+    engine = kernels(tiny, products, pooling=pooling)
     batch = [sequence(tiny, length, seed) for seed, length in enumerate(lengths)]
     together = engine.embed(batch, 0)
     assert [v.tobytes() for v in together] == [engine.embed([ids], 0)[0].tobytes() for ids in batch]
@@ -108,10 +109,16 @@ def test_a_vector_is_the_same_bit_by_bit_beside_any_others(
 
 @pytest.mark.parametrize("products", PRODUCTS)
 @settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6), members=st.integers(1, 3))
-def test_nothing_is_written_beyond_what_is_asked_for(products: str, lengths: list[int], members: int) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6),
+    members=st.integers(1, 3),
+    pooling=st.sampled_from(POOLINGS),
+)
+def test_nothing_is_written_beyond_what_is_asked_for(
+    products: str, lengths: list[int], members: int, pooling: Pooling
+) -> None:
     checkpoint, guard = minilm(), 4096
-    engine = kernels(checkpoint, products)
+    engine = kernels(checkpoint, products, pooling=pooling)
     ids = np.array([i for length in lengths for i in sequence(checkpoint, length)], np.int32)
     sizes = np.array(lengths, np.int32)
     encoder = ctypes.byref(engine._packed.encoder)  # type: ignore[union-attr]
@@ -176,13 +183,23 @@ def test_products_are_the_fastest_that_this_cpu_has(
 
 @pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize("size", [2, 3, 8])
-def test_a_team_of_any_size_gives_the_same_bits(products: str, size: int) -> None:
-    """From fewer tokens than members to more rows than are computed at once."""
-    engine = kernels(minilm(), products)
-    lengths = (1, 2, 3, 12, 13, 31, 64, 130, 131, 256, 512)
-    alone = [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths]
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_team_of_any_size_gives_the_same_bits(products: str, size: int, pooling: Pooling) -> None:
+    """From fewer tokens than members to more rows than are computed at once, one sequence and several."""
+    engine = kernels(minilm(), products, pooling=pooling)
+    several = [(1, 1), (3, 1, 2), (20,) * 12, (130, 1, 64)]
+    batches = [(length,) for length in (1, 2, 3, 12, 13, 31, 64, 130, 131, 256, 512)] + several
+
+    def computed() -> list[bytes]:
+        return [
+            vector.tobytes()
+            for lengths in batches
+            for vector in engine.embed([sequence(minilm(), length) for length in lengths], 0)
+        ]
+
+    alone = computed()
     engine._team = _Team.create(engine_library(), size)
-    assert [engine.embed([sequence(minilm(), length)], 0)[0].tobytes() for length in lengths] == alone
+    assert computed() == alone
 
 
 @settings(max_examples=10, deadline=None)

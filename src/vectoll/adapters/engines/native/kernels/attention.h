@@ -71,23 +71,24 @@ INLINE void attend_tile(
     }
 }
 
-/* Heads ``first_head`` to ``last_head`` of [length, 3 * heads * head_dim] ``qkv`` → those of [length, heads * head_dim]. */
+/* Heads ``first_head`` to ``last_head`` of [length, 3 * heads * head_dim] ``qkv`` → those of ``seen``, [queries, heads *
+   head_dim], for the queries that the rows of ``asking`` begin with. */
 static void attend(
-    const struct encoder *m, int64_t length, struct matrix qkv, struct matrix seen, int64_t first_head, int64_t last_head,
-    const struct attention_scratch *s)
+    const struct encoder *m, int64_t length, struct matrix qkv, int64_t queries, struct matrix asking, struct matrix seen,
+    int64_t first_head, int64_t last_head, const struct attention_scratch *s)
 {
     const int64_t width = m->heads * m->head_dim, head_dim = m->head_dim;
-    const int64_t tiles = (length + TILE_ROWS - 1) / TILE_ROWS;
+    const int64_t tiles = (queries + TILE_ROWS - 1) / TILE_ROWS;
     const float scale = m->score_scale * 1.44269504f;
     for (int64_t head = first_head * head_dim; head < last_head * head_dim; head += head_dim) {
         pack_keys(qkv.at + width + head, qkv.stride, length, head_dim, s->keys);
         pack_values(qkv.at + 2 * width + head, qkv.stride, length, head_dim, s->values);
         for (int64_t t = 0; t < tiles; t++) {
-            const int64_t first = length * t / tiles;
-            const struct matrix query = { qkv.at + first * qkv.stride + head, qkv.stride };
+            const int64_t first = queries * t / tiles;
+            const struct matrix query = { asking.at + first * asking.stride + head, asking.stride };
             const struct matrix to = { seen.at + first * seen.stride + head, seen.stride };
 #define DO(n) attend_tile(n, query, length, head_dim, scale, to, s)
-            FOR_ROWS((int)(length * (t + 1) / tiles - first), DO)
+            FOR_ROWS((int)(queries * (t + 1) / tiles - first), DO)
 #undef DO
         }
     }

@@ -110,13 +110,31 @@ static void embed(const struct member *me, const struct call *c, const struct sc
         }
 }
 
-/* Every sequence's heads, shared out. */
-static void attend_all(const struct member *me, const struct call *c, const struct scratch *s)
+/* Every sequence's heads, shared out: of all tokens, or of those that were picked. */
+static void attend_all(const struct member *me, const struct call *c, const struct scratch *s, int are_picked)
 {
     int64_t first, token = 0;
     const int64_t end = share(me, c->m->heads, 1, &first);
-    for (int64_t i = 0; i < c->count; token += c->lengths[i++])
-        attend(c->m, c->lengths[i], from_row(s->qkv, token), from_row(s->seen, token), first, end, &s->attention);
+    for (int64_t i = 0; i < c->count; token += c->lengths[i++]) {
+        const int64_t length = c->lengths[i], row = are_picked ? i : token, queries = are_picked ? 1 : length;
+        const struct matrix qkv = from_row(s->qkv, token), asking = from_row(s->qkv, row), seen = from_row(s->seen, row);
+        attend(c->m, length, qkv, queries, asking, seen, first, end, &s->attention);
+    }
+}
+
+/* All that the last layer needs of a sequence whose vector is read off one token is that token's row: here, the rows of
+   all sequences one after the other, as f32 in ``sums`` and as inputs. */
+static void pick(const struct member *me, const struct call *c, const struct layer *l, const struct scratch *s)
+{
+    const int64_t hidden = c->m->hidden;
+    int64_t first, token = 0;
+    const int64_t end = share(me, c->count, 1, &first);
+    for (int64_t i = 0; i < end; token += c->lengths[i++]) {
+        if (i < first) continue;
+        const int64_t at = c->m->pooling == POOL_CLS ? token : token + c->lengths[i] - 1;
+        memcpy(s->sums + i * hidden, s->states + at * hidden, (size_t)hidden * 4);
+        store_inputs(s->sums + i * hidden, hidden, l->qkv_by, s->inputs, i);
+    }
 }
 
 static const float *next_by(const struct encoder *m, const struct layer *l)
@@ -147,11 +165,10 @@ static void feed_forward(
 /* The same for rows too few to be shared out: each member computes some columns of all. ``of_first`` is the first
    member's. False where this member is told to go. */
 static int feed_forward_together(
-    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s,
+    struct member *me, const struct encoder *m, const struct layer *l, int64_t rows, const struct scratch *s,
     const struct scratch *of_first)
 {
-    const struct encoder *m = c->m;
-    const int64_t hidden = m->hidden, width = m->heads * m->head_dim, rows = c->tokens;
+    const int64_t hidden = m->hidden, width = m->heads * m->head_dim;
     int64_t first, last = share(me, rows, 1, &first);
     inputs a = prepare(s->seen, first, last, width, of_first->prepared);
     if (IS_PREPARED && !team_meet(me)) return 0;
@@ -177,13 +194,13 @@ static int feed_forward_together(
 
 /* What follows attention, by whichever way suits. */
 static int finish_layer(
-    struct member *me, const struct call *c, const struct layer *l, const struct scratch *s,
+    struct member *me, const struct encoder *m, const struct layer *l, int64_t rows, const struct scratch *s,
     const struct scratch *of_first)
 {
     int64_t first;
-    if (me->size > 1 && c->tokens <= rows_at_once(c->m)) return feed_forward_together(me, c, l, s, of_first);
-    const int64_t last = share(me, c->tokens, 1, &first);
-    feed_forward(c->m, l, first, last, s);
+    if (me->size > 1 && rows <= rows_at_once(m)) return feed_forward_together(me, m, l, rows, s, of_first);
+    const int64_t last = share(me, rows, 1, &first);
+    feed_forward(m, l, first, last, s);
     return 1;
 }
 
@@ -194,20 +211,42 @@ static void encode(struct member *me, void *argument)
     struct scratch s, of_first;
     lay_out(&of_first, c, 0, c->scratch);
     lay_out(&s, c, me->rank, c->scratch);
+    const int64_t width = m->heads * m->head_dim, hidden = m->hidden;
     int64_t first, last, token = 0;
     embed(me, c, &s);
-    for (const struct layer *l = m->layer; l < m->layer + m->layers; l++) {
+    for (const struct layer *l = m->layer; l < m->layer + m->layers - 1; l++) {
         if (!team_meet(me)) return;
-        last = share(me, 3 * m->heads * m->head_dim, PANEL, &first);
-        product_plain(c->tokens, m->hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, first, last);
+        last = share(me, 3 * width, PANEL, &first);
+        product_plain(c->tokens, hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, first, last);
         if (!team_meet(me)) return;
-        attend_all(me, c, &s);
-        if (!team_meet(me) || !finish_layer(me, c, l, &s, &of_first)) return;
+        attend_all(me, c, &s, 0);
+        if (!team_meet(me) || !finish_layer(me, m, l, c->tokens, &s, &of_first)) return;
     }
+    const struct layer *l = m->layer + m->layers - 1;
+    const int are_picked = m->pooling != POOL_MEAN;
+    const int64_t rows = are_picked ? c->count : c->tokens;
     if (!team_meet(me)) return;
+    last = share(me, 2 * width, PANEL, &first);
+    product_plain(c->tokens, hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, width + first, width + last);
+    if (are_picked) {
+        if (!team_meet(me)) return;
+        pick(me, c, l, &s);
+        float *const picked = s.sums;
+        s.sums = s.states;
+        s.states = picked;
+        if (!team_meet(me)) return;
+    }
+    last = share(me, width, PANEL, &first);
+    product_plain(rows, hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, first, last);
+    if (!team_meet(me)) return;
+    attend_all(me, c, &s, are_picked);
+    if (!team_meet(me) || !finish_layer(me, m, l, rows, &s, &of_first) || !team_meet(me)) return;
     last = share(me, c->count, 1, &first);
-    for (int64_t i = 0; i < last; token += c->lengths[i++])
-        if (i >= first) pool(m, s.states + token * m->hidden, c->lengths[i], c->out + i * m->hidden);
+    for (int64_t i = 0; i < last; token += c->lengths[i++]) {
+        if (i < first) continue;
+        const float *states = s.states + (are_picked ? i : token) * hidden;
+        pool(m, states, are_picked ? 1 : c->lengths[i], c->out + i * hidden);
+    }
 }
 
 void ENCODE(
