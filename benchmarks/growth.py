@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -266,14 +266,14 @@ async def _charge(folder: Path, count: int) -> Point:
     keys = count // CHARGES_PER_KEY
     few = rng.choice(keys, FEW_KEYS, replace=False)
 
-    def principal(among: Numbers | None = None) -> Principal:
-        number = int(rng.integers(keys) if among is None else rng.choice(among))
-        return Principal(AccountId(f"account_{number}"), KeyId(f"key_{number}"))
+    def principals(times: int, among: Numbers | None = None) -> list[Principal]:
+        numbers = rng.integers(keys, size=times) if among is None else rng.choice(among, times)
+        return [Principal(AccountId(f"account_{n}"), KeyId(f"key_{n}")) for n in numbers.tolist()]
 
-    async def charge(found: list[float], times: int, among: Numbers | None = None) -> None:
-        for _ in range(times):
+    async def charge(found: list[float], callers: Sequence[Principal]) -> None:
+        for caller in callers:
             quote = Quote(ModelId(MODEL), 1, price)
-            hold = Hold(TransferId(new_id("chg")), principal(among), quote, RequestId(new_id("req")))
+            hold = Hold(TransferId(new_id("chg")), caller, quote, RequestId(new_id("req")))
             started = time.perf_counter()
             await store.ledger.hold(hold)
             await store.ledger.charge(hold, 1, 5)
@@ -282,8 +282,9 @@ async def _charge(folder: Path, count: int) -> Point:
     async def at_once(among: Numbers | None = None) -> float:
         """Charges per second."""
         found: list[float] = []
+        callers = [principals(200, among) for _ in range(64)]
         started = time.perf_counter()
-        await asyncio.gather(*(charge(found, 200, among) for _ in range(64)))
+        await asyncio.gather(*(charge(found, each) for each in callers))
         return len(found) / (time.perf_counter() - started)
 
     async def seconds(call: Callable[[], Awaitable[object]], times: int = 200) -> float:
@@ -296,11 +297,11 @@ async def _charge(folder: Path, count: int) -> Point:
 
     try:
         one: list[float] = []
-        await asyncio.gather(*(charge([], 8) for _ in range(64)))
-        await charge(one, 200)
+        await asyncio.gather(*(charge([], principals(8)) for _ in range(64)))
+        await charge(one, principals(200))
         of_few, rate = await at_once(few), await at_once()
         lookup = await seconds(lambda: store.keys.by_digest(digest_of(secret_of(int(rng.integers(keys))))))
-        page = await seconds(lambda: store.ledger.usage(UsageQuery(principal().account, limit=100)))
+        page = await seconds(lambda: store.ledger.usage(UsageQuery(principals(1)[0].account, limit=100)))
         if count <= VERIFIED:
             assert (await store.ledger.verify()).is_clean, "the rows are not those that charges leave"
     finally:
