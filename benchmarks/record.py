@@ -13,7 +13,7 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -84,13 +84,19 @@ def _own_seconds() -> float:
     return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
+def _command(arguments: Sequence[str]) -> str:
+    """What to type. Interpreters lie elsewhere on another machine: they are named by environment, peers/bin/python."""
+    shown = ["/".join(Path(text).parts[-3:]) if Path(text).is_absolute() else text for text in arguments[1:]]
+    return "python " + shlex.join([os.path.relpath(arguments[0]), *shown])
+
+
 @contextmanager
 def recording(name: str, packages: Mapping[str, str], folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
     """A document to fill, written when the benchmark is through. Children must have ended by then to be counted."""
     started, busy, own = time.perf_counter(), sum(core_seconds()), _own_seconds()
     document: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "command": "python " + shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": _command(sys.argv),
         "machine": machine(),
         "versions": dict(packages),
     }
