@@ -34,7 +34,7 @@ from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.tokenizers import load_tokenizer
 from vectoll.catalog_file import read_models
 from vectoll.core.batching.queue import BatchShape, FairQueue, Job
-from vectoll.domain.catalog import CheckpointFacts, ModelSource
+from vectoll.domain.catalog import CheckpointFacts, ModelSource, Pooling
 from vectoll.domain.errors import VectollError
 from vectoll.engines import LoadedEngine, load_engine
 from vectoll.ports.engine import Engine
@@ -97,11 +97,21 @@ class Row:
     rounds: list[dict[str, float]] = field(default_factory=list)
 
 
-def flops(architecture: Architecture, sequences: Sequence[Ids]) -> float:
-    """Multiplications and additions of the matrix products that these sequences need, padding left out."""
-    per_token = 2 * architecture.matrix_parameters
-    per_pair = 4 * architecture.layers * architecture.heads * architecture.head_dim
-    return sum(per_token * len(ids) + per_pair * len(ids) ** 2 for ids in sequences)
+def flops(architecture: Architecture, sequences: Sequence[Ids], pooling: Pooling | None) -> float:
+    """Multiplications and additions of the matrix products that these sequences need, padding left out.
+
+    Where a vector is one token's, the last layer needs no more of the others than their keys and values.
+    """
+    width = architecture.heads * architecture.head_dim
+    layer = 2 * architecture.matrix_parameters / architecture.layers
+    keys_and_values = 4 * architecture.hidden * architecture.kv_heads * architecture.head_dim
+
+    def of(length: int) -> float:
+        whole = layer * length + 4 * width * length**2
+        last = keys_and_values * length + layer - keys_and_values + 4 * width * length
+        return (architecture.layers - 1) * whole + (whole if pooling is Pooling.MEAN else last)
+
+    return sum(of(len(ids)) for ids in sequences)
 
 
 def loaded(checkpoint: Checkpoint, **engine: object) -> LoadedEngine:
@@ -208,7 +218,7 @@ class Bench:
         tokens = sum(map(len, sequences))
         padded = sum(self.engine.computed_tokens([len(ids) for ids in batch]) for batch in batches)
         row = Row(workload.name, len(texts), tokens, padded / tokens - 1)
-        work = flops(self.checkpoint.architecture, sequences) / 1e9
+        work = flops(self.checkpoint.architecture, sequences, self.checkpoint.pooling) / 1e9
         sample = texts[::REFERENCE_EVERY]
         sample_tokens = sum(map(len, sequences[::REFERENCE_EVERY]))
         for _ in range(WARM_UPS):  # until every stream has met nearly every shape

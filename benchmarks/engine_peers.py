@@ -177,7 +177,7 @@ class Bench:
         texts = workload.texts()[:: self.every]
         sequences = [encoding.ids for encoding in load_tokenizer(self.checkpoint).encode(texts)]
         contest = Contest(workload, texts, sum(map(len, sequences)))
-        work = flops(self.checkpoint.architecture, sequences) / 1e9
+        work = flops(self.checkpoint.architecture, sequences, self.checkpoint.pooling) / 1e9
         batches = {who: batched(sequences, own.shape) for who, own in self.engines.items()}
         exact = self._vectors_of(self.exact, texts, folder)
         cosines = {

@@ -110,7 +110,7 @@ def compare(engines: Mapping[str, LoadedEngine], checkpoint: Checkpoint, rounds:
     peak = Peak(best_precision(), available_cores())
     for length, count in LENGTHS.items():
         texts = texts_of(length, count)
-        work = flops(checkpoint.architecture, texts) / 1e9
+        work = flops(checkpoint.architecture, texts, checkpoint.pooling) / 1e9
         batches = {who: batched(texts, own.shape) for who, own in engines.items()}
         seconds: dict[str, list[float]] = {who: [] for who in engines}
         lone: dict[str, list[float]] = {who: [] for who in engines}

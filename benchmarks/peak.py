@@ -17,7 +17,8 @@ import numpy as np
 
 from vectoll.adapters.checkpoints import DType, TensorView
 from vectoll.adapters.engines.cores import available_cores
-from vectoll.adapters.engines.native.library import BF16, F32, capabilities, load_library
+from vectoll.adapters.engines.native.engine import products_of
+from vectoll.adapters.engines.native.library import BF16, F32, F32_AVX2, capabilities, load_library
 from vectoll.adapters.engines.native.packing import aligned_copy, pack
 from vectoll.adapters.engines.openvino.runtime import ops, ov
 
@@ -50,16 +51,16 @@ def square_product(size: int, precision: str, threads: int) -> Callable[[], floa
     return run
 
 
-def own_product(rows: int, depth: int, precision: str, threads: int) -> Callable[[], float]:
+def own_product(rows: int, depth: int, products: str, threads: int) -> Callable[[], float]:
     """The same product on every thread through our own kernels. Each call returns the rate of all in GFLOP/s."""
     library = load_library()
     assert library
-    product = getattr(library, f"vectoll_product_{precision}")
+    product = getattr(library, f"vectoll_product_{products}")
     rng = np.random.default_rng(0)
     left, right = (rng.standard_normal((rows, depth), np.float32) for _ in range(2))
     bias = np.zeros(rows, np.float32)
-    is_bf16 = precision == "bf16"
-    weights = pack([TensorView(DType.F32, right.shape, right.data.cast("B"))], precision)
+    is_bf16 = products == "bf16"
+    weights = pack([TensorView(DType.F32, right.shape, right.data.cast("B"))], products)
     rounded = (left.view(np.uint32) >> 16).astype(np.uint16) if is_bf16 else left
     inputs = [aligned_copy(rounded) for _ in range(threads)]
     outputs = [np.empty((rows, rows), np.float32) for _ in range(threads)]
@@ -84,8 +85,9 @@ class Peak:
 
     def __init__(self, precision: str, threads: int) -> None:
         self._products = [square_product(size, precision, threads) for size in SIZES]
-        if capabilities() & (BF16 if precision == "bf16" else F32):
-            self._products += [own_product(*size, precision, threads) for size in OWN_SIZES]
+        if capabilities() & (BF16 if precision == "bf16" else F32 | F32_AVX2):
+            products = products_of(precision)
+            self._products += [own_product(*size, products, threads) for size in OWN_SIZES]
 
     def gflops(self, repetitions: int = 8) -> float:
         """The best rate seen now, in GFLOP/s."""

@@ -86,7 +86,9 @@ def _own_seconds() -> float:
 
 def _command(arguments: Sequence[str]) -> str:
     """What to type. Interpreters lie elsewhere on another machine: they are named by environment, peers/bin/python."""
-    shown = ["/".join(Path(text).parts[-3:]) if Path(text).is_absolute() else text for text in arguments[1:]]
+    shown = [
+        "/".join(Path(text).parts[-3:]) if text.endswith("/bin/python") else text for text in arguments[1:]
+    ]
     return "python " + shlex.join([os.path.relpath(arguments[0]), *shown])
 
 

@@ -115,8 +115,8 @@ def _short_cut(plain: type[Any], lines: _Lines, *, is_traced: bool) -> type[Any]
         ) -> Any:
             if args or self._context or "exc_info" in fields:
                 return super()._proxy_to_logger(method, event, *args, **fields)
+            fields["event"] = event
             line = {name: value for name, value in fields.items() if value is not None}
-            line["event"] = event
             line["level"] = method
             line["timestamp"] = datetime.now(UTC)
             if is_traced:
@@ -124,6 +124,7 @@ def _short_cut(plain: type[Any], lines: _Lines, *, is_traced: bool) -> type[Any]
             try:
                 text = orjson.dumps(line, option=orjson.OPT_UTC_Z).decode()
             except TypeError:  # a value that JSON has no form for
+                del fields["event"]
                 return super()._proxy_to_logger(method, event, **fields)
             return lines.write(text + "\n")
 
@@ -155,4 +156,4 @@ def _without_noise(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _dumps(event: EventDict, default: Callable[[Any], Any], **_: Any) -> str:
-    return orjson.dumps(event, default=default).decode()
+    return orjson.dumps(event, default=default, option=orjson.OPT_UTC_Z).decode()

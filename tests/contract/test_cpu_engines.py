@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cpu import needs_avx512
+from tests.cpu import needs_avx2
 from tests.minilm import minilm
 
 from vectoll.adapters.checkpoints import read_checkpoint
@@ -25,7 +25,7 @@ WORLD = [101, 2088, 2003, 2307, 102]
 Load = Callable[..., Engine]
 
 
-@pytest.fixture(scope="module", params=[pytest.param("native", marks=needs_avx512), "openvino"])
+@pytest.fixture(scope="module", params=[pytest.param("native", marks=needs_avx2), "openvino"])
 def load(request: pytest.FixtureRequest) -> Load:
     loads: dict[str, Load] = {"native": native.load_engine, "openvino": openvino.load_engine}
     return loads[request.param]

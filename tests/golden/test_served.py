@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.cpu import needs_avx512
+from tests.cpu import needs_avx2
 from tests.golden.texts import TEXTS
 from tests.minilm import minilm
 from tests.tiny_checkpoints import MAKERS, PROMPTS
@@ -207,7 +207,7 @@ def batcher(engine: Any, budget_tokens: int, padded: bool, alike: bool = True) -
     ("name", "kind"),
     [
         *((name, kind) for name in [*NAMES, "minilm"] for kind in ("openvino", "openvino-padded", "torch")),
-        *(pytest.param(name, "native", marks=needs_avx512) for name in ("bge-m3", "e5", "minilm")),
+        *(pytest.param(name, "native", marks=needs_avx2) for name in ("bge-m3", "e5", "minilm")),
     ],
 )
 async def test_no_mixture_of_lengths_hangs_or_mixes_up_who_gets_what(

@@ -1,7 +1,8 @@
 """Counting that costs whoever is counted little: noted at once, counted with many others or when somebody asks."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -28,6 +29,13 @@ class Gathered(Generic[T]):
 
     def count(self) -> None:
         """Count what was noted so far."""
+        with self.counted():
+            pass
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """All that was noted so far is counted, and nothing more is until the end."""
         notes = self._notes
         with self._lock:
             self._count([notes.popleft() for _ in range(len(notes))])
+            yield

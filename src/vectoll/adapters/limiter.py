@@ -148,8 +148,7 @@ class _Estimated:
     def add(self, now: float, cost: int) -> float:
         """Count a hit, in the window to which ``used`` has moved. Returns how long until less than one is left."""
         self._current += cost
-        window_s = self._window_s
-        return (self._index + 2 - 1 / max(1, self._current)) * window_s - now
+        return self.wait_s(now, 0) if self._current else 0.0
 
     def wait_s(self, now: float, at_most: int) -> float:
         """How long until ``at_most`` is used, where more is."""

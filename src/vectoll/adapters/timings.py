@@ -55,8 +55,8 @@ class Timings(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What was counted so far, for the registry."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        self._seen.count()
-        for labels, counts in list(self._counts.items()):
-            below = accumulate(list(counts.in_bucket))
-            family.add_metric(labels, list(zip(self._ends, below, strict=True)), counts.total)
+        with self._seen.counted():
+            seen = [(labels, list(accumulate(c.in_bucket)), c.total) for labels, c in self._counts.items()]
+        for labels, below, total in seen:
+            family.add_metric(labels, list(zip(self._ends, below, strict=True)), total)
         yield family

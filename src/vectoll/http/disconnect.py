@@ -1,6 +1,7 @@
 """Work that nobody waits for any more is cancelled."""
 
 import asyncio
+from contextvars import Context
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +10,9 @@ from starlette.types import Receive
 
 WATCH_AFTER_S = 0.1
 """Work that is done sooner is not watched: a task to watch would cost more than the little that it could save."""
+
+CLOCK_STEP_S = 0.001
+"""Of uvloop's clock: what is due within a step is due."""
 
 
 class CancelledOnDisconnect:
@@ -63,6 +67,7 @@ class _Unwatched:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._context = Context()  # nobody's: what began first must not lend its own to all that follow
         self._due: dict[CancelledOnDisconnect, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -70,7 +75,7 @@ class _Unwatched:
         """It begins now."""
         due = self._due[body] = self.loop.time() + WATCH_AFTER_S
         if self._timer is None:
-            self._timer = self.loop.call_at(due, self._look)
+            self._timer = self.loop.call_at(due, self._look, context=self._context)
 
     def discard(self, body: CancelledOnDisconnect) -> None:
         """It is over."""
@@ -78,10 +83,10 @@ class _Unwatched:
 
     def _look(self) -> None:
         self._timer = None
-        now = self.loop.time()
+        soon = self.loop.time() + CLOCK_STEP_S
         for body, due in list(self._due.items()):
-            if due > now:
-                self._timer = self.loop.call_at(due, self._look)
+            if due > soon:
+                self._timer = self.loop.call_at(due, self._look, context=self._context)
                 return
             del self._due[body]
             body.watch()
@@ -93,7 +98,7 @@ _last: _Unwatched | None = None
 
 def _unwatched() -> _Unwatched:
     global _last  # noqa: PLW0603
-    loop = asyncio.get_running_loop()
-    if _last is None or _last.loop is not loop:
-        _last = _Unwatched(loop)
-    return _last
+    loop, unwatched = asyncio.get_running_loop(), _last
+    if unwatched is None or unwatched.loop is not loop:
+        unwatched = _last = _Unwatched(loop)
+    return unwatched

@@ -1,9 +1,11 @@
 /* What the encoder computes with, sixteen numbers at a time. */
 #include "encoder.h"
 
-/* 2^x, off by 1e-7 at most, and 0 for what is too small. */
+/* 2^x for x up to 127, off by 1e-7 at most, and 0 for what is too small. Not a number stays none: of two, ``v_max`` returns
+   the second where one is none. */
 static inline floats exp2_(floats x)
 {
+    x = v_max(v_all(-150), x);
     floats whole = v_round(x);
     floats part = v_sub(x, whole);
     floats p = v_all(0.00132764678f);

@@ -61,7 +61,7 @@ static inline floats v_round(floats x)
 #undef ROUND
 }
 
-/* x * 2^whole, for whole numbers up to 127; 0 for what is too small. */
+/* x * 2^whole, for whole numbers up to 127; 0 for what is too small, where AVX-512 has the last denormals. */
 static inline floats v_scale(floats x, floats whole)
 {
     const floats exponent = v_add(v_max(whole, v_all(-127)), v_all(127));

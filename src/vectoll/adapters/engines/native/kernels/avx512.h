@@ -17,6 +17,7 @@ static inline floats v_add(floats a, floats b) { return _mm512_add_ps(a, b); }
 static inline floats v_sub(floats a, floats b) { return _mm512_sub_ps(a, b); }
 static inline floats v_mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
 static inline floats v_div(floats a, floats b) { return _mm512_div_ps(a, b); }
+/* The second, where one is not a number. */
 static inline floats v_max(floats a, floats b) { return _mm512_max_ps(a, b); }
 static inline floats v_abs(floats x) { return _mm512_abs_ps(x); }
 static inline floats v_fma(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }

@@ -229,6 +229,7 @@ static void encode(struct member *me, void *argument)
     last = share(me, 2 * width, PANEL, &first);
     product_plain(c->tokens, hidden, s.inputs, l->qkv, l->qkv_bias, s.qkv, width + first, width + last);
     if (are_picked) {
+        /* All have read ``inputs`` when they are overwritten, and all are written when they are read again. */
         if (!team_meet(me)) return;
         pick(me, c, l, &s);
         float *const picked = s.sums;

@@ -7,7 +7,7 @@
 enum { STORED_F32, STORED_F16, STORED_BF16 };
 enum { POOL_CLS, POOL_MEAN, POOL_LAST };
 
-/* Matrices are packed: panels of 32 columns, each panel row a dword per column, which is one input in f32, two successive
+/* Matrices are packed: panels of 32 columns (16 for AVX2), each panel row a dword per column, which is one input in f32, two successive
    ones in bf16 and four in int8, where two rows of f32 end the panel (tile_bytes.h). */
 struct layer {
     const int32_t *qkv, *out, *up, *down;

@@ -77,9 +77,11 @@ INLINE void finish(const enum after after, floats x, const float *added, void *o
     case 10: DO(10); break; \
     case 11: DO(11); break; \
     default: DO(12);
-#else
+#elif TILE_ROWS == 6
 #define FOR_MORE_ROWS(DO) \
     default: DO(6);
+#else
+#error "for other tiles other cases"
 #endif
 
 /* What is to be done for a number of rows, 1 to TILE_ROWS, as a constant. */
