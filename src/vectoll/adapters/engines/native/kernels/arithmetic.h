@@ -17,6 +17,24 @@ static inline floats exp2_(floats x)
     return v_scale(p, whole);
 }
 
+/* Sixteen rows of sixteen dwords, turned over: columns become rows, ``stride`` dwords apart. */
+static inline void store_turned(dwords row[16], int32_t *to, int64_t stride)
+{
+    dwords a[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = d_low_32(row[i], row[i + 1]);
+        a[i + 1] = d_high_32(row[i], row[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        row[i] = d_low_64(a[i], a[i + 2]);
+        row[i + 1] = d_high_64(a[i], a[i + 2]);
+        row[i + 2] = d_low_64(a[i + 1], a[i + 3]);
+        row[i + 3] = d_high_64(a[i + 1], a[i + 3]);
+    }
+    for (int i = 0; i < 4; i++)
+        store_quarters_turned(row[i], row[i + 4], row[i + 8], row[i + 12], to + i * stride, 4 * stride);
+}
+
 /* Sixteen numbers of a checkpoint's tensor from number ``i`` on. */
 static inline floats widen(const void *tensor, int64_t type, int64_t i)
 {

@@ -113,36 +113,21 @@ static inline void d_store(void *at, dwords x)
     _mm256_storeu_si256(half + 1, x.high);
 }
 
-/* Eight rows of eight dwords, turned over: columns become rows, ``stride`` dwords apart. */
-static inline void store_turned_8(const __m256i row[8], int32_t *to, int64_t stride)
-{
-    __m256i a[8], b[8];
-    for (int i = 0; i < 8; i += 2) {
-        a[i] = _mm256_unpacklo_epi32(row[i], row[i + 1]);
-        a[i + 1] = _mm256_unpackhi_epi32(row[i], row[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
-        b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
-        b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
-        b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_si256((__m256i *)(to + i * stride), _mm256_permute2x128_si256(b[i], b[i + 4], 0x20));
-        _mm256_storeu_si256((__m256i *)(to + (i + 4) * stride), _mm256_permute2x128_si256(b[i], b[i + 4], 0x31));
-    }
-}
+#define D_EACH_OF_2(do, a, b) ((dwords) { do((a).low, (b).low), do((a).high, (b).high) })
 
-/* Sixteen rows of sixteen. */
-static inline void store_turned(const dwords row[16], int32_t *to, int64_t stride)
+static inline dwords d_low_32(dwords a, dwords b) { return D_EACH_OF_2(_mm256_unpacklo_epi32, a, b); }
+static inline dwords d_high_32(dwords a, dwords b) { return D_EACH_OF_2(_mm256_unpackhi_epi32, a, b); }
+static inline dwords d_low_64(dwords a, dwords b) { return D_EACH_OF_2(_mm256_unpacklo_epi64, a, b); }
+static inline dwords d_high_64(dwords a, dwords b) { return D_EACH_OF_2(_mm256_unpackhi_epi64, a, b); }
+
+/* Four rows of four quarters, turned over: columns become rows, ``stride`` dwords apart. */
+static inline void store_quarters_turned(dwords a, dwords b, dwords c, dwords d, int32_t *to, int64_t stride)
 {
-    for (int first = 0; first < 16; first += 8) {
-        __m256i low[8], high[8];
-        for (int i = 0; i < 8; i++) {
-            low[i] = row[first + i].low;
-            high[i] = row[first + i].high;
-        }
-        store_turned_8(low, to + first, stride);
-        store_turned_8(high, to + 8 * stride + first, stride);
-    }
+#define QUARTER(half, which) \
+    ((dwords) { _mm256_permute2x128_si256(a.half, b.half, which), _mm256_permute2x128_si256(c.half, d.half, which) })
+    d_store(to, QUARTER(low, 0x20));
+    d_store(to + stride, QUARTER(low, 0x31));
+    d_store(to + 2 * stride, QUARTER(high, 0x20));
+    d_store(to + 3 * stride, QUARTER(high, 0x31));
+#undef QUARTER
 }

@@ -55,29 +55,18 @@ static inline void d_store(void *at, dwords x) { _mm512_storeu_si512(at, x); }
 static inline dwords d_of(floats x) { return _mm512_castps_si512(x); }
 static inline floats v_of(dwords x) { return _mm512_castsi512_ps(x); }
 
-/* Sixteen rows of sixteen dwords, turned over: columns become rows, ``stride`` dwords apart. */
-static inline void store_turned(dwords row[16], int32_t *to, int64_t stride)
+static inline dwords d_low_32(dwords a, dwords b) { return _mm512_unpacklo_epi32(a, b); }
+static inline dwords d_high_32(dwords a, dwords b) { return _mm512_unpackhi_epi32(a, b); }
+static inline dwords d_low_64(dwords a, dwords b) { return _mm512_unpacklo_epi64(a, b); }
+static inline dwords d_high_64(dwords a, dwords b) { return _mm512_unpackhi_epi64(a, b); }
+
+/* Four rows of four quarters, turned over: columns become rows, ``stride`` dwords apart. */
+static inline void store_quarters_turned(dwords a, dwords b, dwords c, dwords d, int32_t *to, int64_t stride)
 {
-    dwords a[16];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        row[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        row[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        row[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        row[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
-        a[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
-        a[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
-        a[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        row[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-        row[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-    }
-    for (int i = 0; i < 16; i++) d_store(to + i * stride, row[i]);
+    const dwords even = _mm512_shuffle_i32x4(a, b, 0x88), even_below = _mm512_shuffle_i32x4(c, d, 0x88);
+    const dwords odd = _mm512_shuffle_i32x4(a, b, 0xdd), odd_below = _mm512_shuffle_i32x4(c, d, 0xdd);
+    d_store(to, _mm512_shuffle_i32x4(even, even_below, 0x88));
+    d_store(to + stride, _mm512_shuffle_i32x4(odd, odd_below, 0x88));
+    d_store(to + 2 * stride, _mm512_shuffle_i32x4(even, even_below, 0xdd));
+    d_store(to + 3 * stride, _mm512_shuffle_i32x4(odd, odd_below, 0xdd));
 }
