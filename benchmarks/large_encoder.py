@@ -112,7 +112,7 @@ def compare(
     lengths: Mapping[int, int],
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """Prints a row for each of the engines and ``lengths``. The others are held against the first engine, which is ours;
+    """Prints a row for each of the engines and ``lengths``. The first engine is ours, and what others are held against;
     the cosine is between it and the second.
     """
     rows, ours = [], next(iter(engines))
