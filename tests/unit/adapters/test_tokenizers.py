@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.minilm import minilm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from vectoll.adapters import tokenizers
+from vectoll.adapters.tokenizers import checkpoint as tokenizers
 from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
 from vectoll.domain.catalog import Pooling

@@ -1,4 +1,4 @@
-"""Text to token ids with the tokenizer that a checkpoint carries (Hugging Face ``tokenizer.json``)."""
+"""A checkpoint's tokenizer, with what a server asks of it."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vectoll.adapters.checkpoints import Checkpoint
+from vectoll.adapters.tokenizers.words import MAX_CHARACTERS, words_of
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Encoding
 from vectoll.domain.errors import ConfigurationError, InvalidRequest
@@ -34,6 +35,7 @@ class CheckpointTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._words = words_of(tokenizer)
         self._vocab_size = vocab_size
         self._has_ids_beyond = tokenizer.get_vocab_size(with_added_tokens=True) > vocab_size
         self._end = [] if end_id is None else [end_id]
@@ -57,10 +59,23 @@ class CheckpointTokenizer:
     def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
         """One Encoding per text; the port says the rest."""
         try:
-            read = [one.ids for few in _slices(texts) for one in self._encode(few)]
+            read = self._read(texts)
         except TypeError:  # a str that has no UTF-8 form
             raise _not_unicode(texts) from None
         return [Encoding(self._finish(index, ids, max_tokens)) for index, ids in enumerate(read)]
+
+    def _read(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._words is None or sum(map(len, texts)) > MAX_CHARACTERS:
+            return self._ask(texts)
+        read = [self._words.encode(text) for text in texts]
+        others = [index for index, ids in enumerate(read) if ids is None]
+        if others:
+            for index, ids in zip(others, self._ask([texts[index] for index in others]), strict=True):
+                read[index] = ids
+        return read
+
+    def _ask(self, texts: Sequence[str]) -> list[list[int]]:
+        return [one.ids for few in _slices(texts) for one in self._encode(few)]
 
     def _encode(self, texts: Sequence[str]) -> Sequence[Any]:
         tokenizer = self._tokenizer

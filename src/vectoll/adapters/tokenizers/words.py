@@ -1,0 +1,126 @@
+"""BERT's token ids word by word: what a word became is remembered, and one of plain letters needs no library.
+
+BERT's rules (Devlin et al. 2018; ``BertPreTokenizer`` and ``WordPiece`` of ``tokenizers``) never look beyond a space or
+an ASCII punctuation mark, so a text can be cut there, and each word read alone.
+"""
+
+import re
+from collections.abc import Sequence
+from string import punctuation
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+MAX_WORDS = 1 << 14
+MAX_WORD_CHARACTERS = 24
+"""What is remembered: about 3 MB of English."""
+
+MAX_CHARACTERS = 20_000
+"""More text at once is left to the library, during which other threads can run."""
+
+_MARK = re.escape(punctuation)
+_cut = re.compile(rf"[^ \t\r\n{_MARK}]+|[{_MARK}]").findall
+
+_PROBE = "a"
+
+
+class WordTokenizer:
+    """The ids that ``tokenizer`` would give, or none. Any number of threads can share one."""
+
+    def __init__(self, tokenizer: Tokenizer, prefix: Sequence[int], suffix: Sequence[int]) -> None:
+        """``tokenizer`` has BERT's rules and puts ``prefix`` before each text and ``suffix`` behind: ``words_of``."""
+        model, normalizer = tokenizer.model, tokenizer.normalizer
+        assert isinstance(model, WordPiece)
+        assert isinstance(normalizer, BertNormalizer)
+        self._tokenizer = tokenizer
+        self._id_of = model.token_to_id
+        self._continuing = model.continuing_subword_prefix
+        self._lowercase = normalizer.lowercase
+        self._prefix, self._suffix = prefix, suffix
+        added = [re.escape(token.content) for token in tokenizer.get_added_tokens_decoder().values()]
+        self._find_added = re.compile("|".join(added) or r"(?!)").search
+        self._known: dict[str, Sequence[int]] = {}
+
+    def encode(self, text: str) -> list[int] | None:
+        """The ids of ``text``, special ones included; None where the library has to read it.
+
+        Raises TypeError, as the library does, for a str that has no UTF-8 form.
+        """
+        if self._find_added(text):
+            return None
+        words, known = _cut(text), self._known
+        try:
+            return [*self._prefix, *[i for word in words for i in known[word]], *self._suffix]
+        except KeyError:
+            if max(map(len, words)) > MAX_WORD_CHARACTERS:
+                return None
+        known = self._learn(words)
+        return [*self._prefix, *[i for word in words for i in known[word]], *self._suffix]
+
+    def _learn(self, words: Sequence[str]) -> dict[str, Sequence[int]]:
+        """What each of the words is."""
+        known, ids, strange = self._known, {}, []
+        for word in dict.fromkeys(words):
+            pieces = known.get(word) or self._pieces(word)
+            if pieces is None:
+                strange.append(word)
+            else:
+                ids[word] = pieces
+        if strange:
+            ids |= self._ask(strange)
+        if len(known) + len(ids) > MAX_WORDS:
+            known = self._known = {}
+        known |= ids
+        return ids
+
+    def _pieces(self, word: str) -> list[int] | None:
+        """The longest piece that there is, again and again. None for a word that is not of printable ASCII, or that
+        has no pieces."""
+        if not (word.isascii() and word.isprintable()):
+            return None
+        if self._lowercase:
+            word = word.lower()
+        ids: list[int] = []
+        begin, prefix = 0, ""
+        while begin < len(word):
+            for end in range(len(word), begin, -1):
+                piece = self._id_of(prefix + word[begin:end])
+                if piece is not None:
+                    break
+            else:
+                return None
+            ids.append(piece)
+            begin, prefix = end, self._continuing
+        return ids
+
+    def _ask(self, words: Sequence[str]) -> dict[str, Sequence[int]]:
+        """What the library makes of each word."""
+        read = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+        ids: list[list[int]] = [[] for _ in words]
+        for token_id, index in zip(read.ids, read.word_ids, strict=True):
+            assert index is not None  # only special tokens belong to no word
+            ids[index].append(token_id)
+        return dict(zip(words, ids, strict=True))
+
+
+def words_of(tokenizer: Tokenizer) -> WordTokenizer | None:
+    """For a tokenizer with BERT's rules; None for any other, or with added tokens that it looks for in lower case."""
+    normalizer, model = tokenizer.normalizer, tokenizer.model
+    if not (
+        isinstance(normalizer, BertNormalizer)
+        and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
+        and isinstance(model, WordPiece)
+        and model.max_input_chars_per_word >= MAX_WORD_CHARACTERS
+    ):
+        return None
+    if any(token.normalized for token in tokenizer.get_added_tokens_decoder().values()):
+        return None
+    special, probe = tokenizer.encode("").ids, model.token_to_id(_PROBE)
+    ids = tokenizer.encode(f"{_PROBE} {_PROBE}").ids
+    if probe is None or probe in special or probe not in ids:
+        return None
+    begin = ids.index(probe)
+    prefix, suffix = ids[:begin], ids[begin + 2 :]
+    return WordTokenizer(tokenizer, prefix, suffix) if prefix + suffix == special else None
