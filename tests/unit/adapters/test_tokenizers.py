@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.minilm import minilm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from vectoll.adapters.tokenizers import checkpoint as tokenizers
 from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
+from vectoll.adapters.tokenizers import checkpoint as tokenizers
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError, InvalidRequest
 

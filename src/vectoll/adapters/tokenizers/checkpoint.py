@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 
@@ -68,11 +68,10 @@ class CheckpointTokenizer:
         if self._words is None or sum(map(len, texts)) > MAX_CHARACTERS:
             return self._ask(texts)
         read = [self._words.encode(text) for text in texts]
-        others = [index for index, ids in enumerate(read) if ids is None]
-        if others:
-            for index, ids in zip(others, self._ask([texts[index] for index in others]), strict=True):
-                read[index] = ids
-        return read
+        if None not in read:
+            return cast("list[list[int]]", read)
+        others = iter(self._ask([text for text, ids in zip(texts, read, strict=True) if ids is None]))
+        return [next(others) if ids is None else ids for ids in read]
 
     def _ask(self, texts: Sequence[str]) -> list[list[int]]:
         return [one.ids for few in _slices(texts) for one in self._encode(few)]
