@@ -40,6 +40,7 @@ from benchmarks.server import MODEL, ROWS, _free_port, _running, load, serving, 
 from vectoll.adapters.storage.rows import from_key  # noqa: E402
 from vectoll.adapters.storage.sqlite import open_sqlite  # noqa: E402
 from vectoll.adapters.storage.sqlite.connection import connect, prepare, sql  # noqa: E402
+from vectoll.adapters.storage.sqlite.work import PAGE  # noqa: E402
 from vectoll.adapters.storage.times import period_starts, to_micros  # noqa: E402
 from vectoll.domain.identity import ApiKey, Principal, digest_of  # noqa: E402
 from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId, new_id  # noqa: E402
@@ -183,8 +184,7 @@ HOUSE, SOURCE = "$revenue:2026-11", "$credit:2026-11"
 def _grow(path: Path, first: int, last: int) -> None:
     """Write the rows that charges ``first`` to ``last`` leave: ten on each key of an account of its own.
 
-    Through the indexes, in an order drawn at random, so that their pages are as full as those of a ledger that grew:
-    an index that is made afterwards has none with room, and each charge would split one.
+    In an order drawn at random, so that an account's transfers lie as far apart as in a ledger that grew.
     """
     rng = random.Random(first)
     now = datetime.now(UTC)
@@ -193,22 +193,26 @@ def _grow(path: Path, first: int, last: int) -> None:
         for setting in FILLING:
             db.execute(setting)
         if first == 0:
-            db.execute("INSERT INTO accounts VALUES (?, 0), (?, 0)", (HOUSE, SOURCE))
+            db.execute("INSERT INTO accounts (id, balance) VALUES (?, 0), (?, 0)", (HOUSE, SOURCE))
         for at in range(first, last, STEP):
             until = min(last, at + STEP)
             new = range(at // CHARGES_PER_KEY, until // CHARGES_PER_KEY)
             db.execute("BEGIN IMMEDIATE")
             left = CREDIT - CHARGES_PER_KEY * AMOUNT
-            db.executemany("INSERT INTO accounts VALUES (?, ?)", [(f"account_{n}", left) for n in new])
+            db.executemany(
+                "INSERT INTO accounts (id, balance) VALUES (?, ?)", [(f"account_{n}", left) for n in new]
+            )
             keys = (ApiKey.of_secret(secret_of(n), AccountId(f"account_{n}"), "", now) for n in new)
             # ids of keys are known by number here: a caller can be made up without a lookup
             db.executemany(
                 sql("insert_key"), ((f"key_{n}", *from_key(k)[1:]) for n, k in zip(new, keys, strict=True))
             )
-            db.executemany(sql("insert_transfer"), (_credit(n, micros) for n in new))
+            histories = _Histories(db)
+            db.executemany(sql("insert_transfer"), (histories.chained(_credit(n, micros)) for n in new))
             turns = [n for n in new for _ in range(CHARGES_PER_KEY)]
             rng.shuffle(turns)
-            db.executemany(sql("insert_transfer"), (_charged(n, micros) for n in turns))
+            db.executemany(sql("insert_transfer"), (histories.chained(_charged(n, micros)) for n in turns))
+            histories.store(db)
             spends = ((p.value, start) for p, start in period_starts(now))
             rows = [
                 (f"key_{n}", p, start, CHARGES_PER_KEY * AMOUNT, micros) for p, start in spends for n in new
@@ -222,6 +226,39 @@ def _grow(path: Path, first: int, last: int) -> None:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+Values = tuple[object, ...]
+
+
+class _Histories:
+    """The chains of transfers that the ledger keeps for each account."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._seq = db.execute("SELECT coalesce(max(seq), 0) FROM transfers").fetchone()[0]
+        self._pages: list[dict[str, str | int]] = []
+        chains = "SELECT id, transfers, last_seq FROM accounts WHERE id IN (?, ?)"
+        self._chains: dict[str, tuple[int, int]] = {
+            house: (transfers, last_seq) for house, transfers, last_seq in db.execute(chains, (HOUSE, SOURCE))
+        }
+
+    def chained(self, row: Values) -> Values:
+        """A transfer's row, with the transfers before it."""
+        self._seq += 1
+        return (*row, self._next(str(row[1])), self._next(str(row[2])))
+
+    def _next(self, account: str) -> int:
+        transfers, before = self._chains.get(account, (0, 0))
+        self._chains[account] = (transfers + 1, self._seq)
+        if (transfers + 1) % PAGE == 0:
+            self._pages.append({"account": account, "last_seq": self._seq, "size": PAGE})
+        return before
+
+    def store(self, db: sqlite3.Connection) -> None:
+        """Write what accounts and pages say of them."""
+        rows = ((*chain, account) for account, chain in self._chains.items())
+        db.executemany("UPDATE accounts SET transfers = ?, last_seq = ? WHERE id = ?", rows)
+        db.executemany(sql("insert_history_page"), self._pages)
+
+
 STEP = 100_000
 FILLING = (
     "PRAGMA synchronous = OFF",
@@ -230,7 +267,6 @@ FILLING = (
     "PRAGMA wal_autocheckpoint = 131072",
 )
 """No durability, no checks, 1 GiB of pages: ten million charges in two to three minutes."""
-Values = tuple[object, ...]
 
 
 def _credit(number: int, micros: int) -> Values:

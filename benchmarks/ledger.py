@@ -101,6 +101,8 @@ def transfer_rows(first: int, count: int) -> list[tuple[Any, ...]]:
             5,
             None,
             "",
+            0,
+            0,
         )
         for n in range(first, first + count)
     ]
@@ -109,8 +111,10 @@ def transfer_rows(first: int, count: int) -> list[tuple[Any, ...]]:
 def sqlite_raw(directory: Path, charges: int, group: int) -> float:
     with closing(connect(prepare(directory))) as db:
         names = [f"account_{who}" for who in range(ACCOUNTS)]
-        db.executemany("INSERT INTO accounts VALUES (?, 1000000000000)", [(name,) for name in names])
-        db.execute("INSERT INTO accounts VALUES (?, 0)", (HOUSE,))
+        db.executemany(
+            "INSERT INTO accounts (id, balance) VALUES (?, 1000000000000)", [(name,) for name in names]
+        )
+        db.execute("INSERT INTO accounts (id, balance) VALUES (?, 0)", (HOUSE,))
         started = time.perf_counter()
         for first in range(0, charges, group):
             _sqlite_group(db, transfer_rows(first, min(group, charges - first)))

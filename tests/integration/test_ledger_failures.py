@@ -192,6 +192,26 @@ async def test_verify_finds_a_key_spend_that_was_changed(store: SqliteStore) -> 
     }
 
 
+@pytest.mark.parametrize(
+    ("statement", "subject"),
+    [
+        ("UPDATE transfers SET debit_before = 3 WHERE seq = 9", "transfer of $credit:2026-11 before seq 9"),
+        ("UPDATE transfers SET credit_before = 3 WHERE seq = 9", "transfer of alice before seq 9"),
+        ("UPDATE accounts SET last_seq = 3 WHERE id = 'alice'", "history of alice"),
+        ("UPDATE accounts SET transfers = 3 WHERE id = 'alice'", "history of alice"),
+        ("UPDATE history_pages SET latest = latest + 1 WHERE account = 'alice'", "pages of histories"),
+        ("DELETE FROM history_pages WHERE account = 'alice'", "pages of histories"),
+    ],
+)
+async def test_verify_finds_a_history_that_was_changed(
+    store: SqliteStore, statement: str, subject: str
+) -> None:
+    await asyncio.gather(*(store.ledger.post(make_credit(1)) for _ in range(70)))
+    assert (await store.ledger.verify()).is_clean
+    tamper(store.path, "DROP TRIGGER transfers_are_never_changed", statement)
+    assert [d.subject for d in (await store.ledger.verify()).disagreements] == [subject]
+
+
 async def test_verify_says_when_the_file_is_damaged(tmp_path: Path) -> None:
     store = await open_sqlite(tmp_path)
     for _ in range(50):

@@ -20,7 +20,7 @@ from tests.postgres import POOL, emptied, execute
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.storage.postgres import PostgresStore, open_postgres
-from vectoll.adapters.storage.sqlite import SqliteStore, open_sqlite
+from vectoll.adapters.storage.sqlite import SqliteStore, history, open_sqlite, verification, work
 from vectoll.domain.allowances import Day, StakeSnapshot, day_of
 from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance, SpendLimitReached
 from vectoll.domain.identity import LimitPeriod, SpendLimit
@@ -395,11 +395,14 @@ class MemoryMachine(LedgerMachine):
 
 
 class SqliteMachine(LedgerMachine):
-    """A crash drops the store as it stands and opens the file again."""
+    """A crash drops the store as it stands and opens the file again. Pages of histories are short, so that many end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
+        self.short = pytest.MonkeyPatch()
+        for module in (work, history, verification):
+            self.short.setattr(module, "PAGE", 3)
 
     async def open(self) -> SqliteStore:
         return await open_sqlite(Path(self.directory.name), self.clock)
@@ -413,6 +416,7 @@ class SqliteMachine(LedgerMachine):
     def teardown(self) -> None:
         super().teardown()
         self.directory.cleanup()
+        self.short.undo()
 
 
 class PostgresMachine(LedgerMachine):

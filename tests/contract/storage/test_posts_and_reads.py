@@ -1,6 +1,7 @@
 """What every Ledger does with transfers that are not charges, and what it reports."""
 
 import asyncio
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -13,6 +14,7 @@ from vectoll.domain.ids import AccountId, KeyId, TransferId
 from vectoll.domain.ledger import Balance, Transfer, TransferCode
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, Price, usd
 from vectoll.ports.ledger import KeyUsage, Ledger, UsageQuery
+from vectoll.ports.store import Store
 
 
 async def test_post_credits_an_account_that_is_new(ledger: Ledger) -> None:
@@ -140,6 +142,50 @@ async def test_usage_by_time_is_half_open_in_any_order_of_time(ledger: Ledger) -
     assert [t.amount - 1 for t in await ledger.usage(replace(query, limit=1, after_seq=1))] == [1]
     assert [t.amount - 1 for t in await ledger.usage(replace(query, start=None))] == [3, 1, 2, 0]
     assert [t.amount - 1 for t in await ledger.usage(replace(query, end=None))] == [3, 1, 2, 4]
+
+
+async def test_a_history_of_any_length_is_read_in_pages_from_both_ends(store: Store) -> None:
+    rng, ledger = random.Random(7), store.ledger
+    await ledger.post(make_credit("5", BOB))
+    stored = [await ledger.post(make_credit("5"))]
+    for n in range(300):
+        at = NOON + timedelta(minutes=rng.randrange(300))
+        if n % 3 == 0:
+            stored.append(await ledger.post(make_credit(n, at=at)))
+        elif n % 3 == 1:
+            hold = make_hold(1)
+            stored.append(await ledger.charge(hold, 1, 0))
+        else:
+            await ledger.post(make_credit(n, BOB, at=at))
+    assert await ledger.usage(UsageQuery(ALICE)) == stored
+    last = max(t.created_at for t in stored)
+    for _ in range(60):
+        query = UsageQuery(
+            ALICE,
+            after_seq=rng.choice([0, rng.randrange(310)]),
+            start=rng.choice([None, last, NOON + timedelta(minutes=rng.randrange(300))]),
+            end=rng.choice([None, NOON + timedelta(minutes=rng.randrange(300))]),
+            code=rng.choice([None, TransferCode.CHARGE, TransferCode.CREDIT]),
+            limit=rng.choice([1, 10, 1000]),
+        )
+        wanted = [
+            t
+            for t in stored
+            if t.seq > query.after_seq
+            and (query.start is None or t.created_at >= query.start)
+            and (query.end is None or t.created_at < query.end)
+        ]
+        of_code = [t for t in wanted if query.code in (None, t.code)]
+        assert await ledger.usage(query) == of_code[: query.limit], query
+        charges = [t for t in wanted if t.code is TransferCode.CHARGE]
+        assert [paid.charge for paid in await ledger.charges(query)] == charges[: query.limit], query
+        offset = rng.randrange(210)
+        page = await store.history.page(ALICE, query.limit, offset)
+        newest = stored[::-1][offset : offset + query.limit]
+        assert [entry.transfer for entry in page.entries] == newest
+        assert page.has_more is (len(stored) > offset + query.limit)
+    (total,) = await store.history.charge_totals(NOON, ALICE)
+    assert (total.requests, total.tokens) == (100, 100)
 
 
 async def test_usage_by_code(ledger: Ledger) -> None:

@@ -1,17 +1,22 @@
-"""An account's movements in SQLite."""
+"""An account's movements in SQLite: a chain of transfers in pages (migration 6)."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from vectoll.adapters.storage.rows import to_transfer
+from vectoll.adapters.storage.rows import Row, to_transfer
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.rows import read_balance
+from vectoll.adapters.storage.sqlite.work import PAGE
 from vectoll.adapters.storage.times import to_micros
 from vectoll.domain.ids import AccountId
+from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Amount
 from vectoll.ports.history import ChargeTotal, HistoryPage, history_page, largest_first
+from vectoll.ports.ledger import Funds, PaidCharge, UsageQuery
+
+_BEGINNING, _END = -(2**63), 2**63 - 1
 
 
 class SqliteHistory:
@@ -22,14 +27,9 @@ class SqliteHistory:
 
     async def page(self, account: AccountId, limit: int, offset: int) -> HistoryPage:
         """A page, newest first, from one snapshot."""
-        parameters = {"account": account, "limit": offset + limit + 1}
         return await self._reader.read_in_thread(
             lambda db: history_page(
-                [to_transfer(row) for row in db.execute(sql("newest_transfers"), parameters)],
-                account,
-                read_balance(db, account),
-                limit,
-                offset,
+                _newest(db, account, offset + limit + 1), account, read_balance(db, account), limit, offset
             )
         )
 
@@ -38,9 +38,56 @@ class SqliteHistory:
         return await self._reader.read_in_thread(lambda db: largest_first(_totals(db, start, account)))
 
 
+def usage(db: sqlite3.Connection, query: UsageQuery) -> Sequence[Transfer]:
+    """A page of an account's transfers, from the snapshot that ``db`` is in."""
+    rows = _oldest_first(db, "usage", query, {"code": None if query.code is None else query.code.value})
+    return [to_transfer(row) for row in rows]
+
+
+def charges(db: sqlite3.Connection, query: UsageQuery, funds: Funds | None) -> Sequence[PaidCharge]:
+    """A page of an account's charges, from the snapshot that ``db`` is in."""
+    rows = _oldest_first(db, "charges", query, {"funds": funds})
+    return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in rows]
+
+
+def _oldest_first(
+    db: sqlite3.Connection, statement: str, query: UsageQuery, condition: dict[str, str | None]
+) -> Sequence[Row]:
+    """The first rows that fulfil the query, read from one page of the account's history after the other."""
+    parameters = condition | {
+        "account": query.account,
+        "after_seq": query.after_seq,
+        "start": _BEGINNING if query.start is None else to_micros(query.start),
+        "end": _END if query.end is None else to_micros(query.end),
+    }
+    rows: list[Row] = []
+    for last_seq, size in _pages(db, parameters):
+        rows += db.execute(sql(statement), parameters | {"last_seq": last_seq, "size": size})
+        if len(rows) >= query.limit:
+            break
+    return rows[: query.limit]
+
+
+def _pages(db: sqlite3.Connection, parameters: dict[str, object]) -> Iterator[tuple[int, int]]:
+    """Where each page ends that may hold what is asked for, and how many transfers it has. The newest is not full."""
+    for (last_seq,) in db.execute(sql("history_pages"), parameters):
+        yield last_seq, PAGE
+    if row := db.execute(sql("account"), (parameters["account"],)).fetchone():
+        _, transfers, last_seq = row
+        if transfers % PAGE:
+            yield last_seq, transfers % PAGE
+
+
+def _newest(db: sqlite3.Connection, account: AccountId, count: int) -> Sequence[Transfer]:
+    row = db.execute(sql("account"), (account,)).fetchone()
+    parameters = {"account": account, "after_seq": 0, "start": _BEGINNING, "end": _END, "code": None}
+    parameters |= {"last_seq": row[2] if row else 0, "size": count}
+    return [to_transfer(row) for row in db.execute(sql("usage"), parameters)][::-1]
+
+
 def _totals(db: sqlite3.Connection, start: datetime, account: AccountId | None) -> Iterator[ChargeTotal]:
     """SQLite's sum() fails beyond 64 bits, which many months may pass: halves of 32 bits are summed."""
     name = "charge_totals" if account is None else "charge_totals_of_account"
-    rows = db.execute(sql(name), {"start": to_micros(start), "account": account})
+    rows = db.execute(sql(name), {"start": to_micros(start), "account": account, "size": PAGE})
     for debit, key, model, requests, tokens, high, low in rows:
         yield ChargeTotal(debit, key, model, requests, tokens, Amount((high << 32) + low))

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.holds import Holds
-from vectoll.adapters.storage.rows import to_transfer
+from vectoll.adapters.storage.sqlite import history
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.rows import read_transfer
@@ -28,7 +28,6 @@ FRESH_S = 0.1
 MAX_REMEMBERED = 10_000
 _Facts = tuple[AccountId, Day, KeyId | None, LimitPeriod | None, int | None]
 """What is read to grant a hold: of whom, for which day, and of which key in which period."""
-_BEGINNING, _END = -(2**63), 2**63 - 1
 
 
 class SqliteLedger:
@@ -107,12 +106,12 @@ class SqliteLedger:
     async def usage(self, query: UsageQuery) -> Sequence[Transfer]:
         """A page of an account's transfers."""
         rules.check_query(query)
-        return await self._reader.read_in_thread(lambda db: _usage(db, query))
+        return await self._reader.read_in_thread(lambda db: history.usage(db, query))
 
     async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
         """A page of an account's charges."""
         rules.check_query(query)
-        return await self._reader.read_in_thread(lambda db: _charges(db, query, funds))
+        return await self._reader.read_in_thread(lambda db: history.charges(db, query, funds))
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
         """What a key has spent lately."""
@@ -194,27 +193,6 @@ class _RecentFunds:
         known = self._read.get(account, {})
         for facts, (funds, spent) in known.items():
             known[facts] = funds - amount, spent + amount
-
-
-def _usage(db: sqlite3.Connection, query: UsageQuery) -> Sequence[Transfer]:
-    parameters = _page(query) | {"code": None if query.code is None else query.code.value}
-    return [to_transfer(row) for row in db.execute(sql("usage"), parameters)]
-
-
-def _charges(db: sqlite3.Connection, query: UsageQuery, funds: Funds | None) -> Sequence[PaidCharge]:
-    parameters = _page(query) | {"funds": funds}
-    rows = db.execute(sql("charges"), parameters)
-    return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in rows]
-
-
-def _page(query: UsageQuery) -> dict[str, object]:
-    return {
-        "account": query.account,
-        "after_seq": query.after_seq,
-        "start": _BEGINNING if query.start is None else to_micros(query.start),
-        "end": _END if query.end is None else to_micros(query.end),
-        "limit": query.limit,
-    }
 
 
 def _key_usage(db: sqlite3.Connection, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vectoll.adapters.storage import rules
@@ -21,14 +21,27 @@ from vectoll.domain.money import MAX_AMOUNT, Amount
 _Spend = tuple[KeyId, str, int]
 """A key, the kind of a period, and when the period started."""
 
+PAGE = 64
+"""Transfers in a page of an account's history, as the migrations have it."""
+
 MAX_REMEMBERED = 50_000
-"""Balances, spends and allowances that are remembered from one transaction to the next."""
+"""Accounts, spends and allowances that are remembered from one transaction to the next."""
+
+
+@dataclass(slots=True)
+class _Account:
+    """One account as it will be stored."""
+
+    is_stored: bool = False
+    balance: int = 0
+    transfers: int = 0
+    last_seq: int = 0
 
 
 class Work:
     """One connection's transactions, one at a time. Each is opened by ``begin`` and written by ``flush``.
 
-    Balances and spends are read once and changed here, so the house's account, which every charge credits, is
+    Accounts and spends are read once and changed here, so the house's account, which every charge credits, is
     written once per transaction. They are remembered for the next, as long as no other connection has written
     meanwhile and it is the same day. After a transaction that was not committed this object is worth nothing.
     A method that refuses with a VectollError has changed nothing.
@@ -51,15 +64,14 @@ class Work:
             self._data_version = version
 
     def _remembered(self) -> int:
-        return len(self._balances) + len(self._spent) + len(self.allowances)
+        return len(self._accounts) + len(self._spent) + len(self.allowances)
 
     def _forget(self, today: Day) -> None:
         """Know nothing of what the file says."""
         self.today = today
         self.allowances = AllowanceRows(self.connection)
         self._periods = [(period, period.value, start) for period, start in period_starts(self.now)]
-        self._balances: dict[AccountId, int] = {}
-        self._missing: set[AccountId] = set()
+        self._accounts: dict[AccountId, _Account] = {}
         self._changed: set[AccountId] = set()
         self._spent: dict[_Spend, int] = {}
         self._changed_spends: set[_Spend] = set()
@@ -74,13 +86,13 @@ class Work:
         limit = None if limited is None else limited[1]
         day = day or self.today
         left = self.allowances.left(charge.debit, day)
-        part = rules.allowance_part(charge, left, self._balance(charge.debit), day) if left else None
+        part = rules.allowance_part(charge, left, self.balance(charge.debit), day) if left else None
         if part is not None:
             if existing := read_transfer(self.connection, charge.id):
                 return rules.earlier_charge(existing, hold)
             self._spends(charge, limit)  # whatever refuses the charge refuses before the first change
-            funds = self._balance(charge.debit) + part.amount
-            rules.check_movement(charge, funds, self._balance(charge.credit))
+            funds = self.balance(charge.debit) + part.amount
+            rules.check_movement(charge, funds, self.balance(charge.credit))
             self._apply(part, None, _conflict)
             self.allowances.spend(charge.debit, day, part.amount)
         return self._apply(charge, limit, lambda existing: rules.earlier_charge(existing, hold))
@@ -91,16 +103,20 @@ class Work:
 
     def balance(self, account: AccountId) -> Amount:
         """What the account has, with this transaction's changes."""
-        return Amount(self._balance(account))
+        return Amount(self._account(account).balance)
 
     def open_account(self, account: AccountId) -> None:
         """Make an account with nothing in it, if it does not exist."""
-        self._set_balance(account, self._balance(account))
+        self._store(account, self._account(account))
 
     def flush(self) -> None:
         """Write what changed. Must be the last call before the commit."""
-        balances, spent, now = self._balances, self._spent, to_micros(self.now)
-        self.connection.executemany(sql("set_balance"), [(balances[a], a) for a in self._changed])
+        spent, now = self._spent, to_micros(self.now)
+        accounts = [(account_id, self._accounts[account_id]) for account_id in self._changed]
+        self.connection.executemany(
+            sql("set_account"),
+            [(a.balance, a.transfers, a.last_seq, account_id) for account_id, a in accounts],
+        )
         self.connection.executemany(
             sql("set_spent"), [(*spend, spent[spend], now) for spend in self._changed_spends]
         )
@@ -113,21 +129,22 @@ class Work:
     ) -> Transfer:
         try:
             spends = self._spends(transfer, limit)
-            debit, credit = self._balance(transfer.debit), self._balance(transfer.credit)
-            rules.check_movement(transfer, debit, credit)
+            debit, credit = self._account(transfer.debit), self._account(transfer.credit)
+            rules.check_movement(transfer, debit.balance, credit.balance)
         except VectollError:
             if existing := read_transfer(self.connection, transfer.id):
                 return earlier(existing)
             raise
-        cursor = self.connection.execute(sql("insert_transfer"), from_transfer(transfer))
+        row = (*from_transfer(transfer), debit.last_seq, credit.last_seq)
+        cursor = self.connection.execute(sql("insert_transfer"), row)
         if not cursor.rowcount:
             return earlier(self._existing(transfer))
-        self._set_balance(transfer.debit, debit - transfer.amount)
-        self._set_balance(transfer.credit, credit + transfer.amount)
-        self._spent.update(spends)
-        self._changed_spends.update(spends)
         assert cursor.lastrowid is not None
         self._last_seq = seq = cursor.lastrowid
+        self._move(transfer.debit, debit, -transfer.amount, seq)
+        self._move(transfer.credit, credit, transfer.amount, seq)
+        self._spent.update(spends)
+        self._changed_spends.update(spends)
         return transfer if transfer.seq == seq else replace(transfer, seq=seq)
 
     def _existing(self, transfer: Transfer) -> Transfer:
@@ -157,21 +174,28 @@ class Work:
             spent = self._spent[entry] = row[0] if row else 0
         return spent
 
-    def _balance(self, account: AccountId) -> int:
-        balance = self._balances.get(account)
-        if balance is None:
-            row = self.connection.execute(sql("balance"), (account,)).fetchone()
-            if row is None:
-                self._missing.add(account)
-            balance = self._balances[account] = row[0] if row else 0
-        return balance
+    def _account(self, account_id: AccountId) -> _Account:
+        account = self._accounts.get(account_id)
+        if account is None:
+            row = self.connection.execute(sql("account"), (account_id,)).fetchone()
+            account = self._accounts[account_id] = _Account(True, *row) if row else _Account()
+        return account
 
-    def _set_balance(self, account: AccountId, balance: int) -> None:
-        if account in self._missing:
-            self.connection.execute(sql("open_account"), (account,))
-            self._missing.discard(account)
-        self._balances[account] = balance
-        self._changed.add(account)
+    def _move(self, account_id: AccountId, account: _Account, amount: int, seq: int) -> None:
+        """The account's next transfer, which is stored under ``seq``."""
+        account.balance += amount
+        account.transfers += 1
+        account.last_seq = seq
+        self._store(account_id, account)
+        if account.transfers % PAGE == 0:
+            page = {"account": account_id, "last_seq": seq, "size": PAGE}
+            self.connection.execute(sql("insert_history_page"), page)
+
+    def _store(self, account_id: AccountId, account: _Account) -> None:
+        if not account.is_stored:
+            self.connection.execute(sql("open_account"), (account_id,))
+            account.is_stored = True
+        self._changed.add(account_id)
 
 
 def _conflict(_: Transfer) -> Transfer:

@@ -15,13 +15,17 @@ SELECT balance FROM accounts WHERE id = ?;
 -- name: open_account
 INSERT INTO accounts (id, balance) VALUES (?, 0) ON CONFLICT (id) DO NOTHING;
 
--- name: set_balance
-UPDATE accounts SET balance = ? WHERE id = ?;
+-- name: account
+SELECT balance, transfers, last_seq FROM accounts WHERE id = ?;
+
+-- name: set_account
+UPDATE accounts SET balance = ?, transfers = ?, last_seq = ? WHERE id = ?;
 
 -- name: insert_transfer
 INSERT INTO transfers
-    (id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note,
+    debit_before, credit_before)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING;
 
 -- name: transfer
@@ -29,50 +33,10 @@ SELECT id, debit, credit, amount, code, created_at, request_id, key, model, toke
 FROM transfers
 WHERE id = ?;
 
--- name: usage
-SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
-FROM (
-    SELECT * FROM (
-        SELECT * FROM transfers INDEXED BY transfers_by_debit
-        WHERE debit = :account AND seq > :after_seq AND created_at >= :start AND created_at < :end
-            AND (:code IS NULL OR code = :code)
-        ORDER BY seq LIMIT :limit
-    )
-    UNION ALL
-    SELECT * FROM (
-        SELECT * FROM transfers INDEXED BY transfers_by_credit
-        WHERE credit = :account AND seq > :after_seq AND created_at >= :start AND created_at < :end
-            AND (:code IS NULL OR code = :code)
-        ORDER BY seq LIMIT :limit
-    )
-)
-ORDER BY seq LIMIT :limit;
-
--- name: charges
-SELECT c.id, c.debit, c.credit, c.amount, c.code, c.created_at, c.request_id, c.key, c.model, c.tokens,
-    c.duration_ms, c.fingerprint, c.note, c.seq,
-    coalesce(a.amount, 0)
-FROM transfers c INDEXED BY transfers_by_debit
-LEFT JOIN transfers a ON a.id = c.id || '.allowance'
-WHERE c.debit = :account AND c.seq > :after_seq AND c.created_at >= :start AND c.created_at < :end
-    AND c.code = 'CHARGE'
-    AND CASE :funds
-        WHEN 'allowance' THEN coalesce(a.amount, 0) > 0
-        WHEN 'credit' THEN coalesce(a.amount, 0) < c.amount OR c.amount = 0
-        ELSE true
-    END
-ORDER BY c.seq LIMIT :limit;
-
 -- name: charge_totals
 SELECT debit, key, model, count(*), sum(tokens), sum(amount >> 32), sum(amount & 0xffffffff)
 FROM transfers
 WHERE created_at >= :start AND code = 'CHARGE'
-GROUP BY debit, key, model;
-
--- name: charge_totals_of_account
-SELECT debit, key, model, count(*), sum(tokens), sum(amount >> 32), sum(amount & 0xffffffff)
-FROM transfers INDEXED BY transfers_by_debit
-WHERE debit = :account AND created_at >= :start AND code = 'CHARGE'
 GROUP BY debit, key, model;
 
 -- name: spent
@@ -89,12 +53,16 @@ SELECT coalesce(sum(spent), 0) FROM key_spend WHERE key = ? AND period = ? AND s
 SELECT charged_at FROM key_spend WHERE key = ? AND period = 'LIFETIME';
 
 -- name: all_postings
-SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END
+SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END,
+    debit_before, credit_before
 FROM transfers
 ORDER BY seq;
 
 -- name: all_balances
 SELECT id, balance FROM accounts;
+
+-- name: all_chains
+SELECT id, transfers, last_seq FROM accounts;
 
 -- name: all_spends
 SELECT key, period, start, spent FROM key_spend;

@@ -43,20 +43,3 @@ DELETE FROM sign_in_nonces WHERE good_until <= ?;
 
 -- name: consume_nonce
 INSERT INTO sign_in_nonces (wallet, nonce, good_until) VALUES (?, ?, ?) ON CONFLICT (wallet, nonce) DO NOTHING;
-
--- name: newest_transfers
-SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
-FROM (
-    SELECT * FROM (
-        SELECT * FROM transfers INDEXED BY transfers_by_debit
-        WHERE debit = :account
-        ORDER BY seq DESC LIMIT :limit
-    )
-    UNION ALL
-    SELECT * FROM (
-        SELECT * FROM transfers INDEXED BY transfers_by_credit
-        WHERE credit = :account
-        ORDER BY seq DESC LIMIT :limit
-    )
-)
-ORDER BY seq DESC LIMIT :limit;

@@ -1,0 +1,71 @@
+-- An account's history is a chain of transfers from its newest to its first, cut into pages of 64; what is left over
+-- at its end is the newest page. `page` walks one of them, from `:last_seq` back over `:size` transfers.
+
+-- name: insert_history_page
+INSERT INTO history_pages (account, last_seq, earliest, latest)
+WITH RECURSIVE page (seq, place) AS (
+    VALUES (:last_seq, 1)
+    UNION ALL
+    SELECT iif(t.debit = :account, t.debit_before, t.credit_before), place + 1
+    FROM page CROSS JOIN transfers t USING (seq)
+    WHERE place < :size
+)
+SELECT :account, :last_seq, min(created_at), max(created_at) FROM page CROSS JOIN transfers USING (seq);
+
+-- name: history_pages
+SELECT last_seq FROM history_pages
+WHERE account = :account AND last_seq > :after_seq AND latest >= :start AND earliest < :end
+ORDER BY last_seq;
+
+-- name: usage
+WITH RECURSIVE page (seq, place) AS (
+    VALUES (:last_seq, 1)
+    UNION ALL
+    SELECT iif(t.debit = :account, t.debit_before, t.credit_before), place + 1
+    FROM page CROSS JOIN transfers t USING (seq)
+    WHERE place < :size AND t.seq > :after_seq
+)
+SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
+FROM page CROSS JOIN transfers USING (seq)
+WHERE seq > :after_seq AND created_at >= :start AND created_at < :end AND (:code IS NULL OR code = :code)
+ORDER BY seq;
+
+-- name: charges
+WITH RECURSIVE page (seq, place) AS (
+    VALUES (:last_seq, 1)
+    UNION ALL
+    SELECT iif(t.debit = :account, t.debit_before, t.credit_before), place + 1
+    FROM page CROSS JOIN transfers t USING (seq)
+    WHERE place < :size AND t.seq > :after_seq
+)
+SELECT c.id, c.debit, c.credit, c.amount, c.code, c.created_at, c.request_id, c.key, c.model, c.tokens,
+    c.duration_ms, c.fingerprint, c.note, c.seq,
+    coalesce(a.amount, 0)
+FROM page CROSS JOIN transfers c USING (seq)
+LEFT JOIN transfers a ON a.id = c.id || '.allowance'
+WHERE c.debit = :account AND c.seq > :after_seq AND c.created_at >= :start AND c.created_at < :end
+    AND c.code = 'CHARGE'
+    AND CASE :funds
+        WHEN 'allowance' THEN coalesce(a.amount, 0) > 0
+        WHEN 'credit' THEN coalesce(a.amount, 0) < c.amount OR c.amount = 0
+        ELSE true
+    END
+ORDER BY c.seq;
+
+-- name: charge_totals_of_account
+WITH RECURSIVE page (seq, places) AS (
+    SELECT last_seq, :size FROM history_pages WHERE account = :account AND latest >= :start
+    UNION ALL
+    SELECT last_seq, transfers % :size FROM accounts WHERE id = :account AND transfers % :size > 0
+    UNION ALL
+    SELECT iif(t.debit = :account, t.debit_before, t.credit_before), places - 1
+    FROM page CROSS JOIN transfers t USING (seq)
+    WHERE places > 1
+)
+SELECT debit, key, model, count(*), sum(tokens), sum(amount >> 32), sum(amount & 0xffffffff)
+FROM page CROSS JOIN transfers USING (seq)
+WHERE debit = :account AND created_at >= :start AND code = 'CHARGE'
+GROUP BY debit, key, model;
+
+-- name: all_history_pages
+SELECT account, last_seq, earliest, latest FROM history_pages;
