@@ -69,7 +69,7 @@ async def test_when_a_key_was_last_used_outlives_its_index(
 
 
 async def test_histories_are_chained_as_if_they_had_always_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = random.Random(3)
     today = await open_sqlite(tmp_path / "today", FixedClock(NOON))
@@ -87,7 +87,11 @@ async def test_histories_are_chained_as_if_they_had_always_been(
         db.execute("INSERT INTO main.accounts SELECT id, balance FROM today.accounts")
         columns = "seq, id, debit, credit, amount, code, created_at, tokens, note"
         db.execute(f"INSERT INTO main.transfers ({columns}) SELECT {columns} FROM today.transfers")
+    monkeypatch.setattr(connection, "LARGE", 210)
     store = await open_sqlite(tmp_path / "old")
+    assert caplog.messages == [
+        "converting the ledger from schema 5 to 6: 210 transfers, some ten seconds for each million"
+    ]
     assert (await store.ledger.verify()).is_clean
     await store.ledger.post(make_credit(1))
     assert (

@@ -1,5 +1,6 @@
 """Opening the database file: its settings, its schema, and its SQL by name."""
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ DATABASE_NAME = "vectoll.sqlite3"
 BUSY_TIMEOUT_S = 10.0
 """How long to wait for another process's transaction, each of which takes milliseconds."""
 
+LARGE = 100_000
+"""Transfers from which on a new schema takes more than a second."""
+
+_log = logging.getLogger("vectoll.storage")
 _OLDEST_SQLITE = (3, 37, 0)
 _SETTINGS = (
     "PRAGMA synchronous = FULL",  # a commit that returned survives a power cut
@@ -82,6 +87,16 @@ def _migrate(connection: sqlite3.Connection) -> None:
         )
     if version == newest:
         return
+    if (
+        version
+        and (transfers := connection.execute("SELECT max(seq) FROM transfers").fetchone()[0] or 0) >= LARGE
+    ):
+        _log.warning(
+            "converting the ledger from schema %d to %d: %d transfers, some ten seconds for each million",
+            version,
+            newest,
+            transfers,
+        )
     connection.execute("BEGIN IMMEDIATE")
     for number in range(version + 1, newest + 1):
         for statement in _statements(migrations[number]):
