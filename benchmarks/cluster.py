@@ -67,7 +67,13 @@ class SimulatedEngine:
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:  # noqa: ARG002
+    def embed(
+        self,
+        batch: Sequence[Sequence[int]],
+        _stream: int,
+        *,
+        is_alone: bool = True,  # noqa: ARG002
+    ) -> Sequence[Vector]:
         if self._service_s:
             time.sleep(self._service_s)
         return [self._vector] * len(batch)

@@ -52,7 +52,13 @@ class InstantEngine:
         vector = np.random.default_rng(1).standard_normal(DIMS).astype(np.float32)
         self._vector: Any = (vector / np.linalg.norm(vector)).data.toreadonly()
 
-    def embed(self, batch: Sequence[Sequence[int]], _stream: int) -> Sequence[Vector]:
+    def embed(
+        self,
+        batch: Sequence[Sequence[int]],
+        _stream: int,
+        *,
+        is_alone: bool = True,  # noqa: ARG002
+    ) -> Sequence[Vector]:
         return [self._vector] * len(batch)
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:

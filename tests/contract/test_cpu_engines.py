@@ -58,6 +58,11 @@ def test_a_vector_outlives_the_next_batch(engine: Engine) -> None:
     assert vector.tobytes() == before
 
 
+def test_a_batch_among_others_has_the_vectors_that_it_has_alone(engine: Engine) -> None:
+    alone = [v.tobytes() for v in engine.embed([WORLD], 0)]
+    assert [v.tobytes() for v in engine.embed([WORLD], 0, is_alone=False)] == alone
+
+
 def test_streams_run_side_by_side(engine: Engine) -> None:
     expected = [v.tobytes() for v in engine.embed([HELLO, WORLD], 0)]
 

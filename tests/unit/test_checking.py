@@ -141,7 +141,9 @@ class Broken:
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+    def embed(
+        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+    ) -> Sequence[Vector]:
         rng = np.random.default_rng(1)
         rows = [self._change(rng.standard_normal(32) + sum(ids) % 7, len(batch)) for ids in batch]
         return [memoryview((row / np.linalg.norm(row)).astype(np.float32)) for row in rows]

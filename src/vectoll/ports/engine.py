@@ -19,12 +19,15 @@ class Engine(Protocol):
         """The native size of a vector."""
         ...
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+    def embed(
+        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+    ) -> Sequence[Vector]:
         """Embed one batch on one stream. Blocks, and releases the GIL while it computes.
 
-        ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. Returns
-        one L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure: the
-        caller answers every waiter with InferenceFailed.
+        ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. ``is_alone``
+        says that nothing else wants the machine, so that one call may use more cores than one. Returns one
+        L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure: the caller
+        answers every waiter with InferenceFailed.
         """
         ...
 

@@ -47,7 +47,9 @@ class FakeEngine:
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+    def embed(
+        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+    ) -> Sequence[Vector]:
         self.batches.append([len(ids) for ids in batch])
         self.started.set()
         assert self.go.wait(10)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import numpy as np
 import pytest
 
+from vectoll.core.batching import batcher
 from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.queue import BatchShape
 from vectoll.domain.embedding import Vector
@@ -30,6 +31,7 @@ class GatedEngine:
         self.gate = threading.Event()
         self.started = threading.Semaphore(0)
         self.batches: list[list[int]] = []
+        self.were_alone: list[bool] = []
         self.fail_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.poison = False
         self.is_closed = False
@@ -37,10 +39,13 @@ class GatedEngine:
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+    def embed(
+        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+    ) -> Sequence[Vector]:
         self.started.release()
         assert self.gate.wait(10)
         self.batches.append([sum(ids) for ids in batch])
+        self.were_alone.append(is_alone)
         if self.fail_on(batch):
             raise RuntimeError("engine broke")
         if self.poison:
@@ -99,6 +104,31 @@ async def test_failing_engine_answers_every_waiter_and_goes_on(bench: Bench) -> 
     outcomes = await asyncio.gather(*bad, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [InferenceFailed] * 3
     assert len(await bench.submit("a", [1, 2])) == 1
+
+
+async def test_batches_are_alone_until_two_jobs_meet_and_again_after_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "CALM_S", 1e9)
+    engine = bench.engine
+    first = bench.submit("a", *[[1] * 60] * 3)
+    await bench.engine_busy()
+    engine.gate.set()
+    await first
+    await bench.submit("a", [1])
+    assert engine.were_alone == [True] * 4
+    engine.gate.clear()
+    second = bench.submit("a", [2])
+    await bench.engine_busy()
+    third = bench.submit("a", [3])
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await asyncio.gather(second, third)
+    await bench.submit("a", [4])
+    assert engine.were_alone[4:] == [True, False, False]
+    monkeypatch.setattr(batcher, "CALM_S", 0.0)
+    await bench.submit("a", [5])
+    assert engine.were_alone[7:] == [True]
 
 
 async def test_vector_that_is_not_finite_fails_its_job(bench: Bench) -> None:

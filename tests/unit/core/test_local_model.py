@@ -44,7 +44,9 @@ class SpreadEngine:
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+    def embed(
+        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+    ) -> Sequence[Vector]:
         rows = np.array([[len(ids), sum(ids), 1, 3] for ids in batch], dtype=np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return [row.data for row in rows]

@@ -23,6 +23,9 @@ from vectoll.ports.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+CALM_S = 0.05
+"""How long after two jobs have met no batch is taken to be alone."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
@@ -69,6 +72,9 @@ class Batcher:
         self._unannounced = 0
         """Sequences pushed in this turn of the loop."""
         self._waiters: dict[Job, _Waiter] = {}
+        self._met_at = -math.inf
+        """When a job last came while another was there. Then every core has something to do: the event loop, and
+        whoever sends. A batch that is spread over all of them would wait for each in turn."""
         self._tokens_per_s = 0.0
         self._is_closing = False
         self._threads = [
@@ -88,6 +94,8 @@ class Batcher:
         pushed_at = time.perf_counter()
         with self._lock:
             self._require_room(job)
+            if self._waiters:
+                self._met_at = pushed_at
             self._waiters[job] = waiter
             self._queue.push(job)
         if not self._unannounced:
@@ -123,7 +131,8 @@ class Batcher:
         while batch := self._next_batch():
             started = time.perf_counter()
             try:
-                vectors = self._engine.embed([item.ids for item in batch], stream)
+                is_alone = started - self._met_at > CALM_S
+                vectors = self._engine.embed([item.ids for item in batch], stream, is_alone=is_alone)
                 error = (
                     None
                     if all_finite(vectors)

@@ -58,7 +58,9 @@ class NativeEngine:
         """The native size of a vector."""
         return self._architecture.hidden
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+    def embed(
+        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+    ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
         packed = self._packed  # held to the end: what C reads lives as long
         assert packed is not None
@@ -74,7 +76,7 @@ class NativeEngine:
         dims = self.dims
         out = np.empty(len(batch) * dims, np.float32)
         encoder = ctypes.byref(packed.encoder)
-        team = self._team
+        team = self._team if is_alone else None
         scratch = self._scratch_of(
             stream, self._scratch_bytes(encoder, tokens, longest, team.size if team else 1)
         )

@@ -85,23 +85,25 @@ class OpenVinoEngine:
         """The native size of a vector."""
         return self._architecture.hidden
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:
+    def embed(
+        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+    ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
         packed = pack(batch, self._architecture.positions, shared_rows=self.packed)
         ids = packed.ids
         if ids.min() < 0 or ids.max() >= self._architecture.vocab:
             raise ValueError(f"a token id must be in range({self._architecture.vocab})")
-        copied = memoryview(self._infer(packed, stream))
+        copied = memoryview(self._infer(packed, stream, is_alone=is_alone))
         size = 4 * self.dims
         vectors: list[Vector] = [EMPTY] * len(batch)
         for at, index in enumerate(packed.order):
             vectors[index] = cast(Vector, copied[at * size : (at + 1) * size].cast("f"))
         return vectors
 
-    def _infer(self, packed: PackedBatch, stream: int) -> bytes:
+    def _infer(self, packed: PackedBatch, stream: int, *, is_alone: bool) -> bytes:
         """The vectors of a batch, in the order of its places; a copy, for the next batch overwrites the buffer."""
         with self._lock:
-            is_lone = self._running == 0 and len(packed.order) == 1
+            is_lone = is_alone and self._running == 0 and len(packed.order) == 1
             self._running += 1
         try:
             wide = self._wide if is_lone else None

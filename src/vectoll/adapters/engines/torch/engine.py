@@ -107,7 +107,13 @@ class TorchEngine:
         """The native size of a vector."""
         return self._dims
 
-    def embed(self, batch: Sequence[Sequence[int]], stream: int) -> Sequence[Vector]:  # noqa: ARG002
+    def embed(
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,  # noqa: ARG002
+        *,
+        is_alone: bool = True,  # noqa: ARG002
+    ) -> Sequence[Vector]:
         """See ``Engine.embed``. Raises ValueError for ids or lengths that the model cannot read."""
         if not batch:
             return []
