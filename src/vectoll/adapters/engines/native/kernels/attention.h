@@ -51,10 +51,10 @@ INLINE void attend_tile(
     for (int64_t key = 0; key < length; key += PANEL) {
         const int32_t *panel = s->keys + key * depth;
         if (BLOCKS > 1 && length - key <= 16) {
-            multiply(rows, 1, depth, query.at, query.stride, panel, sum);
+            multiply(rows, 1, 0, depth, query.at, query.stride, panel, sum);
             UNROLL for (int i = 0; i < rows; i++) v_store(s->scores + i * keys + key, sum[i][0]);
         } else {
-            multiply(rows, BLOCKS, depth, query.at, query.stride, panel, sum);
+            multiply(rows, BLOCKS, 0, depth, query.at, query.stride, panel, sum);
             UNROLL for (int i = 0; i < rows; i++)
                 UNROLL for (int j = 0; j < BLOCKS; j++)
                     v_store(s->scores + i * keys + key + 16 * j, sum[i][j]);
@@ -64,7 +64,7 @@ INLINE void attend_tile(
     for (int i = 0; i < rows; i++) total[i] = soften(s->scores + i * keys, length, scale, s->weights.at + i * s->weights.stride);
     const int64_t pairs = (length + PER_DWORD - 1) / PER_DWORD;
     for (int64_t d = 0; d < head_dim; d += PANEL) {
-        multiply(rows, BLOCKS, pairs, s->weights.at, s->weights.stride, s->values + d * pairs, sum);
+        multiply(rows, BLOCKS, 0, pairs, s->weights.at, s->weights.stride, s->values + d * pairs, sum);
         UNROLL for (int i = 0; i < rows; i++)
             UNROLL for (int j = 0; j < BLOCKS; j++)
                 store(seen.at + i * seen.stride + d + 16 * j, v_mul(sum[i][j], v_all(1 / total[i])));

@@ -1,6 +1,6 @@
 /* Elements of bf16 (AVX512_BF16), two to a dword. */
 typedef uint16_t element;
-enum { PER_DWORD = 2 };
+enum { PER_DWORD = 2, AHEAD = 8192 };
 
 static inline __m512 dot(__m512 sum, __m512i a, __m512i b)
 {

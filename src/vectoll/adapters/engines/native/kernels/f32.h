@@ -1,6 +1,6 @@
 /* Elements of f32, one to a dword. */
 typedef float element;
-enum { PER_DWORD = 1 };
+enum { PER_DWORD = 1, AHEAD = 0 };
 
 static inline floats dot(floats sum, dwords a, dwords b)
 {

@@ -36,17 +36,26 @@ static inline struct matrix from_row(struct matrix a, int64_t row)
     return (struct matrix) { a.at + row * a.stride, a.stride };
 }
 
-/* sum[i][j] = the product of row i of ``a`` with columns 16 j to 16 j + 15 of ``b``. ``rows`` and ``blocks`` (1 to BLOCKS)
-   are constants where this is inlined; ``depth`` counts dwords. */
+/* Weights are asked for ``ahead`` bytes before they are needed, 0 for not at all: where few rows pass by, a panel is read
+   once, and comes from beyond the second-level cache. */
+INLINE void fetch(const int blocks, const int ahead, const int32_t *b)
+{
+    if (ahead)
+        UNROLL for (int j = 0; j < blocks; j++) __builtin_prefetch((const char *)(b + 16 * j) + ahead);
+}
+
+/* sum[i][j] = the product of row i of ``a`` with columns 16 j to 16 j + 15 of ``b``. ``rows``, ``blocks`` (1 to BLOCKS) and
+   ``ahead`` are constants where this is inlined; ``depth`` counts dwords. */
 INLINE void multiply(
-    const int rows, const int blocks, int64_t depth, const element *a, int64_t stride, const int32_t *b,
-    floats sum[TILE_ROWS][BLOCKS])
+    const int rows, const int blocks, const int ahead, int64_t depth, const element *a, int64_t stride,
+    const int32_t *b, floats sum[TILE_ROWS][BLOCKS])
 {
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < blocks; j++) sum[i][j] = v_zero();
     for (int64_t k = 0; k < depth; k++, b += PANEL, a += PER_DWORD) {
         dwords column[BLOCKS];
         UNROLL for (int j = 0; j < blocks; j++) column[j] = d_load(b + 16 * j);
+        fetch(blocks, ahead, b);
         UNROLL for (int i = 0; i < rows; i++) {
             int32_t input;
             memcpy(&input, a + i * stride, 4);

@@ -84,6 +84,7 @@ INLINE void tile(
     const uint8_t *row = a.at;
     for (int64_t k = 0; k < depth; k += PER_DWORD_OF_BYTES, b += PANEL, row += PER_DWORD_OF_BYTES) {
         const __m512i column[2] = { _mm512_loadu_si512(b), _mm512_loadu_si512(b + 16) };
+        fetch(2, AHEAD, b);
         UNROLL for (int i = 0; i < rows; i++) {
             int32_t input;
             memcpy(&input, row + i * a.stride, 4);

@@ -30,7 +30,7 @@ INLINE void tile(
     const float *added, void *out, int64_t out_stride)
 {
     floats sum[TILE_ROWS][BLOCKS], bias_of[BLOCKS];
-    multiply(rows, BLOCKS, depth / PER_DWORD, a.at, a.stride, b, sum);
+    multiply(rows, BLOCKS, AHEAD, depth / PER_DWORD, a.at, a.stride, b, sum);
     UNROLL for (int j = 0; j < BLOCKS; j++) bias_of[j] = v_load(bias + 16 * j);
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < BLOCKS; j++)
