@@ -208,10 +208,14 @@ def _grow(path: Path, first: int, last: int) -> None:
                 sql("insert_key"), ((f"key_{n}", *from_key(k)[1:]) for n, k in zip(new, keys, strict=True))
             )
             histories = _Histories(db)
-            db.executemany(sql("insert_transfer"), (histories.chained(_credit(n, micros)) for n in new))
+            db.executemany(
+                sql("insert_transfer"), (histories.chained(_credit(n, micros), micros) for n in new)
+            )
             turns = [n for n in new for _ in range(CHARGES_PER_KEY)]
             rng.shuffle(turns)
-            db.executemany(sql("insert_transfer"), (histories.chained(_charged(n, micros)) for n in turns))
+            db.executemany(
+                sql("insert_transfer"), (histories.chained(_charged(n, micros), micros) for n in turns)
+            )
             histories.store(db)
             spends = ((p.value, start) for p, start in period_starts(now))
             rows = [
@@ -234,28 +238,33 @@ class _Histories:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._seq = db.execute("SELECT coalesce(max(seq), 0) FROM transfers").fetchone()[0]
-        self._pages: list[dict[str, str | int]] = []
-        chains = "SELECT id, transfers, last_seq FROM accounts WHERE id IN (?, ?)"
-        self._chains: dict[str, tuple[int, int]] = {
-            house: (transfers, last_seq) for house, transfers, last_seq in db.execute(chains, (HOUSE, SOURCE))
+        self._pages: list[Values] = []
+        chains = "SELECT id, transfers, last_seq, earliest, latest FROM accounts WHERE id IN (?, ?)"
+        self._chains: dict[str, tuple[int, int, int, int]] = {
+            house: (transfers, last_seq, earliest, latest)
+            for house, transfers, last_seq, earliest, latest in db.execute(chains, (HOUSE, SOURCE))
         }
 
-    def chained(self, row: Values) -> Values:
+    def chained(self, row: Values, micros: int) -> Values:
         """A transfer's row, with the transfers before it."""
         self._seq += 1
-        return (*row, self._next(str(row[1])), self._next(str(row[2])))
+        return (*row, self._next(str(row[1]), micros), self._next(str(row[2]), micros))
 
-    def _next(self, account: str) -> int:
-        transfers, before = self._chains.get(account, (0, 0))
-        self._chains[account] = (transfers + 1, self._seq)
+    def _next(self, account: str, micros: int) -> int:
+        """Times ascend here."""
+        transfers, before, earliest, _ = self._chains.get(account, (0, 0, 0, 0))
+        earliest = earliest if transfers % PAGE else micros
+        self._chains[account] = (transfers + 1, self._seq, earliest, micros)
         if (transfers + 1) % PAGE == 0:
-            self._pages.append({"account": account, "last_seq": self._seq, "size": PAGE})
+            self._pages.append((account, self._seq, earliest, micros))
         return before
 
     def store(self, db: sqlite3.Connection) -> None:
         """Write what accounts and pages say of them."""
         rows = ((*chain, account) for account, chain in self._chains.items())
-        db.executemany("UPDATE accounts SET transfers = ?, last_seq = ? WHERE id = ?", rows)
+        db.executemany(
+            "UPDATE accounts SET transfers = ?, last_seq = ?, earliest = ?, latest = ? WHERE id = ?", rows
+        )
         db.executemany(sql("insert_history_page"), self._pages)
 
 

@@ -199,6 +199,7 @@ async def test_verify_finds_a_key_spend_that_was_changed(store: SqliteStore) -> 
         ("UPDATE transfers SET credit_before = 3 WHERE seq = 9", "transfer of alice before seq 9"),
         ("UPDATE accounts SET last_seq = 3 WHERE id = 'alice'", "history of alice"),
         ("UPDATE accounts SET transfers = 3 WHERE id = 'alice'", "history of alice"),
+        ("UPDATE accounts SET earliest = 3 WHERE id = 'alice'", "history of alice"),
         ("UPDATE history_pages SET latest = latest + 1 WHERE account = 'alice'", "pages of histories"),
         ("DELETE FROM history_pages WHERE account = 'alice'", "pages of histories"),
     ],

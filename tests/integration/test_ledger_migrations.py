@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.ledger import ALICE, BOB, NOON, TOKEN, FixedClock, make_credit, make_debit, make_hold
 
-from vectoll.adapters.storage.sqlite import connection, open_sqlite
+from vectoll.adapters.storage.sqlite import backup, connection, open_sqlite
 from vectoll.adapters.storage.times import period_starts, to_micros
 from vectoll.domain.ids import KeyId
 from vectoll.domain.money import ZERO, Amount
@@ -90,7 +90,7 @@ async def test_histories_are_chained_as_if_they_had_always_been(
     monkeypatch.setattr(connection, "LARGE", 210)
     store = await open_sqlite(tmp_path / "old")
     assert caplog.messages == [
-        "converting the ledger from schema 5 to 6: 210 transfers, some ten seconds for each million"
+        "converting the ledger from schema 5 to 6: 210 transfers, some fifteen seconds for each million"
     ]
     assert (await store.ledger.verify()).is_clean
     await store.ledger.post(make_credit(1))
@@ -102,6 +102,35 @@ async def test_histories_are_chained_as_if_they_had_always_been(
     await store.close()
 
 
+@pytest.mark.parametrize("schema", [3, 4, 5])
+def test_a_ledger_of_an_older_schema_is_backed_up_as_it_is_and_restored_as_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int
+) -> None:
+    old, new, file = tmp_path / "old", tmp_path / "new", tmp_path / "ledger.bak"
+    old.mkdir()
+    new.mkdir()
+    path = make_schema(schema, old, monkeypatch)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO accounts VALUES ('$c', -7), (?, 7)", (ALICE,))
+        columns = "id, debit, credit, amount, code, created_at, tokens, note"
+        db.execute(
+            f"INSERT INTO transfers ({columns}) VALUES ('c', '$c', ?, 7, 'CREDIT', 0, 0, '')", (ALICE,)
+        )
+
+    def silent(_done: int, _total: int) -> None: ...
+
+    assert backup.back_up(old, file, replace=False, progress=silent).transfers == 1
+    for written in (path, file):
+        with closing(sqlite3.connect(written)) as db:
+            assert db.execute("PRAGMA user_version").fetchone()[0] == schema
+    assert backup.restore(file, new, replace=False, progress=silent).is_clean
+    with closing(sqlite3.connect(new / connection.DATABASE_NAME)) as db:
+        assert db.execute("SELECT transfers, last_seq FROM accounts WHERE id = ?", (ALICE,)).fetchone() == (
+            1,
+            1,
+        )
+
+
 @pytest.mark.parametrize(
     ("statement", "parameters"),
     [
@@ -109,7 +138,7 @@ async def test_histories_are_chained_as_if_they_had_always_been(
         ("spent", 3),
         ("set_spent", 5),
         ("account", 1),
-        ("set_account", 4),
+        ("set_account", 6),
         ("hold_facts", 5),
         ("allowance", 2),
         ("daily_grant", 1),

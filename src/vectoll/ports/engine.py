@@ -25,9 +25,9 @@ class Engine(Protocol):
         """Embed one batch on one stream. Blocks, and releases the GIL while it computes.
 
         ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. ``is_alone``
-        says that nothing else wants the machine, so that one call may use more cores than one. Returns one
-        L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure: the caller
-        answers every waiter with InferenceFailed.
+        says that no two requests for this model have met lately, so that one call may use more cores than one.
+        Returns one L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure:
+        the caller answers every waiter with InferenceFailed.
         """
         ...
 

@@ -414,9 +414,11 @@ class SqliteMachine(LedgerMachine):
         self.store = await self.open()
 
     def teardown(self) -> None:
-        super().teardown()
-        self.directory.cleanup()
-        self.short.undo()
+        try:
+            super().teardown()
+        finally:
+            self.directory.cleanup()
+            self.short.undo()
 
 
 class PostgresMachine(LedgerMachine):

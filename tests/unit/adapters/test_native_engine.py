@@ -299,6 +299,18 @@ def test_helpers_wake_on_other_cores_than_their_caller() -> None:
         os.sched_setaffinity(0, cores)
 
 
+def test_a_team_helps_only_with_what_is_alone() -> None:
+    before = threads_of_this_process()
+    engine = load_engine(minilm(), precision="f32", streams=2)
+    engine._team = _Team.create(engine_library(), 2)
+    (helper,) = threads_of_this_process() - before
+    batch = [sequence(minilm(), 512)] * 8
+    engine.embed(batch, 0, is_alone=False)
+    assert cpu_ticks(helper) == 0
+    engine.embed(batch, 0)
+    assert cpu_ticks(helper) > 0
+
+
 def test_a_team_ends_with_its_engine() -> None:
     before = threads_of_this_process()
     engine = load_engine(minilm(), streams=4)

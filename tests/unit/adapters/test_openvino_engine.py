@@ -86,7 +86,8 @@ def test_only_a_sequence_that_comes_alone_is_spread_over_cores(
     spread.embed([HELLO], 0)
     assert ran == ["wide", "narrow"]
     spread.embed([HELLO, WORLD], 0)
-    assert ran == ["wide", "narrow", "narrow"]
+    spread.embed([HELLO], 0, is_alone=False)
+    assert ran == ["wide", "narrow", "narrow", "narrow"]
 
 
 def test_a_call_that_fails_runs_no_more(spread: OpenVinoEngine, wide: Graph, ran: list[str]) -> None:

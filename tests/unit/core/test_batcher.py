@@ -117,6 +117,7 @@ async def test_batches_are_alone_until_two_jobs_meet_and_again_after_a_while(
     await first
     await bench.submit("a", [1])
     assert engine.were_alone == [True] * 4
+    engine.started = threading.Semaphore(0)
     engine.gate.clear()
     second = bench.submit("a", [2])
     await bench.engine_busy()

@@ -92,7 +92,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         and (transfers := connection.execute("SELECT max(seq) FROM transfers").fetchone()[0] or 0) >= LARGE
     ):
         _log.warning(
-            "converting the ledger from schema %d to %d: %d transfers, some ten seconds for each million",
+            "converting the ledger from schema %d to %d: %d transfers, some fifteen seconds for each million",
             version,
             newest,
             transfers,

@@ -61,33 +61,23 @@ def _oldest_first(
         "end": _END if query.end is None else to_micros(query.end),
     }
     rows: list[Row] = []
-    for last_seq, size in _pages(db, parameters):
+    for last_seq, size in db.execute(sql("pages"), parameters | {"page": PAGE}):
         rows += db.execute(sql(statement), parameters | {"last_seq": last_seq, "size": size})
         if len(rows) >= query.limit:
             break
     return rows[: query.limit]
 
 
-def _pages(db: sqlite3.Connection, parameters: dict[str, object]) -> Iterator[tuple[int, int]]:
-    """Where each page ends that may hold what is asked for, and how many transfers it has. The newest is not full."""
-    for (last_seq,) in db.execute(sql("history_pages"), parameters):
-        yield last_seq, PAGE
-    if row := db.execute(sql("account"), (parameters["account"],)).fetchone():
-        _, transfers, last_seq = row
-        if transfers % PAGE:
-            yield last_seq, transfers % PAGE
-
-
 def _newest(db: sqlite3.Connection, account: AccountId, count: int) -> Sequence[Transfer]:
-    row = db.execute(sql("account"), (account,)).fetchone()
+    _, _, last_seq, *_ = db.execute(sql("account"), (account,)).fetchone() or (0, 0, 0)
     parameters = {"account": account, "after_seq": 0, "start": _BEGINNING, "end": _END, "code": None}
-    parameters |= {"last_seq": row[2] if row else 0, "size": count}
+    parameters |= {"last_seq": last_seq, "size": count}
     return [to_transfer(row) for row in db.execute(sql("usage"), parameters)][::-1]
 
 
 def _totals(db: sqlite3.Connection, start: datetime, account: AccountId | None) -> Iterator[ChargeTotal]:
     """SQLite's sum() fails beyond 64 bits, which many months may pass: halves of 32 bits are summed."""
     name = "charge_totals" if account is None else "charge_totals_of_account"
-    rows = db.execute(sql(name), {"start": to_micros(start), "account": account, "size": PAGE})
+    rows = db.execute(sql(name), {"start": to_micros(start), "account": account, "page": PAGE})
     for debit, key, model, requests, tokens, high, low in rows:
         yield ChargeTotal(debit, key, model, requests, tokens, Amount((high << 32) + low))

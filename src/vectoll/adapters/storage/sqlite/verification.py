@@ -13,6 +13,8 @@ from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Verification
 
 MAX_FAULTS = 20
+CHAINED = 6
+"""The schema from which on histories are chained. A backup may be older."""
 
 
 def verify(db: sqlite3.Connection) -> Verification:
@@ -22,9 +24,12 @@ def verify(db: sqlite3.Connection) -> Verification:
         for (fault,) in db.execute(f"PRAGMA quick_check({MAX_FAULTS})"):
             if fault != "ok":
                 audit.disagree("database file", "intact", fault)
-        chains = _Chains(audit)
-        audit.read(chains.follow(db.execute(sql("all_postings"))))
-        chains.compare(db)
+        if db.execute("PRAGMA user_version").fetchone()[0] < CHAINED:
+            audit.read(cast(Iterable[Posting], db.execute(sql("all_postings"))))
+        else:
+            chains = _Chains(audit)
+            audit.read(chains.follow(db.execute(sql("all_chained_postings"))))
+            chains.compare(db)
         audit.compare(
             cast(Iterable[tuple[AccountId, int]], db.execute(sql("all_balances"))),
             _spends(db),
@@ -76,20 +81,17 @@ class _Chains:
 
     def compare(self, db: sqlite3.Connection) -> None:
         """Hold what is stored of accounts and pages against what was followed."""
-        for account, transfers, last_seq in db.execute(sql("all_chains")):
-            chain = self._accounts.get(account, _Chain())
-            if (chain.transfers, chain.last_seq) != (transfers, last_seq):
-                self._audit.disagree(
-                    f"history of {account}",
-                    f"{chain.transfers} transfers to seq {chain.last_seq}",
-                    f"{transfers} to seq {last_seq}",
-                )
+        for account, *stored in db.execute(sql("all_chains")):
+            chain = _Chain(*stored)
+            if (right := self._accounts.get(account, _Chain())) != chain:
+                self._audit.disagree(f"history of {account}", str(right), str(chain))
         pages = hashes = 0
         for row in db.execute(sql("all_history_pages")):
             pages += 1
             hashes += hash(row)
         if (pages, hashes) != (self._pages, self._hashes):
-            self._audit.disagree("pages of histories", f"{self._pages}, as transfers make them", f"{pages}")
+            found = f"{pages} pages" if pages != self._pages else "others"
+            self._audit.disagree("pages of histories", f"{self._pages} pages, as transfers make them", found)
 
 
 @dataclass(slots=True)
@@ -100,6 +102,10 @@ class _Chain:
     last_seq: int = 0
     earliest: int = 0
     latest: int = 0
+
+    def __str__(self) -> str:
+        page = f"its newest page from {self.earliest} to {self.latest}"
+        return f"{self.transfers} transfers to seq {self.last_seq}, {page}"
 
 
 def _spends(db: sqlite3.Connection) -> Iterable[tuple[SpendPeriod, int]]:

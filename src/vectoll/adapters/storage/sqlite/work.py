@@ -36,6 +36,21 @@ class _Account:
     balance: int = 0
     transfers: int = 0
     last_seq: int = 0
+    earliest: int = 0
+    latest: int = 0
+    """Of its newest page, in microseconds."""
+
+    def move(self, amount: int, seq: int, micros: int) -> None:
+        """The next transfer."""
+        if self.transfers % PAGE == 0:
+            self.earliest = self.latest = micros
+        elif micros < self.earliest:
+            self.earliest = micros
+        elif micros > self.latest:
+            self.latest = micros
+        self.balance += amount
+        self.transfers += 1
+        self.last_seq = seq
 
 
 class Work:
@@ -115,7 +130,10 @@ class Work:
         accounts = [(account_id, self._accounts[account_id]) for account_id in self._changed]
         self.connection.executemany(
             sql("set_account"),
-            [(a.balance, a.transfers, a.last_seq, account_id) for account_id, a in accounts],
+            [
+                (a.balance, a.transfers, a.last_seq, a.earliest, a.latest, account_id)
+                for account_id, a in accounts
+            ],
         )
         self.connection.executemany(
             sql("set_spent"), [(*spend, spent[spend], now) for spend in self._changed_spends]
@@ -141,8 +159,9 @@ class Work:
             return earlier(self._existing(transfer))
         assert cursor.lastrowid is not None
         self._last_seq = seq = cursor.lastrowid
-        self._move(transfer.debit, debit, -transfer.amount, seq)
-        self._move(transfer.credit, credit, transfer.amount, seq)
+        micros = to_micros(transfer.created_at)
+        self._move(transfer.debit, debit, -transfer.amount, seq, micros)
+        self._move(transfer.credit, credit, transfer.amount, seq, micros)
         self._spent.update(spends)
         self._changed_spends.update(spends)
         return transfer if transfer.seq == seq else replace(transfer, seq=seq)
@@ -181,14 +200,11 @@ class Work:
             account = self._accounts[account_id] = _Account(True, *row) if row else _Account()
         return account
 
-    def _move(self, account_id: AccountId, account: _Account, amount: int, seq: int) -> None:
-        """The account's next transfer, which is stored under ``seq``."""
-        account.balance += amount
-        account.transfers += 1
-        account.last_seq = seq
+    def _move(self, account_id: AccountId, account: _Account, amount: int, seq: int, micros: int) -> None:
+        account.move(amount, seq, micros)
         self._store(account_id, account)
         if account.transfers % PAGE == 0:
-            page = {"account": account_id, "last_seq": seq, "size": PAGE}
+            page = (account_id, seq, account.earliest, account.latest)
             self.connection.execute(sql("insert_history_page"), page)
 
     def _store(self, account_id: AccountId, account: _Account) -> None:

@@ -2,19 +2,14 @@
 -- at its end is the newest page. `page` walks one of them, from `:last_seq` back over `:size` transfers.
 
 -- name: insert_history_page
-INSERT INTO history_pages (account, last_seq, earliest, latest)
-WITH RECURSIVE page (seq, place) AS (
-    VALUES (:last_seq, 1)
-    UNION ALL
-    SELECT iif(t.debit = :account, t.debit_before, t.credit_before), place + 1
-    FROM page CROSS JOIN transfers t USING (seq)
-    WHERE place < :size
-)
-SELECT :account, :last_seq, min(created_at), max(created_at) FROM page CROSS JOIN transfers USING (seq);
+INSERT INTO history_pages (account, last_seq, earliest, latest) VALUES (?, ?, ?, ?);
 
--- name: history_pages
-SELECT last_seq FROM history_pages
+-- name: pages
+SELECT last_seq, :page FROM history_pages
 WHERE account = :account AND last_seq > :after_seq AND latest >= :start AND earliest < :end
+UNION ALL
+SELECT last_seq, transfers % :page FROM accounts
+WHERE id = :account AND transfers % :page > 0 AND last_seq > :after_seq AND latest >= :start AND earliest < :end
 ORDER BY last_seq;
 
 -- name: usage
@@ -54,13 +49,15 @@ ORDER BY c.seq;
 
 -- name: charge_totals_of_account
 WITH RECURSIVE page (seq, places) AS (
-    SELECT last_seq, :size FROM history_pages WHERE account = :account AND latest >= :start
+    SELECT last_seq, :page FROM history_pages WHERE account = :account AND latest >= :start
     UNION ALL
-    SELECT last_seq, transfers % :size FROM accounts WHERE id = :account AND transfers % :size > 0
+    SELECT last_seq, transfers % :page FROM accounts
+    WHERE id = :account AND transfers % :page > 0 AND latest >= :start
     UNION ALL
     SELECT iif(t.debit = :account, t.debit_before, t.credit_before), places - 1
     FROM page CROSS JOIN transfers t USING (seq)
     WHERE places > 1
+    ORDER BY 1 DESC -- the newest first: page beside page, in turns of one step, each part of the file is read 64 times
 )
 SELECT debit, key, model, count(*), sum(tokens), sum(amount >> 32), sum(amount & 0xffffffff)
 FROM page CROSS JOIN transfers USING (seq)

@@ -16,10 +16,10 @@ SELECT balance FROM accounts WHERE id = ?;
 INSERT INTO accounts (id, balance) VALUES (?, 0) ON CONFLICT (id) DO NOTHING;
 
 -- name: account
-SELECT balance, transfers, last_seq FROM accounts WHERE id = ?;
+SELECT balance, transfers, last_seq, earliest, latest FROM accounts WHERE id = ?;
 
 -- name: set_account
-UPDATE accounts SET balance = ?, transfers = ?, last_seq = ? WHERE id = ?;
+UPDATE accounts SET balance = ?, transfers = ?, last_seq = ?, earliest = ?, latest = ? WHERE id = ?;
 
 -- name: insert_transfer
 INSERT INTO transfers
@@ -53,6 +53,11 @@ SELECT coalesce(sum(spent), 0) FROM key_spend WHERE key = ? AND period = ? AND s
 SELECT charged_at FROM key_spend WHERE key = ? AND period = 'LIFETIME';
 
 -- name: all_postings
+SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END
+FROM transfers
+ORDER BY seq;
+
+-- name: all_chained_postings
 SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END,
     debit_before, credit_before
 FROM transfers
@@ -62,7 +67,7 @@ ORDER BY seq;
 SELECT id, balance FROM accounts;
 
 -- name: all_chains
-SELECT id, transfers, last_seq FROM accounts;
+SELECT id, transfers, last_seq, earliest, latest FROM accounts;
 
 -- name: all_spends
 SELECT key, period, start, spent FROM key_spend;
