@@ -108,6 +108,7 @@ async def measure_stages(services: Services, count: int) -> dict[str, float]:
     whole = await cost(lambda: held(True), count, 64)
     app = Application(services)
     services.readiness.phase = Phase.READY
+    unseen = iter([" ".join(f"word{n}of{turn}" for n in range(3)) for turn in range(2 * count + 64)])
     return {
         "nothing (the loop itself)": await cost(lambda: later(1), count),
         "auth: API key": await cost(lambda: services.auth.identify(headers), count),
@@ -117,6 +118,7 @@ async def measure_stages(services: Services, count: int) -> dict[str, float]:
         "admit: in flight, requests and tokens per minute": await cost(admit, count),
         "validate": await cost(lambda: later(parse_embedding_request(body)), count),
         "tokenise": await cost(lambda: model.tokenize(request.inputs), count),
+        "tokenise, where no word was ever seen": await cost(lambda: model.tokenize([next(unseen)]), count),
         "queue, batch and answer (an engine that takes no time)": await cost(
             lambda: model.embed(encodings, dimensions=None, caller="stages"), count, 64
         ),
