@@ -2,6 +2,8 @@
 
 import random
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 from tests.ledger import ALICE, BOB, NOON, TOKEN, FixedClock, make_credit, make_debit, make_hold
 
+from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import backup, connection, open_sqlite
 from vectoll.adapters.storage.times import period_starts, to_micros
+from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.ids import KeyId
 from vectoll.domain.money import ZERO, Amount
 from vectoll.ports.ledger import KeyUsage, UsageQuery
@@ -100,6 +104,26 @@ async def test_histories_are_chained_as_if_they_had_always_been(
     )
     assert (await store.ledger.verify()).is_clean
     await store.close()
+
+
+def test_a_ledger_is_not_converted_under_a_server_that_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_schema(5, tmp_path, monkeypatch)
+    hold = "import sys; from pathlib import Path; from vectoll.adapters.storage.lock import DataDirLock\n"
+    hold += "with DataDirLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout
+        assert server.stdout.readline() == b"held\n"
+        refused = rf"process {server.pid}\) is using .* from schema 5 to 6: restart the server first"
+        with pytest.raises(ConfigurationError, match=refused):
+            connection.prepare(tmp_path)
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone()[0] == 5
+        server.communicate()
+    with DataDirLock(tmp_path):
+        connection.prepare(tmp_path)
 
 
 @pytest.mark.parametrize("schema", [3, 4, 5])

@@ -31,7 +31,7 @@ class DataDirLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(file, 20).decode(errors="replace").strip() or "unknown"
+            holder = _written_by(file)
             os.close(file)
             raise ConfigurationError(
                 f"another vectoll server (process {holder}) is using the data directory {self._path.parent}"
@@ -45,3 +45,23 @@ class DataDirLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def server_of(data_dir: Path) -> str | None:
+    """The process that serves from a data directory, unless it is this one; None for nobody."""
+    try:
+        file = os.open(data_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _written_by(file)
+        return None if holder == str(os.getpid()) else holder
+    finally:
+        os.close(file)
+    return None
+
+
+def _written_by(file: int) -> str:
+    return os.read(file, 20).decode(errors="replace").strip() or "unknown"

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from vectoll.adapters.storage.blocks import read_blocks
+from vectoll.adapters.storage.lock import server_of
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import ConfigurationError
 
@@ -66,7 +67,7 @@ def prepare(data_dir: Path) -> Path:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         with write_lock(path, BUSY_TIMEOUT_S), closing(connect(path)) as connection:
-            _migrate(connection)
+            _migrate(connection, data_dir)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigurationError(f"cannot write to the data directory {data_dir}: {reason}") from None
@@ -75,7 +76,7 @@ def prepare(data_dir: Path) -> Path:
     return path
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
     """Bring the schema to this program's version in one transaction. The caller holds the write lock."""
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
@@ -87,6 +88,11 @@ def _migrate(connection: sqlite3.Connection) -> None:
         )
     if version == newest:
         return
+    if version and (server := server_of(data_dir)):
+        raise ConfigurationError(
+            f"a server of an older vectoll (process {server}) is using the ledger in {data_dir}, which has to be "
+            f"converted from schema {version} to {newest}: restart the server first"
+        )
     if (
         version
         and (transfers := connection.execute("SELECT max(seq) FROM transfers").fetchone()[0] or 0) >= LARGE
