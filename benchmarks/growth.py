@@ -40,7 +40,7 @@ from benchmarks.server import MODEL, ROWS, _free_port, _running, load, serving, 
 from vectoll.adapters.storage.rows import from_key  # noqa: E402
 from vectoll.adapters.storage.sqlite import open_sqlite  # noqa: E402
 from vectoll.adapters.storage.sqlite.connection import connect, prepare, sql  # noqa: E402
-from vectoll.adapters.storage.sqlite.work import PAGE  # noqa: E402
+from vectoll.adapters.storage.sqlite.work import PAGE, _Account  # noqa: E402
 from vectoll.adapters.storage.times import period_starts, to_micros  # noqa: E402
 from vectoll.domain.identity import ApiKey, Principal, digest_of  # noqa: E402
 from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId, new_id  # noqa: E402
@@ -240,9 +240,8 @@ class _Histories:
         self._seq = db.execute("SELECT coalesce(max(seq), 0) FROM transfers").fetchone()[0]
         self._pages: list[Values] = []
         chains = "SELECT id, transfers, last_seq, earliest, latest FROM accounts WHERE id IN (?, ?)"
-        self._chains: dict[str, tuple[int, int, int, int]] = {
-            house: (transfers, last_seq, earliest, latest)
-            for house, transfers, last_seq, earliest, latest in db.execute(chains, (HOUSE, SOURCE))
+        self._chains = {
+            house: _Account(True, 0, *chain) for house, *chain in db.execute(chains, (HOUSE, SOURCE))
         }
 
     def chained(self, row: Values, micros: int) -> Values:
@@ -251,17 +250,20 @@ class _Histories:
         return (*row, self._next(str(row[1]), micros), self._next(str(row[2]), micros))
 
     def _next(self, account: str, micros: int) -> int:
-        """Times ascend here."""
-        transfers, before, earliest, _ = self._chains.get(account, (0, 0, 0, 0))
-        earliest = earliest if transfers % PAGE else micros
-        self._chains[account] = (transfers + 1, self._seq, earliest, micros)
-        if (transfers + 1) % PAGE == 0:
-            self._pages.append((account, self._seq, earliest, micros))
+        chain = self._chains.get(account)
+        if chain is None:
+            chain = self._chains[account] = _Account()
+        before = chain.last_seq
+        chain.move(0, self._seq, micros)
+        if chain.transfers % PAGE == 0:
+            self._pages.append((account, self._seq, chain.earliest, chain.latest))
         return before
 
     def store(self, db: sqlite3.Connection) -> None:
         """Write what accounts and pages say of them."""
-        rows = ((*chain, account) for account, chain in self._chains.items())
+        rows = [
+            (c.transfers, c.last_seq, c.earliest, c.latest, account) for account, c in self._chains.items()
+        ]
         db.executemany(
             "UPDATE accounts SET transfers = ?, last_seq = ?, earliest = ?, latest = ? WHERE id = ?", rows
         )

@@ -29,11 +29,15 @@ _PROBE = "a"
 class WordTokenizer:
     """The ids that ``tokenizer`` would give, or none. Any number of threads can share one."""
 
-    def __init__(self, tokenizer: Tokenizer, prefix: Sequence[int], suffix: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        normalizer: BertNormalizer,
+        model: WordPiece,
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+    ) -> None:
         """``tokenizer`` has BERT's rules and puts ``prefix`` before each text and ``suffix`` behind: ``words_of``."""
-        model, normalizer = tokenizer.model, tokenizer.normalizer
-        assert isinstance(model, WordPiece)
-        assert isinstance(normalizer, BertNormalizer)
         self._tokenizer = tokenizer
         self._id_of = model.token_to_id
         self._continuing = model.continuing_subword_prefix
@@ -125,4 +129,6 @@ def words_of(tokenizer: Tokenizer) -> WordTokenizer | None:
         return None
     begin = ids.index(probe)
     prefix, suffix = ids[:begin], ids[begin + 2 :]
-    return WordTokenizer(tokenizer, prefix, suffix) if prefix + suffix == special else None
+    if prefix + suffix != special:
+        return None
+    return WordTokenizer(tokenizer, normalizer, model, prefix, suffix)

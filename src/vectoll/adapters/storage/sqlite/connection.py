@@ -88,27 +88,32 @@ def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
         )
     if version == newest:
         return
-    if version and (server := server_of(data_dir)):
-        raise ConfigurationError(
-            f"a server of an older vectoll (process {server}) is using the ledger in {data_dir}, which has to be "
-            f"converted from schema {version} to {newest}: restart the server first"
-        )
-    if (
-        version
-        and (transfers := connection.execute("SELECT max(seq) FROM transfers").fetchone()[0] or 0) >= LARGE
-    ):
-        _log.warning(
-            "converting the ledger from schema %d to %d: %d transfers, some fifteen seconds for each million",
-            version,
-            newest,
-            transfers,
-        )
+    if version:
+        _require_no_server(data_dir, version, newest)
+        _tell_if_large(connection, version, newest)
     connection.execute("BEGIN IMMEDIATE")
     for number in range(version + 1, newest + 1):
         for statement in _statements(migrations[number]):
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {newest}")
     connection.execute("COMMIT")
+
+
+def _require_no_server(data_dir: Path, version: int, newest: int) -> None:
+    if server := server_of(data_dir):
+        raise ConfigurationError(
+            f"a server of an older vectoll (process {server}) is using the ledger in {data_dir}, which has to be "
+            f"converted from schema {version} to {newest}: restart the server first"
+        )
+
+
+def _tell_if_large(connection: sqlite3.Connection, version: int, newest: int) -> None:
+    transfers: int = connection.execute("SELECT coalesce(max(seq), 0) FROM transfers").fetchone()[0]
+    if transfers >= LARGE:
+        message = (
+            "converting the ledger from schema %d to %d: %d transfers, some fifteen seconds for each million"
+        )
+        _log.warning(message, version, newest, transfers)
 
 
 def newest_schema() -> int:

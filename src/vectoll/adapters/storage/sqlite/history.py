@@ -62,7 +62,7 @@ def _oldest_first(
     }
     rows: list[Row] = []
     for last_seq, size in db.execute(sql("pages"), parameters | {"page": PAGE}):
-        rows += db.execute(sql(statement), parameters | {"last_seq": last_seq, "size": size})
+        rows += _page(db, statement, parameters | {"last_seq": last_seq, "size": size})
         if len(rows) >= query.limit:
             break
     return rows[: query.limit]
@@ -72,7 +72,11 @@ def _newest(db: sqlite3.Connection, account: AccountId, count: int) -> Sequence[
     _, _, last_seq, *_ = db.execute(sql("account"), (account,)).fetchone() or (0, 0, 0)
     parameters = {"account": account, "after_seq": 0, "start": _BEGINNING, "end": _END, "code": None}
     parameters |= {"last_seq": last_seq, "size": count}
-    return [to_transfer(row) for row in db.execute(sql("usage"), parameters)][::-1]
+    return [to_transfer(row) for row in _page(db, "usage", parameters)][::-1]
+
+
+def _page(db: sqlite3.Connection, statement: str, parameters: dict[str, object]) -> Iterator[Row]:
+    return db.execute(f"{sql('page')}\n{sql(statement)}", parameters)
 
 
 def _totals(db: sqlite3.Connection, start: datetime, account: AccountId | None) -> Iterator[ChargeTotal]:

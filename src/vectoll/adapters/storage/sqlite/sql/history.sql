@@ -1,5 +1,5 @@
 -- An account's history is a chain of transfers from its newest to its first, cut into pages of 64; what is left over
--- at its end is the newest page. `page` walks one of them, from `:last_seq` back over `:size` transfers.
+-- at its end is the newest page.
 
 -- name: insert_history_page
 INSERT INTO history_pages (account, last_seq, earliest, latest) VALUES (?, ?, ?, ?);
@@ -12,7 +12,8 @@ SELECT last_seq, transfers % :page FROM accounts
 WHERE id = :account AND transfers % :page > 0 AND last_seq > :after_seq AND latest >= :start AND earliest < :end
 ORDER BY last_seq;
 
--- name: usage
+-- name: page
+-- One page, from `:last_seq` back over `:size` transfers. What is read of it follows: `usage` or `charges`.
 WITH RECURSIVE page (seq, place) AS (
     VALUES (:last_seq, 1)
     UNION ALL
@@ -20,19 +21,14 @@ WITH RECURSIVE page (seq, place) AS (
     FROM page CROSS JOIN transfers t USING (seq)
     WHERE place < :size AND t.seq > :after_seq
 )
+
+-- name: usage
 SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
 FROM page CROSS JOIN transfers USING (seq)
 WHERE seq > :after_seq AND created_at >= :start AND created_at < :end AND (:code IS NULL OR code = :code)
 ORDER BY seq;
 
 -- name: charges
-WITH RECURSIVE page (seq, place) AS (
-    VALUES (:last_seq, 1)
-    UNION ALL
-    SELECT iif(t.debit = :account, t.debit_before, t.credit_before), place + 1
-    FROM page CROSS JOIN transfers t USING (seq)
-    WHERE place < :size AND t.seq > :after_seq
-)
 SELECT c.id, c.debit, c.credit, c.amount, c.code, c.created_at, c.request_id, c.key, c.model, c.tokens,
     c.duration_ms, c.fingerprint, c.note, c.seq,
     coalesce(a.amount, 0)
