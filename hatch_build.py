@@ -32,10 +32,10 @@ AVX2 = ("-mavx2", "-mfma", "-mf16c")
 SOURCES = {
     "capabilities.c": (),
     "team.c": ("-pthread",),
-    "encoder_f32.c": AVX512,
-    "encoder_f32_avx2.c": AVX2,
-    "encoder_bf16.c": (*AVX512, "-mavx512bf16"),
-    "encoder_int8.c": (*AVX512, "-mavx512bf16", "-mavx512vnni"),
+    "encode_f32.c": AVX512,
+    "encode_f32_avx2.c": AVX2,
+    "encode_bf16.c": (*AVX512, "-mavx512bf16"),
+    "encode_int8.c": (*AVX512, "-mavx512bf16", "-mavx512vnni"),
 }
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0")
 

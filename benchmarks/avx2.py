@@ -18,25 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.engine import loaded  # noqa: E402
-from benchmarks.large_encoder import compare  # noqa: E402
+from benchmarks.large_models import Contestant, Own, compare  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint  # noqa: E402
 from vectoll.adapters.engines.native import engine as native  # noqa: E402
 from vectoll.adapters.engines.native.library import F32_AVX2  # noqa: E402
 from vectoll.domain.catalog import ModelSource  # noqa: E402
-from vectoll.engines import LoadedEngine  # noqa: E402
 
 LENGTHS = {8: 600, 30: 300, 120: 100, 250: 60}
 """Tokens of a text, and how many texts."""
 
 
-def load_all(checkpoint: Checkpoint) -> dict[str, LoadedEngine]:
-    engines = {
-        "AVX-512": loaded(checkpoint, cpu_engine="native", precision="f32"),
-        "OpenVINO": loaded(checkpoint, cpu_engine="openvino", precision="f32"),
+def load_all(checkpoint: Checkpoint) -> dict[str, Contestant]:
+    engines: dict[str, Contestant] = {
+        "AVX-512": Own(loaded(checkpoint, cpu_engine="native", precision="f32")),
+        "OpenVINO": Own(loaded(checkpoint, cpu_engine="openvino", precision="f32")),
     }
     vars(native)["capabilities"] = lambda: F32_AVX2
-    return {"AVX2": loaded(checkpoint, cpu_engine="native", precision="f32")} | engines
+    return {"AVX2": Own(loaded(checkpoint, cpu_engine="native", precision="f32"))} | engines
 
 
 def main() -> None:

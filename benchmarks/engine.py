@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.peak import Peak, best_precision
 
-from vectoll.adapters.checkpoints import Architecture, Checkpoint, locate, read_checkpoint
+from vectoll.adapters.checkpoints import Architecture, Attention, Checkpoint, locate, read_checkpoint
 from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.tokenizers import load_tokenizer
 from vectoll.catalog_file import read_models
@@ -100,14 +100,16 @@ class Row:
 def flops(architecture: Architecture, sequences: Sequence[Ids], pooling: Pooling | None) -> float:
     """Multiplications and additions of the matrix products that these sequences need, padding left out.
 
-    Where a vector is one token's, the last layer needs no more of the others than their keys and values.
+    Where a vector is one token's, the last layer needs no more of the others than their keys and values. What a token
+    does not see (its future, where attention is causal) is not needed.
     """
     width = architecture.heads * architecture.head_dim
     layer = 2 * architecture.matrix_parameters / architecture.layers
     keys_and_values = 4 * architecture.hidden * architecture.kv_heads * architecture.head_dim
 
     def of(length: int) -> float:
-        whole = layer * length + 4 * width * length**2
+        seen = length**2 if architecture.attention is Attention.FULL else length * (length + 1) // 2
+        whole = layer * length + 4 * width * seen
         last = keys_and_values * length + layer - keys_and_values + 4 * width * length
         return (architecture.layers - 1) * whole + (whole if pooling is Pooling.MEAN else last)
 

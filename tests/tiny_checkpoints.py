@@ -63,7 +63,7 @@ def bge_m3(folder: Path) -> None:
     """XLM-RoBERTa, CLS pooling, float32 in one file."""
     tokenizer = _unigram()
     _write(folder, {**ENCODER, "vocab_size": _size(tokenizer)}, tokenizer, "cls")
-    _write_safetensors(folder / "model.safetensors", _encoder_weights("bge-m3", _size(tokenizer)), "F32")
+    write_safetensors(folder / "model.safetensors", _encoder_weights("bge-m3", _size(tokenizer)), "F32")
 
 
 def e5(folder: Path) -> None:
@@ -71,7 +71,7 @@ def e5(folder: Path) -> None:
     tokenizer = _unigram()
     _write(folder, {**ENCODER, "vocab_size": _size(tokenizer), "torch_dtype": "float16"}, tokenizer, "mean")
     weights = _prefixed("roberta.", _encoder_weights("e5", _size(tokenizer)))
-    _write_safetensors(folder / "model.safetensors", weights, "F16")
+    write_safetensors(folder / "model.safetensors", weights, "F16")
 
 
 def qwen3(folder: Path) -> None:
@@ -104,7 +104,7 @@ def qwen3_8b(folder: Path) -> None:
     config |= {"head_dim": HIDDEN // HEADS, "max_position_embeddings": 160}
     _write_json(folder / "config.json", config)
     weights = _decoder_weights("qwen3-8b", config["vocab_size"], head_dim=HIDDEN // HEADS, qk_norm=True)
-    _write_safetensors(folder / "model.safetensors", _prefixed("model.", weights), "F16")
+    write_safetensors(folder / "model.safetensors", _prefixed("model.", weights), "F16")
 
 
 def bge_en_icl(folder: Path, *, template: str = "<s> $A </s>") -> None:
@@ -159,7 +159,7 @@ def nemotron_vl(folder: Path) -> None:
         "mlp1.0.weight": _numbers("mlp1", (16,)),
         "mlp1.1.weight": _numbers("mlp1.1", (HIDDEN, 16)),
     }
-    _write_safetensors(folder / "model.safetensors", weights, "BF16")
+    write_safetensors(folder / "model.safetensors", weights, "BF16")
 
 
 MAKERS: Mapping[str, Callable[[Path], None]] = {
@@ -314,12 +314,12 @@ def _write_shards(folder: Path, weights: Mapping[str, Array], dtype: str) -> Non
     names = list(weights)
     files = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
     for file, inside in files.items():
-        _write_safetensors(folder / file, {name: weights[name] for name in inside}, dtype)
+        write_safetensors(folder / file, {name: weights[name] for name in inside}, dtype)
     index = {"metadata": {}, "weight_map": {name: file for file, inside in files.items() for name in inside}}
     _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _write_safetensors(path: Path, weights: Mapping[str, Array], dtype: str) -> None:
+def write_safetensors(path: Path, weights: Mapping[str, Array], dtype: str) -> None:
     header: Json = {"__metadata__": {"format": "pt"}}
     body = bytearray()
     for name, values in weights.items():

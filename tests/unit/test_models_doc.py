@@ -60,8 +60,7 @@ def test_a_row_says_what_the_catalogue_says(spec: ModelSpec) -> None:
     assert row["token ids"] == spec.token_ids.value
     if spec.upstream is None:
         assert row["weights"] == f"`{spec.source.repo}`"
-        runtime = "native" if spec.family in {"bert", "xlm-roberta"} else "openvino"
-        assert row["engine"] == f"{runtime}: {spec.family}, {spec.pooling}"
+        assert row["engine"] == f"native: {spec.family}, {spec.pooling}"
         assert re.fullmatch(r"[\d.]+ [MG]B", row["memory"])
         assert row["how to enable"].startswith("on" if spec.source.package else "name it")
     else:

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cpu import HAS_AVX512_BF16, needs_avx2, needs_avx512
 from tests.minilm import minilm
-from tests.tiny_checkpoints import MAKERS
+from tests.tiny_checkpoints import MAKERS, write_safetensors
 
 from vectoll import engines
 from vectoll.adapters.checkpoints import Activation, Checkpoint, DType, TensorView, read_checkpoint
@@ -41,12 +41,15 @@ from vectoll.adapters.engines.native.library import (
     capabilities,
 )
 from vectoll.adapters.engines.native.packing import aligned, pack
+from vectoll.adapters.engines.tensors import as_float32
 from vectoll.catalog_file import read_models
 from vectoll.domain.catalog import CheckpointFacts, Pooling
 from vectoll.domain.errors import ConfigurationError
 from vectoll.settings import EngineSettings, ModelSettings, Settings
 
 Array = np.ndarray[Any, Any]
+MODELS = ["bge-m3", "qwen3", "bge-en-icl", "nemotron-vl"]
+"""An encoder, and decoders: causal with norms of queries and keys, with a sliding window, and with full attention."""
 EACH = [pytest.param(p, marks=[] if p == "f32_avx2" else [needs_avx512]) for p in PRODUCTS]
 POOLINGS = [Pooling.MEAN, Pooling.CLS, Pooling.LAST]
 
@@ -60,6 +63,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("tiny")
     MAKERS["bge-m3"](folder)
     return read_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+    """By the name of its maker. Decoders' heads of 8 and 16 are padded, each half of them to 16."""
+    folders = tmp_path_factory.mktemp("tiny-models")
+
+    def make(name: str) -> Checkpoint:
+        if not (folders / name).exists():
+            MAKERS[name](folders / name)
+        return read_checkpoint(folders / name)
+
+    return make
 
 
 def kernels(checkpoint: Checkpoint, products: str, **how: Any) -> NativeEngine:
@@ -79,63 +95,73 @@ def sequence(checkpoint: Checkpoint, length: int, seed: int = 0) -> list[int]:
     return [rng.randrange(checkpoint.architecture.vocab) for _ in range(length)]
 
 
-@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLS, Pooling.LAST])
-@pytest.mark.parametrize(
-    ("products", "least_cosine"),
-    [
-        ("f32_avx2", 0.999999),
-        *(
-            pytest.param(*wide, marks=needs_avx512)
-            for wide in (("f32", 0.999999), ("bf16", 0.999), ("int8", 0.995))
-        ),
-    ],
-)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("model", [*MODELS, "qwen3-8b"])
 def test_every_length_gives_what_openvino_gives_in_f32(
-    tiny: Checkpoint, pooling: Pooling, products: str, least_cosine: float
+    tiny_of: Callable[[str], Checkpoint], model: str, pooling: Pooling
 ) -> None:
-    ours = kernels(tiny, products, pooling=pooling)
-    exact = openvino.load_engine(tiny, pooling=pooling, precision="f32", streams=1)
-    for length in range(1, tiny.architecture.positions + 1):
-        one, other = (vectors(e, [sequence(tiny, length)]) for e in (ours, exact))
-        assert (one * other).sum() > least_cosine, length
-        if products.startswith("f32"):
-            assert np.abs(one - other).max() < 1e-5, length
+    checkpoint = tiny_of(model)
+    exact = openvino.load_engine(checkpoint, pooling=pooling, precision="f32", streams=1)
+    least_cosine = {"f32_avx2": 0.999999}
+    if HAS_AVX512_BF16:
+        least_cosine |= {"f32": 0.999999, "bf16": 0.999}
+        least_cosine |= {"int8": 0.995} if checkpoint.architecture.family.is_encoder else {}
+    engines = {products: kernels(checkpoint, products, pooling=pooling) for products in least_cosine}
+    for length in range(1, checkpoint.architecture.positions + 1):
+        other = vectors(exact, [sequence(checkpoint, length)])
+        for products, engine in engines.items():
+            one = vectors(engine, [sequence(checkpoint, length)])
+            assert (one * other).sum() > least_cosine[products], (products, length)
+            if products.startswith("f32"):
+                assert np.abs(one - other).max() < 1e-5, (products, length)
 
 
 @pytest.mark.parametrize("products", EACH)
 @settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=12), pooling=st.sampled_from(POOLINGS))
+@given(
+    lengths=st.lists(st.integers(1, 128), min_size=1, max_size=12),
+    pooling=st.sampled_from(POOLINGS),
+    model=st.sampled_from(MODELS),
+)
 def test_a_vector_is_the_same_bit_by_bit_beside_any_others(
-    tiny: Checkpoint, products: str, lengths: list[int], pooling: Pooling
+    tiny_of: Callable[[str], Checkpoint], products: str, lengths: list[int], pooling: Pooling, model: str
 ) -> None:
-    engine = kernels(tiny, products, pooling=pooling)
-    batch = [sequence(tiny, length, seed) for seed, length in enumerate(lengths)]
+    checkpoint = tiny_of(model if products != "int8" else "bge-m3")
+    engine = kernels(checkpoint, products, pooling=pooling)
+    batch = [sequence(checkpoint, length, seed) for seed, length in enumerate(lengths)]
     together = engine.embed(batch, 0)
     assert [v.tobytes() for v in together] == [engine.embed([ids], 0)[0].tobytes() for ids in batch]
 
 
 @pytest.mark.parametrize("products", EACH)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6),
+    lengths=st.lists(st.integers(1, 128) | st.integers(1, 4), min_size=1, max_size=6),
     members=st.integers(1, 3),
     pooling=st.sampled_from(POOLINGS),
+    model=st.sampled_from(["minilm", *MODELS]),
 )
 def test_nothing_is_written_beyond_what_is_asked_for(
-    products: str, lengths: list[int], members: int, pooling: Pooling
+    tiny_of: Callable[[str], Checkpoint],
+    products: str,
+    lengths: list[int],
+    members: int,
+    pooling: Pooling,
+    model: str,
 ) -> None:
-    checkpoint, guard = minilm(), 4096
+    model = "minilm" if products == "int8" else model
+    checkpoint, guard = minilm() if model == "minilm" else tiny_of(model), 4096
     engine = kernels(checkpoint, products, pooling=pooling)
     ids = np.array([i for length in lengths for i in sequence(checkpoint, length)], np.int32)
     sizes = np.array(lengths, np.int32)
-    encoder = ctypes.byref(engine._packed.encoder)  # type: ignore[union-attr]
+    tower = ctypes.byref(engine._packed.tower)  # type: ignore[union-attr]
     team = _Team.create(engine_library(), members)
-    size = engine._scratch_bytes(encoder, len(ids), max(lengths), members)
+    size = engine._scratch_bytes(tower, len(lengths), len(ids), max(lengths), members)
     scratch = aligned(guard + size + guard)
     out = np.full((len(lengths) + 2) * engine.dims, 7, np.float32)
     scratch[:] = 0xA5
     engine._encode(
-        encoder, ids.ctypes.data, sizes.ctypes.data, len(lengths), out[engine.dims :].ctypes.data,
+        tower, ids.ctypes.data, sizes.ctypes.data, len(lengths), out[engine.dims :].ctypes.data,
         scratch[guard:].ctypes.data, team.pointer if team else None,
     )  # fmt: skip
     assert (scratch[:guard] == 0xA5).all()
@@ -162,8 +188,8 @@ def test_a_product_is_the_product(products: str, rows: int, columns: int, depth:
 
 
 @needs_avx512
-def test_f32_is_the_same_bit_by_bit_by_avx2_and_by_avx512(tiny: Checkpoint) -> None:
-    for checkpoint in (tiny, minilm()):
+def test_f32_is_the_same_bit_by_bit_by_avx2_and_by_avx512(tiny_of: Callable[[str], Checkpoint]) -> None:
+    for checkpoint in (minilm(), *map(tiny_of, MODELS)):
         narrow, wide = kernels(checkpoint, "f32_avx2"), kernels(checkpoint, "f32")
         assert narrow._encode is not wide._encode
         for length in (1, 2, 5, 6, 7, 15, 16, 17, 33, 64, checkpoint.architecture.positions):
@@ -176,13 +202,14 @@ def with_number(
 ) -> Checkpoint:
     """A copy with another number ``at`` this place of the f32 tensors of these names."""
     shutil.copytree(checkpoint.folder, folder, dirs_exist_ok=True)
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    size = int.from_bytes(data[:8], "little")
-    for name, entry in json.loads(data[8 : 8 + size]).items():
-        if names(name):
-            start = 8 + size + entry["data_offsets"][0] + 4 * at
-            data[start : start + 4] = np.float32(number).tobytes()
-    (folder / "model.safetensors").write_bytes(data)
+    for file in folder.glob("*.safetensors"):
+        data = bytearray(file.read_bytes())
+        size = int.from_bytes(data[:8], "little")
+        for name, entry in json.loads(data[8 : 8 + size]).items():
+            if names(name):
+                start = 8 + size + entry["data_offsets"][0] + 4 * at
+                data[start : start + 4] = np.float32(number).tobytes()
+        file.write_bytes(data)
     return read_checkpoint(folder)
 
 
@@ -218,19 +245,36 @@ def test_products_are_the_fastest_that_this_cpu_has(
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_team_of_any_size_gives_the_same_bits(products: str, size: int, pooling: Pooling) -> None:
     """From fewer tokens than members to more rows than are computed at once, one sequence and several."""
-    engine = kernels(minilm(), products, pooling=pooling)
     several = [(1, 1), (3, 1, 2), (20,) * 12, (130, 1, 64)]
     batches = [(length,) for length in (1, 2, 3, 12, 13, 31, 64, 130, 131, 256, 512)] + several
+    compare_team(kernels(minilm(), products, pooling=pooling), minilm(), size, batches)
 
+
+@pytest.mark.parametrize("products", [p for p in EACH if p.values != ("int8",)])
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("model", ["qwen3", "nemotron-vl"])
+def test_a_team_gives_the_same_bits_of_a_decoder(
+    tiny_of: Callable[[str], Checkpoint], model: str, products: str, size: int, pooling: Pooling
+) -> None:
+    """More members than heads of keys, and more rows than are computed at once."""
+    batches = [(1,), (2,), (13,), (128,), (1, 1), (3, 1, 2), (128, 1, 60), (128,) * 80]
+    checkpoint = tiny_of(model)
+    compare_team(kernels(checkpoint, products, pooling=pooling), checkpoint, size, batches)
+
+
+def compare_team(
+    engine: NativeEngine, checkpoint: Checkpoint, size: int, batches: Sequence[Sequence[int]]
+) -> None:
     def computed() -> list[bytes]:
         return [
             vector.tobytes()
             for lengths in batches
-            for vector in engine.embed([sequence(minilm(), length) for length in lengths], 0)
+            for vector in engine.embed([sequence(checkpoint, length) for length in lengths], 0)
         ]
 
     alone = computed()
-    engine._team = _Team.create(engine_library(), size)
+    engine._teams[0] = _Team.create(engine_library(), size)
     assert computed() == alone
 
 
@@ -253,9 +297,9 @@ def test_calls_side_by_side_give_the_same_bits(
     """Whichever call has the team loses members at any of its meetings, to calls that come and go."""
     engine = load_engine(minilm(), streams=len(batches), pooling=pooling, precision=precision)
     batch_of = [[sequence(minilm(), length) for length in lengths] for lengths in batches]
-    engine._team = None
+    engine._teams[0] = None
     alone = [vectors(engine, batch).tobytes() for batch in batch_of]
-    engine._team = _Team.create(engine_library(), size)
+    engine._teams[0] = _Team.create(engine_library(), size)
 
     def repeat(stream: int) -> set[bytes]:
         return {np.array(engine.embed(batch_of[stream], stream)).tobytes() for _ in range(8)}
@@ -267,7 +311,7 @@ def test_calls_side_by_side_give_the_same_bits(
 def test_a_team_gives_its_cores_to_a_call_that_comes_later() -> None:
     before = threads_of_this_process()
     engine = load_engine(minilm(), precision="f32", streams=2)
-    engine._team = _Team.create(engine_library(), 2)
+    engine._teams[0] = _Team.create(engine_library(), 2)
     (helper,) = threads_of_this_process() - before
     batch = [sequence(minilm(), 512)] * 8
     engine.embed(batch, 0)
@@ -286,7 +330,7 @@ def test_helpers_wake_on_other_cores_than_their_caller() -> None:
     """Put beside it, they compute in its pauses until the system moves them: 7 ms for a query of 1."""
     before, cores = threads_of_this_process(), os.sched_getaffinity(0)
     engine = load_engine(minilm(), streams=1)
-    engine._team = _Team.create(engine_library(), 3)
+    engine._teams[0] = _Team.create(engine_library(), 3)
     helpers = threads_of_this_process() - before
     assert len(helpers) == 2
     try:
@@ -302,7 +346,7 @@ def test_helpers_wake_on_other_cores_than_their_caller() -> None:
 def test_a_team_helps_only_with_what_is_alone() -> None:
     before = threads_of_this_process()
     engine = load_engine(minilm(), precision="f32", streams=2)
-    engine._team = _Team.create(engine_library(), 2)
+    engine._teams[0] = _Team.create(engine_library(), 2)
     (helper,) = threads_of_this_process() - before
     batch = [sequence(minilm(), 512)] * 8
     engine.embed(batch, 0, is_alone=False)
@@ -311,10 +355,29 @@ def test_a_team_helps_only_with_what_is_alone() -> None:
     assert cpu_ticks(helper) > 0
 
 
+def test_each_stream_of_a_large_model_has_several_cores_whatever_else_runs(
+    monkeypatch: pytest.MonkeyPatch, tiny_of: Callable[[str], Checkpoint]
+) -> None:
+    monkeypatch.setattr("vectoll.adapters.engines.cores.LARGE_PARAMETERS", 1)
+    for cores in (4, 12):
+        monkeypatch.setattr("vectoll.adapters.engines.cores.available_cores", lambda: cores)  # noqa: B023
+        monkeypatch.setattr(engine_module, "available_cores", lambda: cores)  # noqa: B023
+        before = threads_of_this_process()
+        engine = load_engine(tiny_of("qwen3"), streams=0, precision="f32")
+        assert engine.streams == cores // 4
+        helpers = threads_of_this_process() - before
+        assert len(helpers) == 3 * engine.streams
+        ran = {helper: nanoseconds_run(helper) for helper in helpers}
+        for stream in range(engine.streams):
+            engine.embed([sequence(tiny_of("qwen3"), 128)] * 20, stream, is_alone=False)
+        assert all(nanoseconds_run(helper) > ran[helper] for helper in helpers)
+        engine.close()
+
+
 def test_a_team_ends_with_its_engine() -> None:
     before = threads_of_this_process()
     engine = load_engine(minilm(), streams=4)
-    engine._team = _Team.create(engine_library(), 4)
+    engine._teams[0] = _Team.create(engine_library(), 4)
     engine.embed([[101]], 0)
     assert len(threads_of_this_process() - before) == 3
     engine.close()
@@ -327,7 +390,7 @@ def test_a_team_is_no_larger_than_the_machine(
     monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint, streams: int, cores: int, size: int | None
 ) -> None:
     monkeypatch.setattr(engine_module, "available_cores", lambda: cores)
-    team = load_engine(tiny, streams=streams)._team
+    team = load_engine(tiny, streams=streams)._teams[0]
     assert (team and team.size) == size
 
 
@@ -336,12 +399,16 @@ def test_without_threads_left_a_lone_query_has_one_core(
 ) -> None:
     monkeypatch.setattr(engine_library(), "vectoll_team_new", lambda *_: None)
     engine = load_engine(tiny, streams=2)
-    assert engine._team is None
+    assert engine._teams == [None]
     assert np.isfinite(vectors(engine, [[5, 6]])).all()
 
 
 def threads_of_this_process() -> set[int]:
     return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+
+def nanoseconds_run(thread: int) -> int:
+    return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0])
 
 
 def cpu_ticks(thread: int) -> int:
@@ -440,6 +507,57 @@ def test_a_weight_that_is_not_finite_is_not_hidden(
     checkpoint = with_number(tiny, tmp_path, np.nan, f"encoder.layer.1.{name}".__eq__)
     engine = kernels(checkpoint, products)
     assert not np.isfinite(vectors(engine, [[5, 6, 7]])).all()
+
+
+@pytest.mark.parametrize("products", [p for p in EACH if p.values != ("int8",)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "self_attn.q_proj.weight",
+        "self_attn.v_proj.weight",
+        "self_attn.o_proj.weight",
+        "mlp.gate_proj.weight",
+        "mlp.up_proj.weight",
+        "mlp.down_proj.weight",
+        "post_attention_layernorm.weight",
+    ],
+)
+def test_a_decoders_weight_that_is_not_finite_is_not_hidden(
+    tiny_of: Callable[[str], Checkpoint], tmp_path: Path, products: str, name: str
+) -> None:
+    checkpoint = with_number(tiny_of("bge-en-icl"), tmp_path, np.nan, f"model.layers.1.{name}".__eq__)
+    assert not np.isfinite(vectors(kernels(checkpoint, products), [[5, 6, 7]])).all()
+
+
+@pytest.mark.parametrize("products", [p for p in EACH if p.values != ("int8",)])
+@pytest.mark.parametrize("number", [3e19, -3e19])
+def test_a_gate_far_from_zero_is_a_number(
+    tiny_of: Callable[[str], Checkpoint], tmp_path: Path, products: str, number: float
+) -> None:
+    """Beyond what an exponential can be."""
+    checkpoint = with_number(
+        tiny_of("bge-en-icl"), tmp_path, number, "model.layers.1.mlp.gate_proj.weight".__eq__
+    )
+    assert np.isfinite(vectors(kernels(checkpoint, products), [[5, 6, 7]])).all()
+
+
+def test_biases_of_a_decoder_count(tiny_of: Callable[[str], Checkpoint], tmp_path: Path) -> None:
+    """The catalogue's have none; a Llama may have them."""
+    checkpoint = tiny_of("nemotron-vl")
+    rng = np.random.default_rng(3)
+    sizes = {"self_attn.q_proj": 32, "self_attn.k_proj": 16, "self_attn.v_proj": 16, "self_attn.o_proj": 32}
+    sizes |= {"mlp.gate_proj": 48, "mlp.up_proj": 48, "mlp.down_proj": 32}
+    weights = {name: as_float32(view) for name, view in checkpoint.open_weights().items()}
+    weights |= {
+        f"layers.1.{name}.bias": rng.standard_normal(size, np.float32) for name, size in sizes.items()
+    }
+    shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
+    write_safetensors(tmp_path / "model.safetensors", weights, "F32")
+    biased = read_checkpoint(tmp_path)
+    ids = [sequence(checkpoint, 20)]
+    exact = vectors(openvino.load_engine(biased, precision="f32", streams=1), ids)
+    assert np.abs(vectors(kernels(biased, "f32_avx2"), ids) - exact).max() < 1e-5
+    assert np.abs(vectors(kernels(checkpoint, "f32_avx2"), ids) - exact).max() > 1e-3
 
 
 def test_what_a_long_batch_needs_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,9 +704,17 @@ def test_where_the_kernels_cannot_compute_it_is_said_why(
             load_engine(checkpoint, precision=precision)
 
 
-def test_a_decoder_and_a_pooling_that_nothing_says_are_not_for_the_kernels(tmp_path: Path) -> None:
-    MAKERS["qwen3"](tmp_path)
-    assert "not an encoder" in str(missing_for_native(read_checkpoint(tmp_path), None, "auto"))
+def test_a_decoder_in_bytes_and_a_pooling_that_nothing_says_are_not_for_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, tiny_of: Callable[[str], Checkpoint]
+) -> None:
+    monkeypatch.setattr(engine_module, "capabilities", lambda: F32 | BF16 | INT8)
+    decoder = tiny_of("qwen3")
+    assert "products of bytes are for encoders" in str(missing_for_native(decoder, None, "int8"))
+    gelu = replace(decoder, architecture=replace(decoder.architecture, activation=Activation.GELU_TANH))
+    assert "gelu_tanh is not silu" in str(missing_for_native(gelu, None, "auto"))
+    odd = replace(decoder, architecture=replace(decoder.architecture, head_dim=15))
+    assert "no halves" in str(missing_for_native(odd, None, "auto"))
+    assert missing_for_native(decoder, None, "auto") is None
     assert "pooling" in str(missing_for_native(replace(minilm(), pooling=None), None, "auto"))
 
 

@@ -6,11 +6,19 @@ import threading
 
 ENGINE_NICENESS = 5
 """How far the computing threads step back behind the event loop."""
+LARGE_PARAMETERS = 1_000_000_000
+"""In matrix products. Above, a core needs a second for a sentence or two."""
+CORES_PER_LARGE_STREAM = 4
 
 
 def available_cores() -> int:
     """The cores that this process may use, where the system says; macOS does not."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_per_stream(parameters: int) -> int:
+    """How many cores compute one batch of a model with so many weights in its products, whatever else runs."""
+    return min(CORES_PER_LARGE_STREAM, available_cores()) if parameters >= LARGE_PARAMETERS else 1
 
 
 def step_back() -> None:

@@ -1,4 +1,6 @@
-"""Encoders on kernels of our own: no padding, no graph; a core per stream, all for a batch that comes alone."""
+"""Text towers on kernels of our own: no padding, no graph; a core per stream, all for a batch that comes alone, and
+several for each of a large model's.
+"""
 
 import ctypes
 import mmap
@@ -10,7 +12,7 @@ from itertools import chain
 import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
-from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, step_back
+from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, cores_per_stream, step_back
 from vectoll.adapters.engines.memory import give_back_freed
 from vectoll.adapters.engines.native.library import (
     AMX_BF16,
@@ -21,13 +23,14 @@ from vectoll.adapters.engines.native.library import (
     capabilities,
     load_library,
 )
-from vectoll.adapters.engines.native.packing import Array, PackedEncoder, aligned, unsuitable
+from vectoll.adapters.engines.native.packing import Array, aligned
+from vectoll.adapters.engines.native.tower import PackedTower, unsuitable
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
 
 TEAM_THREADS = 8
-"""Most cores that a lone batch is spread over."""
+"""Most cores that a batch is spread over."""
 KEPT_SCRATCH_BYTES = 16 * 2**20
 """Of a stream. What a longer batch needs is given back after it."""
 
@@ -43,10 +46,13 @@ class NativeEngine:
         self._encode = getattr(library, f"vectoll_encode_{products}")
         self._scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{products}")
         self._architecture = architecture
-        self._packed: PackedEncoder | None = PackedEncoder(architecture, weights, pooling, products)
+        self._packed: PackedTower | None = PackedTower(architecture, weights, pooling, products)
         self._scratch: list[Array] = [aligned(0)] * streams
         self._stepped_back = threading.local()
-        self._team = _Team.create(library, min(streams, available_cores(), TEAM_THREADS))
+        cores = available_cores()
+        self._is_large = cores_per_stream(architecture.matrix_parameters) > 1
+        count, size = (streams, cores // streams) if self._is_large else (1, min(streams, cores))
+        self._teams = [_Team.create(library, min(size, TEAM_THREADS)) for _ in range(count)]
 
     @property
     def streams(self) -> int:
@@ -75,16 +81,21 @@ class NativeEngine:
             raise ValueError(f"a token id must be in range({self._architecture.vocab})")
         dims = self.dims
         out = np.empty(len(batch) * dims, np.float32)
-        encoder = ctypes.byref(packed.encoder)
-        team = self._team if is_alone else None
-        scratch = self._scratch_of(
-            stream, self._scratch_bytes(encoder, tokens, longest, team.size if team else 1)
-        )
+        tower = ctypes.byref(packed.tower)
+        team = self._team_of(stream, is_alone=is_alone)
+        members = team.size if team else 1
+        scratch = self._scratch_of(stream, self._scratch_bytes(tower, len(batch), tokens, longest, members))
         pointers = [array.ctypes.data for array in (ids, lengths)]
         results = [array.ctypes.data for array in (out, scratch)]
-        self._encode(encoder, *pointers, len(batch), *results, team.pointer if team else None)
+        self._encode(tower, *pointers, len(batch), *results, team.pointer if team else None)
         vectors: Vector = out.data.toreadonly()
         return [vectors[at : at + dims] for at in range(0, len(out), dims)]
+
+    def _team_of(self, stream: int, *, is_alone: bool) -> "_Team | None":
+        """A large model's streams have one each; another's share one, for what is alone."""
+        if self._is_large:
+            return self._teams[stream]
+        return self._teams[0] if is_alone else None
 
     def _step_back(self) -> None:
         """Once in each thread that computes, but never in the one that everything else starts from."""
@@ -110,7 +121,8 @@ class NativeEngine:
 
     def close(self) -> None:
         """Free the weights."""
-        self._packed = self._team = None
+        self._packed = None
+        self._teams = [None] * len(self._teams)
         self._scratch = [aligned(0)] * len(self._scratch)
 
 
@@ -131,7 +143,8 @@ class _Team:
 def load_engine(
     checkpoint: Checkpoint, *, pooling: Pooling | None = None, precision: str = "auto", streams: int = 0
 ) -> NativeEngine:
-    """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` 0 is one per core.
+    """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` 0 is one per core, of a
+    large model one per several.
 
     Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
     """
@@ -146,7 +159,8 @@ def load_engine(
             weights,
             pooling,
             products=products_of(precision),
-            streams=streams or available_cores(),
+            streams=streams
+            or available_cores() // cores_per_stream(checkpoint.architecture.matrix_parameters),
         )
     except KeyError as error:
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
@@ -168,7 +182,7 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
         return "this CPU has no products of bytes (AVX512_VNNI) beside bf16"
     if not checkpoint.has_weights:
         return "only a graph (OpenVINO, ONNX) is published"
-    return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling)
+    return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling, precision)
 
 
 def is_faster(precision: str) -> bool:

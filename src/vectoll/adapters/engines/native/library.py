@@ -11,6 +11,9 @@ LIBRARY = Path(__file__).with_name("_kernels.so")
 F32, BF16, AMX_BF16, INT8, F32_AVX2 = 1, 2, 4, 8, 16
 """Bits of ``capabilities``: what there are kernels for that this CPU can run, and whether it has something faster."""
 
+ENCODER, DECODER = 0, 1
+"""Kinds of ``Tower``."""
+
 PRODUCTS = ("f32", "bf16", "int8", "f32_avx2")
 """What products are computed in: the precision, and the instructions where they are not AVX-512's."""
 
@@ -21,20 +24,22 @@ class Layer(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_void_p)
         for name in (
-            "qkv", "out", "up", "down", "qkv_bias", "out_bias", "up_bias", "down_bias",
-            "out_norm", "out_norm_bias", "down_norm", "down_norm_bias", "qkv_by", "up_by",
+            "qkv", "out", "up", "down", "gate", "qkv_bias", "out_bias", "up_bias", "down_bias", "gate_bias",
+            "out_norm", "out_norm_bias", "down_norm", "down_norm_bias", "query_norm", "key_norm", "qkv_by", "up_by",
         )
     ]  # fmt: skip
 
 
-class Encoder(ctypes.Structure):
-    """``struct encoder``."""
+class Tower(ctypes.Structure):
+    """``struct tower``."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "intermediate", "head_dim")),
-        *((name, ctypes.c_int64) for name in ("pooling", "words_type")),
+        *((name, ctypes.c_int64) for name in ("kind", "layers", "hidden", "heads", "intermediate")),
+        *((name, ctypes.c_int64) for name in ("kv_heads", "head_size", "head_dim", "pooling", "words_type")),
+        *((name, ctypes.c_int64) for name in ("is_causal", "window")),
         *((name, ctypes.c_float) for name in ("norm_eps", "score_scale")),
-        *((name, ctypes.c_void_p) for name in ("words", "places", "norm", "norm_bias", "layer")),
+        *((name, ctypes.c_void_p) for name in ("words", "places", "cosines", "sines")),
+        *((name, ctypes.c_void_p) for name in ("norm", "norm_bias", "last_norm", "layer")),
     ]
 
 
@@ -52,12 +57,12 @@ def load_library() -> ctypes.CDLL | None:
         encode = getattr(library, f"vectoll_encode_{suffix}")
         encode.restype = None
         encode.argtypes = [
-            ctypes.POINTER(Encoder), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
+            ctypes.POINTER(Tower), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
             ctypes.c_void_p,
         ]  # fmt: skip
         scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
         scratch_bytes.restype = ctypes.c_int64
-        scratch_bytes.argtypes = [ctypes.POINTER(Encoder), ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        scratch_bytes.argtypes = [ctypes.POINTER(Tower), *[ctypes.c_int64] * 3, ctypes.c_int]
         pack = getattr(library, f"vectoll_pack_{suffix}")
         pack.restype = None
         pack.argtypes = [ctypes.c_int64] * 2 + [

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
-from vectoll.adapters.engines.cores import available_cores, step_back
+from vectoll.adapters.engines.cores import available_cores, cores_per_stream, step_back
 from vectoll.adapters.engines.memory import give_back_freed
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
@@ -21,9 +21,6 @@ from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
 
-LARGE_PARAMETERS = 1_000_000_000
-"""In matrix products. Above, a core needs a second for a sentence or two."""
-CORES_PER_LARGE_STREAM = 4
 WIDE_PARAMETERS = 32_000_000
 """In matrix products. Up to here packing the weights a second time is worth what a lone query gains."""
 WIDE_THREADS = 4
@@ -156,13 +153,13 @@ def _load(
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     cores = available_cores()
-    is_large = checkpoint.architecture.matrix_parameters >= LARGE_PARAMETERS
-    streams = streams or (max(1, cores // CORES_PER_LARGE_STREAM) if is_large else cores)
+    each = cores_per_stream(checkpoint.architecture.matrix_parameters)
+    streams = streams or cores // each
     options = {
         "INFERENCE_PRECISION_HINT": resolve_precision(precision, capabilities).value,
         "NUM_STREAMS": str(streams),
         "CPU_RUNTIME_CACHE_CAPACITY": GENERATED_KERNELS,
-        "INFERENCE_NUM_THREADS": str(max(streams, cores if is_large else 0)),
+        "INFERENCE_NUM_THREADS": str(max(streams, cores if each > 1 else 0)),
     }
     weights = checkpoint.open_weights() if checkpoint.has_weights else None
     graph = _build(core, checkpoint, weights, pooling)

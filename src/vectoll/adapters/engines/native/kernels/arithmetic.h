@@ -1,5 +1,5 @@
-/* What the encoder computes with, sixteen numbers at a time. */
-#include "encoder.h"
+/* What a tower computes with, sixteen numbers at a time. */
+#include "tower.h"
 
 /* 2^x for x up to 127, off by 1e-7 at most, and 0 for what is too small. Not a number stays none: of two, ``v_max`` returns
    the second where one is none. */
@@ -15,6 +15,13 @@ static inline floats exp2_(floats x)
     p = v_fma(p, part, v_all(0.693146944f));
     p = v_fma(p, part, v_all(1.00000012f));
     return v_scale(p, whole);
+}
+
+/* x / (1 + exp(-x)) */
+static inline floats silu(floats x)
+{
+    const floats power = v_max(v_all(-126), v_mul(x, v_all(1.44269504f)));
+    return v_div(x, v_add(v_all(1), exp2_(v_sub(v_zero(), power))));
 }
 
 /* Sixteen rows of sixteen dwords, turned over: columns become rows, ``stride`` dwords apart. */

@@ -1,4 +1,4 @@
-/* Softmax attention over one sequence: nothing masked, because nothing else is there. */
+/* Softmax attention over one sequence: nothing else is there, so at most its own future and distant past are left out. */
 
 struct attention_scratch {
     int32_t *keys, *values; /* one head's, packed as the right-hand side of a product */
@@ -22,74 +22,134 @@ static inline void pack_keys(
         }
 }
 
-/* exp(scale * (scores - their largest)) as elements, zeros up to a multiple of 16; returns their sum.
-   ``scale`` is to base 2. */
-static __attribute__((noinline)) float soften(const float *scores, int64_t length, float scale, element *weights)
+/* exp(scale * (scores - their largest)) as elements for keys ``from`` to ``until``, zeros for those before, and for those
+   behind up to a multiple of 16 that covers ``end``; returns their sum. ``scale`` is to base 2. */
+static __attribute__((noinline)) float soften(
+    const float *scores, int64_t from, int64_t until, int64_t end, float scale, element *weights)
 {
-    const int64_t last = (length - 1) / 16 * 16;
-    const int rest = (int)(length - last);
-    floats largest = v_first(v_load(scores + last), rest, v_all(-__builtin_inff()));
-    for (int64_t k = 0; k < last; k += 16) largest = v_max(largest, v_load(scores + k));
+    const int64_t first = from / 16 * 16, last = (until - 1) / 16 * 16;
+    const int before = (int)(from - first), rest = (int)(until - last);
+    const floats least = v_all(-__builtin_inff());
+    floats largest = v_first(v_load(scores + last), rest, least);
+    if (before) largest = v_max(v_first(least, before, first == last ? largest : v_load(scores + first)), largest);
+    for (int64_t k = before ? first + 16 : first; k < last; k += 16) largest = v_max(largest, v_load(scores + k));
     const floats by = v_all(scale), top = v_all(v_top(largest) * scale);
     floats sum = v_zero();
-    for (int64_t k = 0; k <= last; k += 16) {
+    for (int64_t k = 0; k < first; k += 16) store(weights + k, v_zero());
+    for (int64_t k = first; k <= last; k += 16) {
         floats x = exp2_(v_fms(v_load(scores + k), by, top));
         if (k == last) x = v_first(x, rest, v_zero());
+        if (k == first && before) x = v_first(v_zero(), before, x);
         sum = v_add(sum, x);
         store(weights + k, x);
     }
+    for (int64_t k = last + 16; k < end; k += 16) store(weights + k, v_zero());
     return v_sum(sum);
 }
 
-/* One head's attention for ``rows`` queries. */
+/* The keys that a query sees, [*from, return value), of ``length``. */
+static inline int64_t sight(const struct tower *m, int64_t place, int64_t length, int64_t *from)
+{
+    const int64_t until = m->is_causal ? place + 1 : length;
+    *from = m->window && until > m->window ? until - m->window : 0;
+    return until;
+}
+
+/* One head's attention for ``rows`` queries, the first at ``place`` of a sequence of ``length``. */
 INLINE void attend_tile(
-    const int rows, struct matrix query, int64_t length, int64_t head_dim, float scale, struct matrix seen,
+    const struct tower *m, const int rows, struct matrix query, int64_t place, int64_t length, struct matrix seen,
     const struct attention_scratch *s)
 {
-    const int64_t depth = head_dim / PER_DWORD, keys = (length + 31) / 32 * 32;
+    const int64_t head_dim = m->head_dim, depth = head_dim / PER_DWORD;
+    int64_t start; /* of the panels of keys that any of the rows sees */
+    sight(m, place, length, &start);
+    start = start / PANEL * PANEL;
+    const int64_t end = m->is_causal ? place + rows : length, keys = (end - start + 31) / 32 * 32;
     floats sum[TILE_ROWS][BLOCKS];
-    for (int64_t key = 0; key < length; key += PANEL) {
+    for (int64_t key = start; key < end; key += PANEL) {
         const int32_t *panel = s->keys + key * depth;
-        if (BLOCKS > 1 && length - key <= 16) {
+        float *to = s->scores + (key - start);
+        if (BLOCKS > 1 && end - key <= 16) {
             multiply(rows, 1, 0, depth, query.at, query.stride, panel, sum);
-            UNROLL for (int i = 0; i < rows; i++) v_store(s->scores + i * keys + key, sum[i][0]);
+            UNROLL for (int i = 0; i < rows; i++) v_store(to + i * keys, sum[i][0]);
         } else {
             multiply(rows, BLOCKS, 0, depth, query.at, query.stride, panel, sum);
             UNROLL for (int i = 0; i < rows; i++)
                 UNROLL for (int j = 0; j < BLOCKS; j++)
-                    v_store(s->scores + i * keys + key + 16 * j, sum[i][j]);
+                    v_store(to + i * keys + 16 * j, sum[i][j]);
         }
     }
+    const float scale = m->score_scale * 1.44269504f;
     float total[TILE_ROWS];
-    for (int i = 0; i < rows; i++) total[i] = soften(s->scores + i * keys, length, scale, s->weights.at + i * s->weights.stride);
-    const int64_t pairs = (length + PER_DWORD - 1) / PER_DWORD;
+    for (int i = 0; i < rows; i++) {
+        int64_t from;
+        const int64_t until = sight(m, place + i, length, &from);
+        element *weights = s->weights.at + i * s->weights.stride;
+        total[i] = soften(s->scores + i * keys, from - start, until - start, end - start, scale, weights);
+    }
+    const int64_t all = (length + PER_DWORD - 1) / PER_DWORD, pairs = (end - start + PER_DWORD - 1) / PER_DWORD;
+    const int32_t *values = s->values + start / PER_DWORD * PANEL;
     for (int64_t d = 0; d < head_dim; d += PANEL) {
-        multiply(rows, BLOCKS, 0, pairs, s->weights.at, s->weights.stride, s->values + d * pairs, sum);
+        multiply(rows, BLOCKS, 0, pairs, s->weights.at, s->weights.stride, values + d * all, sum);
         UNROLL for (int i = 0; i < rows; i++)
             UNROLL for (int j = 0; j < BLOCKS; j++)
                 store(seen.at + i * seen.stride + d + 16 * j, v_mul(sum[i][j], v_all(1 / total[i])));
     }
 }
 
-/* Heads ``first_head`` to ``last_head`` of [length, 3 * heads * head_dim] ``qkv`` → those of ``seen``, [queries, heads *
-   head_dim], for the queries that the rows of ``asking`` begin with. */
-static void attend(
-    const struct encoder *m, int64_t length, struct matrix qkv, int64_t queries, struct matrix asking, struct matrix seen,
-    int64_t first_head, int64_t last_head, const struct attention_scratch *s)
+/* One head of one token in a rotary tower: normalised by its root mean square where there is a ``norm``, then the halves
+   turned against each other by the angles of its place (arXiv:2104.09864). */
+static void turn(const struct tower *m, const float *norm, int64_t place, element *head)
 {
-    const int64_t width = m->heads * m->head_dim, head_dim = m->head_dim;
-    const int64_t tiles = (queries + TILE_ROWS - 1) / TILE_ROWS;
-    const float scale = m->score_scale * 1.44269504f;
-    for (int64_t head = first_head * head_dim; head < last_head * head_dim; head += head_dim) {
-        pack_keys(qkv.at + width + head, qkv.stride, length, head_dim, s->keys);
-        pack_values(qkv.at + 2 * width + head, qkv.stride, length, head_dim, s->values);
-        for (int64_t t = 0; t < tiles; t++) {
-            const int64_t first = queries * t / tiles;
-            const struct matrix query = { asking.at + first * asking.stride + head, asking.stride };
-            const struct matrix to = { seen.at + first * seen.stride + head, seen.stride };
-#define DO(n) attend_tile(n, query, length, head_dim, scale, to, s)
-            FOR_ROWS((int)(queries * (t + 1) / tiles - first), DO)
-#undef DO
+    const int64_t half = m->head_dim / 2;
+    const float *cosines = m->cosines + place * half, *sines = m->sines + place * half;
+    floats squares = v_zero(), scale = v_zero();
+    if (norm) {
+        for (int64_t h = 0; h < m->head_dim; h += 16) squares = v_fma(load(head + h), load(head + h), squares);
+        scale = inverse_root(squares, m->head_size, m->norm_eps);
+    }
+    for (int64_t h = 0; h < half; h += 16) {
+        floats first = load(head + h), second = load(head + half + h);
+        if (norm) {
+            first = v_mul(v_mul(first, scale), v_load(norm + h));
+            second = v_mul(v_mul(second, scale), v_load(norm + half + h));
         }
+        const floats cosine = v_load(cosines + h), sine = v_load(sines + h);
+        store(head + h, v_fms(first, cosine, v_mul(second, sine)));
+        store(head + half + h, v_fma(second, cosine, v_mul(first, sine)));
+    }
+}
+
+static void turn_rows(
+    const struct tower *m, const float *norm, int64_t place, int64_t rows, struct matrix heads)
+{
+    if (m->kind == DECODER)
+        for (int64_t i = 0; i < rows; i++) turn(m, norm, place + i, heads.at + i * heads.stride);
+}
+
+/* One sequence's attention for the heads of keys and values ``first_head`` to ``last_head``. ``qkv`` has the queries,
+   then keys, then values of all heads in each of its ``length`` rows. → ``seen``, [queries, heads * head_dim], for the
+   queries that the rows of ``asking`` begin with, the first of which is at ``place``. */
+static void attend(
+    const struct tower *m, const struct layer *l, int64_t length, struct matrix qkv, int64_t place, int64_t queries,
+    struct matrix asking, struct matrix seen, int64_t first_head, int64_t last_head, const struct attention_scratch *s)
+{
+    const int64_t width = m->heads * m->head_dim, kv_width = m->kv_heads * m->head_dim, group = m->heads / m->kv_heads;
+    const int64_t tiles = (queries + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t shared = first_head; shared < last_head; shared++) {
+        const struct matrix keys = from_column(qkv, width + shared * m->head_dim);
+        turn_rows(m, l->key_norm, 0, length, keys);
+        pack_keys(keys.at, keys.stride, length, m->head_dim, s->keys);
+        pack_values(keys.at + kv_width, keys.stride, length, m->head_dim, s->values);
+        for (int64_t head = shared * group; head < (shared + 1) * group; head++)
+            for (int64_t t = 0; t < tiles; t++) {
+                const int64_t first = queries * t / tiles, rows = queries * (t + 1) / tiles - first;
+                const struct matrix query = from_column(from_row(asking, first), head * m->head_dim);
+                const struct matrix to = from_column(from_row(seen, first), head * m->head_dim);
+                turn_rows(m, l->query_norm, place + first, rows, query);
+#define DO(n) attend_tile(m, n, query, place + first, length, to, s)
+                FOR_ROWS((int)rows, DO)
+#undef DO
+            }
     }
 }

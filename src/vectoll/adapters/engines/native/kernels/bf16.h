@@ -12,6 +12,8 @@ static inline void store(element *at, __m512 x)
     _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
+static inline __m512 load(const element *at) { return v_of_bf16(at); }
+
 #include "arithmetic.h"
 
 /* Sixteen dwords of elements from number ``i`` of a stored tensor on. */

@@ -1,7 +1,7 @@
 /* Built without AVX-512, so that it runs on every CPU. */
 #include <cpuid.h>
 
-#include "encoder.h"
+#include "tower.h"
 
 enum { F32 = 1, BF16 = 2, AMX_BF16 = 4, INT8 = 8, F32_AVX2 = 16 };
 

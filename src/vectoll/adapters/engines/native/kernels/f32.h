@@ -9,6 +9,8 @@ static inline floats dot(floats sum, dwords a, dwords b)
 
 static inline void store(element *at, floats x) { v_store(at, x); }
 
+static inline floats load(const element *at) { return v_load(at); }
+
 #include "arithmetic.h"
 
 /* Sixteen dwords of elements from number ``i`` of a stored tensor on. */

@@ -36,6 +36,11 @@ static inline struct matrix from_row(struct matrix a, int64_t row)
     return (struct matrix) { a.at + row * a.stride, a.stride };
 }
 
+static inline struct matrix from_column(struct matrix a, int64_t column)
+{
+    return (struct matrix) { a.at + column, a.stride };
+}
+
 /* Weights are asked for ``ahead`` bytes before they are needed, 0 for not at all: where few rows pass by, a panel is read
    once, and comes from beyond the second-level cache. */
 INLINE void fetch(const int blocks, const int ahead, const int32_t *b)
@@ -65,14 +70,16 @@ INLINE void multiply(
     }
 }
 
-enum after { PLAIN, GELU, ADDED };
+enum after { PLAIN, GELU, GATE, ADDED };
 
 /* What follows a product: sixteen of its sums go ``at`` in ``out``, which is elements, but f32 where ``added`` (f32, laid out
-   as ``out``) is added. */
+   as ``out``) is added. A gate is for what is there. */
 INLINE void finish(const enum after after, floats x, const float *added, void *out, int64_t at)
 {
     if (after == ADDED)
         v_store((float *)out + at, v_add(x, v_load(added + at)));
+    else if (after == GATE)
+        store((element *)out + at, v_mul(silu(x), load((element *)out + at)));
     else
         store((element *)out + at, after == GELU ? gelu(x) : x);
 }

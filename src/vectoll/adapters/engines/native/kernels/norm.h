@@ -1,7 +1,7 @@
-/* Embedding rows, layer norm, pooling. */
+/* Embedding rows, norms, pooling. */
 
 /* Sixteen components of a word's embedding, whatever its type in the checkpoint. */
-static inline floats word(const struct encoder *m, int64_t id, int64_t at)
+static inline floats word(const struct tower *m, int64_t id, int64_t at)
 {
     return widen(m->words, m->words_type, id * m->hidden + at);
 }
@@ -25,8 +25,23 @@ static inline void normalise(
     }
 }
 
+/* 1 / the root of a mean of ``size`` squares. */
+static inline floats inverse_root(floats squares, int64_t size, float eps)
+{
+    return v_all(1 / __builtin_sqrtf(v_sum(squares) / (float)size + eps));
+}
+
+/* RMS norm of one row (arXiv:1910.07467). ``out`` may be ``x``. */
+static inline void normalise_root(const float *x, const float *weight, float eps, int64_t hidden, float *out)
+{
+    floats squares = v_zero();
+    for (int64_t h = 0; h < hidden; h += 16) squares = v_fma(v_load(x + h), v_load(x + h), squares);
+    const floats scale = inverse_root(squares, hidden, eps);
+    for (int64_t h = 0; h < hidden; h += 16) v_store(out + h, v_mul(v_mul(v_load(x + h), scale), v_load(weight + h)));
+}
+
 /* One sequence's [length, hidden] → an L2-normalised vector. */
-static void pool(const struct encoder *m, const float *states, int64_t length, float *out)
+static void pool(const struct tower *m, const float *states, int64_t length, float *out)
 {
     const int64_t hidden = m->hidden;
     floats squares = v_zero();

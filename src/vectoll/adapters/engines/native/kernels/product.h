@@ -33,6 +33,13 @@ static void product_gelu(
     product(GELU, rows, depth, a, w, bias, 0, out.at, out.stride, first_column, last_column);
 }
 
+static void product_gate(
+    int64_t rows, int64_t depth, inputs a, const int32_t *w, const float *bias, struct matrix out,
+    int64_t first_column, int64_t last_column)
+{
+    product(GATE, rows, depth, a, w, bias, 0, out.at, out.stride, first_column, last_column);
+}
+
 static void product_added(
     int64_t rows, int64_t depth, inputs a, const int32_t *w, const float *bias, const float *added, float *out,
     int64_t out_stride, int64_t first_column, int64_t last_column)

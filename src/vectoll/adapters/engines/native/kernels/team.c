@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "encoder.h"
+#include "tower.h"
 #include "team.h"
 
 enum { SPINS = 4000, RANKS = 256 };

@@ -1,32 +1,46 @@
-/* A BERT-like encoder: what the Python side passes in. Every pointer to weights is aligned to 64 bytes. */
-#ifndef VECTOLL_ENCODER_H
-#define VECTOLL_ENCODER_H
+/* A text tower: what the Python side passes in. Every pointer to weights is aligned to 64 bytes.
+
+   An encoder is BERT's: learned positions, layer norm after each block, GELU. A decoder is Llama's: rotary positions,
+   grouped queries, RMS norm before each block, a gate of SiLU; it may be causal or not. */
+#ifndef VECTOLL_TOWER_H
+#define VECTOLL_TOWER_H
 
 #include <stdint.h>
 
 enum { STORED_F32, STORED_F16, STORED_BF16 };
 enum { POOL_CLS, POOL_MEAN, POOL_LAST };
+enum { ENCODER, DECODER };
 
 /* Matrices are packed: panels of 32 columns (16 for AVX2), each panel row a dword per column, which is one input in f32, two successive
    ones in bf16 and four in int8, where two rows of f32 end the panel (tile_bytes.h). */
 struct layer {
     const int32_t *qkv, *out, *up, *down;
-    const float *qkv_bias, *out_bias, *up_bias, *down_bias;
+    const int32_t *gate; /* a decoder's */
+    const float *qkv_bias, *out_bias, *up_bias, *down_bias, *gate_bias;
+    /* What follows attention and what follows the feed-forward block: of a decoder, the norms before the next block. Its
+       last layer has no second one, and none has biases. */
     const float *out_norm, *out_norm_bias, *down_norm, *down_norm_bias;
+    const float *query_norm, *key_norm; /* [head_dim], of a decoder that has them */
     const float *qkv_by, *up_by; /* in int8: what each input of the product is multiplied by before it is rounded */
 };
 
 struct team;
 
-struct encoder {
-    int64_t layers, hidden, heads, intermediate;
-    int64_t head_dim; /* a multiple of 32: heads are padded with zeros */
+struct tower {
+    int64_t kind, layers, hidden, heads, intermediate;
+    int64_t kv_heads; /* each has the keys and values of heads / kv_heads heads in a row */
+    int64_t head_size; /* of the checkpoint */
+    int64_t head_dim; /* the same padded with zeros to a multiple of 32, of rotated queries and keys each half to 16 */
     int64_t pooling, words_type;
+    int64_t is_causal; /* a token sees itself and what came before */
+    int64_t window; /* and no more than so many tokens with itself; 0: all */
     float norm_eps;
-    float score_scale; /* 1 / sqrt of the head size before padding */
+    float score_scale; /* 1 / sqrt of ``head_size`` */
     const void *words; /* [vocab, hidden] as it lies in the checkpoint */
-    const float *places; /* [positions, hidden]: position and token type embeddings, summed */
-    const float *norm, *norm_bias;
+    const float *places; /* [positions, hidden]: an encoder's position and token type embeddings, summed */
+    const float *cosines, *sines; /* [positions, head_dim / 2]: how far a decoder turns its queries and keys */
+    const float *norm, *norm_bias; /* of the embeddings; a decoder's first */
+    const float *last_norm; /* a decoder's */
     const struct layer *layer;
 };
 
@@ -34,12 +48,12 @@ struct encoder {
    ``scratch`` has what ``*_scratch_bytes`` says, aligned to 64 bytes. The calling thread computes alone, or
    with the team while no other call does; the vectors are the same, bit by bit. */
 typedef void encode_fn(
-    const struct encoder *, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch,
+    const struct tower *, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch,
     struct team *);
-typedef int64_t scratch_fn(const struct encoder *, int64_t tokens, int64_t longest, int members);
+typedef int64_t scratch_fn(const struct tower *, int64_t count, int64_t tokens, int64_t longest, int members);
 
-/* [rows, depth] times a packed matrix plus a bias of f32 → [rows, columns]: what the encoder spends its time in, for
-   tests and benchmarks. Activations are bf16 or f32. */
+/* [rows, depth] times a packed matrix plus a bias of f32 → [rows, columns]: what a tower spends its time in, for tests
+   and benchmarks. Activations are bf16 or f32. */
 typedef void product_fn(
     int64_t rows, int64_t columns, int64_t depth, const void *a, const int32_t *weights, const float *bias, void *out);
 
