@@ -530,15 +530,17 @@ def test_a_decoders_weight_that_is_not_finite_is_not_hidden(
 
 
 @pytest.mark.parametrize("products", [p for p in EACH if p.values != ("int8",)])
-@pytest.mark.parametrize("number", [3e19, -3e19])
-def test_a_gate_far_from_zero_is_a_number(
+@pytest.mark.parametrize("number", [3e4, -3e4])
+def test_a_gate_far_from_zero_is_open_or_shut(
     tiny_of: Callable[[str], Checkpoint], tmp_path: Path, products: str, number: float
 ) -> None:
-    """Beyond what an exponential can be."""
+    """Beyond what an exponential in f32 can be."""
     checkpoint = with_number(
         tiny_of("bge-en-icl"), tmp_path, number, "model.layers.1.mlp.gate_proj.weight".__eq__
     )
-    assert np.isfinite(vectors(kernels(checkpoint, products), [[5, 6, 7]])).all()
+    batch = [sequence(checkpoint, length) for length in (1, 5, 30)]
+    exact = vectors(openvino.load_engine(checkpoint, precision="f32", streams=1), batch)
+    assert (vectors(kernels(checkpoint, products), batch) * exact).sum(1).min() > 0.999
 
 
 def test_biases_of_a_decoder_count(tiny_of: Callable[[str], Checkpoint], tmp_path: Path) -> None:
