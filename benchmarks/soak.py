@@ -2,8 +2,9 @@
 
     python -m benchmarks.soak --minutes 30
 
-One `vectoll serve` with SQLite, and every kind of caller at once (``faults/callers.py``): keys, wallets that sign in
-and pay, JWTs, bulk requests, callers who leave, nonsense. Prints a JSON summary; exit code 1 unless
+One `vectoll serve` with SQLite. First customers without a pause, until the ledger is twice as large as its page cache,
+which then is full. Then every kind of caller at once (``faults/callers.py``): keys, wallets that sign in and pay, JWTs,
+bulk requests, callers who leave, nonsense. Prints a JSON summary; exit code 1 unless
 
 - resident memory stays within 5 % of what it was after the warm-up (medians of minutes),
 - no answer is a 5xx (nothing here asks for one) or another than the OpenAPI document promises,
@@ -19,25 +20,31 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.books import check_payments, compare, read_sqlite
-from benchmarks.faults.callers import Payer
+from benchmarks.faults.callers import Crowd, Payer, customer
 from benchmarks.faults.client import Client, Gateway, open_session
-from benchmarks.faults.crowd import PAY_TO, gather, make_world
+from benchmarks.faults.crowd import PAY_TO, RICH_USD, buyer, gather, make_world
 from tests.chains.anvil import run_anvil
 from tests.live import Server, Vectoll
 
 MEMORY_MAY_GROW = 0.05
 P99_MAY_GROW = 1.3
 TICK_S = 0.25
+LEDGER_MAY_CACHE = 8 * 2**20
+"""Bytes of pages that SQLite keeps (``adapters/storage/sqlite/connection.py``). No leak, but filling it takes this
+traffic twenty minutes."""
+FILLERS = 16
 ARITHMETIC = 50_000
 FEW = 50
 """Answers in a minute, below which it has no p99."""
@@ -136,7 +143,6 @@ def judge(client: Client, watch: Watch, began: float, warm_up_minutes: int) -> d
 async def soak(server: Server, client: Client, crowd: Any, minutes: float) -> tuple[Watch, float]:
     """The traffic, watched. Returns the watch and when it began."""
     watch, is_over, began = Watch(server.process.pid), asyncio.Event(), time.monotonic()
-    await client.learn()
     watching = asyncio.create_task(watch.run())
     calling = asyncio.create_task(crowd.run(client, "soak", is_over))
     try:
@@ -148,6 +154,27 @@ async def soak(server: Server, client: Client, crowd: Any, minutes: float) -> tu
     return watch, began
 
 
+async def fill(client: Client, vectoll: Vectoll) -> None:
+    """Charges until the ledger has outgrown its page cache."""
+    customers = {f"filler {n}": customer(buyer(vectoll, RICH_USD), most_texts=1) for n in range(FILLERS)}
+    is_over = asyncio.Event()
+    calling = asyncio.create_task(Crowd(customers, pause_s=1e-6).run(client, "fill", is_over))
+    with closing(sqlite3.connect(f"file:{ledger_file(vectoll)}?mode=ro", uri=True)) as ledger:
+        while not calling.done():
+            (pages,), (size,) = (
+                ledger.execute(f"PRAGMA {of}").fetchone() for of in ("page_count", "page_size")
+            )
+            if pages * size >= 2 * LEDGER_MAY_CACHE:
+                break
+            await asyncio.sleep(TICK_S)
+    is_over.set()
+    await calling
+
+
+def ledger_file(vectoll: Vectoll) -> Path:
+    return vectoll.data_dir / "vectoll.sqlite3"
+
+
 async def run(minutes: float, warm_up_minutes: int, pause_s: float, home: Path) -> dict[str, Any]:
     with run_anvil() as chain:
         world = make_world(chain, home)
@@ -156,6 +183,8 @@ async def run(minutes: float, warm_up_minutes: int, pause_s: float, home: Path) 
         with vectoll.serve() as server:
             async with open_session() as session:
                 client = Client([Gateway(server.url)], session, "soak")
+                await client.learn()
+                await fill(client, vectoll)
                 watch, began = await soak(server, client, crowd, minutes)
         report = judge(client, watch, began, warm_up_minutes)
         report["failures"] += check_books(vectoll, client, payer, chain.usdc(PAY_TO))
@@ -166,7 +195,7 @@ def check_books(vectoll: Vectoll, client: Client, payer: Payer, moved: int) -> l
     """What is wrong with the ledger once the server has ended."""
     verified = vectoll.try_run("ledger", "verify")
     problems = [] if verified.returncode == 0 else [f"ledger verify: {verified.stdout}"]
-    ledger = read_sqlite(vectoll.data_dir / "vectoll.sqlite3")
+    ledger = read_sqlite(ledger_file(vectoll))
     return [
         *problems,
         *compare(client.purchases, ledger).violations,
