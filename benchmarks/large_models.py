@@ -1,10 +1,11 @@
-"""The CPU engines on large models whose weights are random: speed needs no others.
+"""The CPU engines on large models whose weights are random: speed needs no others. One table.
 
-    python benchmarks/large_models.py               # three minutes, 4 GB of memory, 1 GB of disk in the meantime
-    python benchmarks/large_models.py --model qwen3-0.6b --peers PYTHON      # beside transformers in PYTHON
+    python benchmarks/large_models.py --peers PYTHON        # ten minutes, 8 GB of memory, 1 GB of disk in the meantime
+    python benchmarks/large_models.py --model qwen3-0.6b --rounds 1         # a look, our two engines alone
 
-Tokens/s of all on texts of several lengths, all streams busy, and the time of one sequence alone. They take
-turns in every round; ratios are medians of ratios within a round. The cosine is between our two engines.
+Tokens/s of all on texts of several lengths, all cores busy, and the time of one text alone. PYTHON is an interpreter
+with torch and transformers. All take turns in every round; ratios are medians of ratios within a round. Cosines are to
+transformers in f32, of the first two texts of each length.
 """
 
 import argparse
@@ -29,9 +30,11 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.engine import Ids, batched, flops, loaded, run  # noqa: E402
 from benchmarks.peak import Peak, best_precision  # noqa: E402
+from benchmarks.record import RESULTS, recording, versions  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint  # noqa: E402
 from vectoll.adapters.engines.cores import available_cores  # noqa: E402
+from vectoll.domain.catalog import Pooling  # noqa: E402
 from vectoll.engines import LoadedEngine  # noqa: E402
 
 VOCABULARY = 1000
@@ -66,6 +69,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }
 """As the repositories of these models have them, but for the vocabulary."""
 POOLINGS = {"bge-m3": "cls_token", "qwen3-0.6b": "lasttoken"}
+Array = np.ndarray[Any, np.dtype[Any]]
+Row = dict[str, Any]
 LENGTHS = {16: 32, 128: 8, 512: 4, 2048: 2}
 """Tokens of a text, and how many texts: all streams have work, and a round takes seconds."""
 
@@ -171,6 +176,9 @@ class Own:
         self.loaded.engine.embed([ids], 0)
         return time.perf_counter() - started
 
+    def vectors(self, texts: Sequence[Ids], _pooling: Pooling) -> Array:
+        return np.array(self.loaded.engine.embed(texts, 0), np.float64)
+
 
 class Torch:
     """transformers in another interpreter (``peers/from_ids.py``), with as many threads."""
@@ -185,16 +193,24 @@ class Torch:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"},
         )
-        self.version: str = self._answer()
+        self.versions: dict[str, str] = self._answer()
 
     def together(self, texts: Sequence[Ids]) -> float:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(texts) + "\n")
-        self._process.stdin.flush()
-        return float(self._answer())
+        return float(self._ask(texts)["seconds"])
 
     def alone(self, ids: Ids) -> float:
         return self.together([ids])
+
+    def vectors(self, texts: Sequence[Ids], pooling: Pooling) -> Array:
+        found = np.array(self._ask(texts, pooling.value)["vectors"])
+        vectors: Array = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return vectors
+
+    def _ask(self, texts: Sequence[Ids], vectors: str | None = None) -> Any:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"batch": texts, "vectors": vectors}) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> Any:
         assert self._process.stdout
@@ -214,10 +230,9 @@ def compare(
     precision: str,
     lengths: Mapping[int, int],
     rounds: int,
-) -> list[dict[str, Any]]:
-    """Prints a row for each contestant and each of ``lengths``. The first is ours, and what others are held against.
-    The cosine is between the first two, which are engines of this process.
-    """
+    exact: Torch | None = None,
+) -> list[Row]:
+    """Prints a row for each contestant and each of ``lengths``. The first is ours, and what others are held against."""
     rows, ours = [], next(iter(contestants))
     peak = Peak(precision, available_cores())
     for length, count in lengths.items():
@@ -234,53 +249,76 @@ def compare(
                     seconds[who].append(took)
                     lone[who].append(took_alone)
                     shares[who].append(work / took / best)
-        for who in contestants:
+        assert checkpoint.pooling
+        wanted = exact.vectors(texts[:2], checkpoint.pooling) if exact else None
+        for who, contestant in contestants.items():
             rows.append({
                 "who": who,
                 "tokens_per_text": length,
                 "tokens_per_s": round(length * count / statistics.median(seconds[who])),
                 "share_of_peak": round(statistics.median(shares[who]), 3),
                 "alone_ms": round(1000 * statistics.median(lone[who]), 1),
-                f"{ours}_is_times": ratio(seconds[who], seconds[ours]),
-                f"{ours}_alone_is_times": ratio(lone[who], lone[ours]),
+                "times": ratio(seconds[who], seconds[ours]),
+                "times_alone": ratio(lone[who], lone[ours]),
+                "min_cosine": cosine(contestant, texts[:2], checkpoint.pooling, wanted),
             })  # fmt: skip
             print(rows[-1], flush=True)
-        own = [contestant for contestant in contestants.values() if isinstance(contestant, Own)]
-        print(f"{length} tokens a text: cosine {cosine(own, texts[:2])} between our engines", flush=True)
     return rows
 
 
-def cosine(engines: Sequence[Own], texts: Sequence[Ids]) -> float:
-    first, second = (np.array(own.loaded.engine.embed(texts, 0), np.float64) for own in engines[:2])
-    return round(float((first * second).sum(1).min()), 6)
+def cosine(
+    contestant: Contestant, texts: Sequence[Ids], pooling: Pooling, wanted: Array | None
+) -> float | None:
+    if wanted is None or not isinstance(contestant, Own | Torch):
+        return None
+    return round(float((contestant.vectors(texts, pooling) * wanted).sum(1).min()), 6)
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
     return round(statistics.median(t / o for t, o in zip(theirs, ours, strict=True)), 2)
 
 
+def contest(model: str, precision: str, rounds: int, peers: str | None) -> tuple[list[Row], dict[str, str]]:
+    """A model's rows, and the versions of what it was held against."""
+    with tempfile.TemporaryDirectory(prefix="vectoll-large-") as folder, ExitStack() as stack:
+
+        def transformers(dtype: str) -> Torch:
+            assert peers
+            worker = Torch(peers, Path(folder), dtype)
+            stack.callback(worker.close)
+            return worker
+
+        checkpoint = write_checkpoint(model, Path(folder))
+        contestants: dict[str, Contestant] = {}
+        for who, cpu_engine in (("vectoll", "native"), ("vectoll, on OpenVINO", "openvino")):
+            started = time.perf_counter()
+            contestants[who] = Own(loaded(checkpoint, cpu_engine=cpu_engine, precision=precision))
+            print(f"{model}, {who}: loaded in {time.perf_counter() - started:.1f} s", flush=True)
+        exact, found = None, {}
+        if peers:
+            exact = transformers("float32")
+            found = exact.versions
+            contestants["transformers, torch"] = transformers("bfloat16") if precision == "bf16" else exact
+        return compare(contestants, checkpoint, precision, LENGTHS, rounds, exact), found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--precision", choices=["bf16", "f32"], default=best_precision())
-    parser.add_argument("--model", choices=CONFIGS, default="bge-m3", help="whose size")
+    parser.add_argument("--model", choices=CONFIGS, help="one of them; else all")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter with torch and transformers")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="vectoll-large-") as folder, ExitStack() as stack:
-        checkpoint = write_checkpoint(options.model, Path(folder))
-        contestants: dict[str, Contestant] = {}
-        for who in ("native", "openvino"):
-            started = time.perf_counter()
-            contestants[who] = Own(loaded(checkpoint, cpu_engine=who, precision=options.precision))
-            print(f"{who}: loaded in {time.perf_counter() - started:.1f} s", flush=True)
-        if options.peers:
-            for dtype in ["bfloat16", "float32"] if options.precision == "bf16" else ["float32"]:
-                peer = Torch(options.peers, Path(folder), dtype)
-                stack.callback(peer.close)
-                contestants[f"transformers, {dtype}, torch {peer.version}"] = peer
-        compare(contestants, checkpoint, options.precision, LENGTHS, options.rounds)
+    models = [options.model] if options.model else list(CONFIGS)
+    with recording("large", versions("vectoll", "openvino", "numpy"), options.out) as result:
+        result |= {"precision": options.precision, "rounds": options.rounds, "models": {}}
+        for model in models:
+            rows, found = contest(model, options.precision, options.rounds, options.peers)
+            result["models"][model] = rows
+            result["versions"] |= found
 
 
 if __name__ == "__main__":

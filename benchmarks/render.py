@@ -275,8 +275,40 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def large(result: Result) -> str:
+    precision = result["precision"]
+    rows = [
+        (
+            model,
+            r["tokens_per_text"],
+            f"**{r['who']}**" if r["who"].startswith("vectoll") else r["who"],
+            f"{r['tokens_per_s']:,}",
+            percent(r["share_of_peak"]),
+            "" if r["who"] == "vectoll" else f"{r['times']:.2f} ×",
+            f"{r['alone_ms']:,.0f}",
+            "" if r["who"] == "vectoll" else f"{r['times_alone']:.2f} ×",
+            "" if r["min_cosine"] is None else f"{r['min_cosine']:.6f}",
+        )
+        for model, found in result["models"].items()
+        for r in found
+    ]
+    head = (
+        "size of",
+        "tokens a text",
+        f"who, in {precision}",
+        "tokens/s",
+        "of peak",
+        "vectoll is",
+        "one text alone, ms",
+        "vectoll is",
+        "least cosine to f32",
+    )
+    return table(head, rows)
+
+
 SECTIONS: dict[str, Callable[[Result], str]] = {
     "engine": engine,
+    "large": large,
     "server": server,
     "gateway": gateway,
     "stages": stages,

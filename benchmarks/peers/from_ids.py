@@ -3,15 +3,17 @@ vectoll.
 
     python benchmarks/peers/from_ids.py FOLDER DTYPE THREADS
 
-Reads one JSON list of sequences per line, all of one length, and writes the seconds that their last hidden states
-took, in batches of whichever of SIZES is fastest.
+Reads one JSON object per line, ``{"batch": [[id, …], …], "vectors": "cls", "last" or null}``, of sequences of one
+length. Computes their last hidden states in batches of whichever of SIZES is fastest, and writes the seconds that took;
+with ``vectors`` also the states of that token.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 SIZES = (1, 2, 4, 8, 16, 32)
 Batch = Sequence[Sequence[int]]
@@ -22,33 +24,39 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not an answer
     import torch
-    from transformers import AutoModel
+    import transformers
 
     torch.set_num_threads(threads)
-    model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model = transformers.AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
-    def embed(batch: Batch, size: int) -> None:
+    def embed(batch: Batch, size: int) -> Any:
+        found = []
         with torch.inference_mode():
             for at in range(0, len(batch), size):
                 ids = torch.tensor(batch[at : at + size])
-                model(input_ids=ids, attention_mask=torch.ones_like(ids))
+                found.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state)
+        return torch.cat(found)
+
+    def timed(batch: Batch, size: int) -> tuple[float, Any]:
+        started = time.perf_counter()
+        states = embed(batch, size)
+        return time.perf_counter() - started, states
 
     best: dict[tuple[int, int], int] = {}
-    print(json.dumps(torch.__version__), file=answers, flush=True)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    print(json.dumps(versions), file=answers, flush=True)
     for line in sys.stdin:
-        batch = json.loads(line)
+        request = json.loads(line)
+        batch = request["batch"]
         shape = len(batch), len(batch[0])
         if shape not in best:
-            sizes = [size for size in SIZES if size <= len(batch)]
-            tries = [(seconds(embed, batch, size), size) for size in (*sizes, *sizes)]
-            best[shape] = min(tries[len(sizes) :])[1]  # the second time all is warm
-        print(json.dumps(seconds(embed, batch, best[shape])), file=answers, flush=True)
-
-
-def seconds(embed: Callable[[Batch, int], None], batch: Batch, size: int) -> float:
-    started = time.perf_counter()
-    embed(batch, size)
-    return time.perf_counter() - started
+            embed(batch[:1], 1)  # the second time all is warm
+            best[shape] = min((timed(batch, size)[0], size) for size in SIZES if size <= len(batch))[1]
+        seconds, states = timed(batch, best[shape])
+        answer: dict[str, Any] = {"seconds": seconds}
+        if request["vectors"]:
+            answer["vectors"] = states[:, 0 if request["vectors"] == "cls" else -1].double().tolist()
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
