@@ -53,7 +53,9 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         "auto"  # On the CPU: vectoll's own kernels or OpenVINO; auto is the first where they compute the model faster.
     )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
-    streams: Natural = 0  # Batches computed side by side; 0 is one per core, fewer for very large models.
+    streams: Natural = (
+        0  # Batches computed side by side, a core each; 0: one per core, very large models' per four.
+    )
     batch_tokens: Natural = (
         0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
     )

@@ -11,7 +11,7 @@ class Engine(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many calls may run side by side, one thread each."""
+        """How many calls may run side by side, from a thread each."""
         ...
 
     @property

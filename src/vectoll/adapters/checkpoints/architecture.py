@@ -23,6 +23,11 @@ class Family(StrEnum):
         """Whether it is of the BERT kind: learned positions, layer norm after each block, biases."""
         return self in (Family.BERT, Family.XLM_ROBERTA)
 
+    @property
+    def has_head_norms(self) -> bool:
+        """Whether queries and keys are normalised head by head."""
+        return self is Family.QWEN3
+
 
 class Attention(StrEnum):
     """What a token sees: everything, or itself and what came before."""
@@ -190,7 +195,9 @@ def _sliding_window(family: Family, tower: Config) -> int | None:
     if family is Family.QWEN3:
         _require(not tower.get("use_sliding_window"), "sliding windows in some layers only are not supported")
         return None
-    return int(window) if (window := tower.get("sliding_window")) else None
+    window = tower.get("sliding_window")
+    _require(window is None or window >= 0, "the sliding window must be positive")
+    return int(window) if window else None
 
 
 def _rope(tower: Config) -> Rope:

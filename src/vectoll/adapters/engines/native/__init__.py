@@ -1,4 +1,4 @@
-"""The CPU engine of our own: encoders (BERT, XLM-RoBERTa) in C for AVX-512 and AVX2, in f32, bf16 or int8."""
+"""The CPU engine of our own: encoders and decoders in C for AVX-512 and AVX2, in f32, bf16 or, encoders, int8."""
 
 from vectoll.adapters.engines.native.engine import (
     NativeEngine,

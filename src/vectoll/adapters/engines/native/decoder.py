@@ -98,7 +98,7 @@ class DecoderParts:
 
     def _head_norm(self, attention: Weights, name: str) -> int | None:
         """None in a family that has none."""
-        if name not in attention:
+        if not self._architecture.family.has_head_norms:
             return None
         return self._memory.copy(self._halves(floats(attention, name, self._architecture.head_dim)))
 

@@ -39,8 +39,16 @@ class NativeEngine:
     """Implements ``vectoll.ports.engine.Engine``."""
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, pooling: Pooling, *, products: str, streams: int
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        pooling: Pooling,
+        *,
+        products: str,
+        streams: int,
+        cores_each: int = 1,
     ) -> None:
+        """With more ``cores_each`` than one every stream has its own team; else all share one, for what is alone."""
         library = load_library()
         assert library is not None
         self._encode = getattr(library, f"vectoll_encode_{products}")
@@ -49,14 +57,13 @@ class NativeEngine:
         self._packed: PackedTower | None = PackedTower(architecture, weights, pooling, products)
         self._scratch: list[Array] = [aligned(0)] * streams
         self._stepped_back = threading.local()
-        cores = available_cores()
-        self._is_large = cores_per_stream(architecture.matrix_parameters) > 1
-        count, size = (streams, cores // streams) if self._is_large else (1, min(streams, cores))
+        self._has_own_teams = cores_each > 1
+        count, size = (streams, cores_each) if cores_each > 1 else (1, min(streams, available_cores()))
         self._teams = [_Team.create(library, min(size, TEAM_THREADS)) for _ in range(count)]
 
     @property
     def streams(self) -> int:
-        """How many calls may run side by side, one thread each."""
+        """See the port."""
         return len(self._scratch)
 
     @property
@@ -92,8 +99,7 @@ class NativeEngine:
         return [vectors[at : at + dims] for at in range(0, len(out), dims)]
 
     def _team_of(self, stream: int, *, is_alone: bool) -> "_Team | None":
-        """A large model's streams have one each; another's share one, for what is alone."""
-        if self._is_large:
+        if self._has_own_teams:
             return self._teams[stream]
         return self._teams[0] if is_alone else None
 
@@ -144,7 +150,7 @@ def load_engine(
     checkpoint: Checkpoint, *, pooling: Pooling | None = None, precision: str = "auto", streams: int = 0
 ) -> NativeEngine:
     """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` 0 is one per core, of a
-    large model one per several.
+    large model one per several; any other number is also how many cores compute.
 
     Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
     """
@@ -153,14 +159,16 @@ def load_engine(
     weights = checkpoint.open_weights()
     pooling = pooling or checkpoint.pooling
     assert pooling is not None
+    cores = available_cores()
+    count = streams or cores // cores_per_stream(checkpoint.architecture.matrix_parameters)
     try:
         engine = NativeEngine(
             checkpoint.architecture,
             weights,
             pooling,
             products=products_of(precision),
-            streams=streams
-            or available_cores() // cores_per_stream(checkpoint.architecture.matrix_parameters),
+            streams=count,
+            cores_each=1 if streams else cores // count,
         )
     except KeyError as error:
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None

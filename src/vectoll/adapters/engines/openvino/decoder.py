@@ -49,7 +49,7 @@ def _attention(
     query = split_heads(linear(states, weights, "q_proj"), heads, head_dim)
     key = split_heads(linear(states, weights, "k_proj"), kv_heads, head_dim)
     value = split_heads(linear(states, weights, "v_proj"), kv_heads, head_dim)
-    if "q_norm.weight" in weights:
+    if architecture.family.has_head_norms:
         query = rms_norm(query, weights, "q_norm", architecture.norm_eps)
         key = rms_norm(key, weights, "k_norm", architecture.norm_eps)
     query, key = rotation.rotate(query), rotation.rotate(key)

@@ -153,13 +153,13 @@ def _load(
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     cores = available_cores()
-    each = cores_per_stream(checkpoint.architecture.matrix_parameters)
-    streams = streams or cores // each
+    computing = streams or cores  # a number of streams that was given is of one core each
+    streams = streams or cores // cores_per_stream(checkpoint.architecture.matrix_parameters)
     options = {
         "INFERENCE_PRECISION_HINT": resolve_precision(precision, capabilities).value,
         "NUM_STREAMS": str(streams),
         "CPU_RUNTIME_CACHE_CAPACITY": GENERATED_KERNELS,
-        "INFERENCE_NUM_THREADS": str(max(streams, cores if each > 1 else 0)),
+        "INFERENCE_NUM_THREADS": str(computing),
     }
     weights = checkpoint.open_weights() if checkpoint.has_weights else None
     graph = _build(core, checkpoint, weights, pooling)

@@ -108,7 +108,11 @@ class Decoder:
                 f"the torch engine runs decoders with silu, not {architecture.activation}"
             )
         self._words = tensors.tensor("embed_tokens.weight")
-        self._layers = [decoder_layer(tensors, index) for index in range(architecture.layers)]
+        has_head_norms = architecture.family.has_head_norms
+        self._layers = [
+            decoder_layer(tensors, index, has_head_norms=has_head_norms)
+            for index in range(architecture.layers)
+        ]
         self._final_norm = tensors.norm("norm")
         assert architecture.rope is not None  # every decoder has one
         frequencies = inverse_frequencies(architecture.rope, architecture.head_dim)

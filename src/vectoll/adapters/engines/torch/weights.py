@@ -90,11 +90,10 @@ def encoder_layer(tensors: CheckpointTensors, index: int) -> EncoderLayer:
     )
 
 
-def decoder_layer(tensors: CheckpointTensors, index: int) -> DecoderLayer:
+def decoder_layer(tensors: CheckpointTensors, index: int, *, has_head_norms: bool) -> DecoderLayer:
     """The weights of one Qwen3, Mistral or Llama layer."""
     at = f"layers.{index}."
     attention = f"{at}self_attn."
-    has_head_norms = f"{attention}q_norm.weight" in tensors
     return DecoderLayer(
         attention_norm=tensors.norm(f"{at}input_layernorm"),
         qkv=tensors.linear(f"{attention}q_proj", f"{attention}k_proj", f"{attention}v_proj"),

@@ -31,7 +31,8 @@ static __attribute__((noinline)) float soften(
     const int before = (int)(from - first), rest = (int)(until - last);
     const floats least = v_all(-__builtin_inff());
     floats largest = v_first(v_load(scores + last), rest, least);
-    if (before) largest = v_max(v_first(least, before, first == last ? largest : v_load(scores + first)), largest);
+    if (first == last) largest = v_first(least, before, largest);
+    else if (before) largest = v_max(v_first(least, before, v_load(scores + first)), largest);
     for (int64_t k = before ? first + 16 : first; k < last; k += 16) largest = v_max(largest, v_load(scores + k));
     const floats by = v_all(scale), top = v_all(v_top(largest) * scale);
     floats sum = v_zero();

@@ -1,4 +1,4 @@
-/* The encoder with products in bf16; sums, softmax, norms and residuals stay f32. */
+/* Towers with products in bf16; sums, softmax, norms and residuals stay f32. */
 #define ENCODE vectoll_encode_bf16
 #define SCRATCH_BYTES vectoll_scratch_bytes_bf16
 #define PRODUCT vectoll_product_bf16

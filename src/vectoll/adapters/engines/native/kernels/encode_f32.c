@@ -1,4 +1,4 @@
-/* The encoder in f32. */
+/* Towers in f32. */
 #define ENCODE vectoll_encode_f32
 #define SCRATCH_BYTES vectoll_scratch_bytes_f32
 #define PRODUCT vectoll_product_f32

@@ -1,4 +1,4 @@
-/* The encoder in f32, for CPUs without AVX-512: AVX2, FMA, F16C. */
+/* Towers in f32, for CPUs without AVX-512: AVX2, FMA, F16C. */
 #define ENCODE vectoll_encode_f32_avx2
 #define SCRATCH_BYTES vectoll_scratch_bytes_f32_avx2
 #define PRODUCT vectoll_product_f32_avx2

@@ -1,4 +1,4 @@
-/* The encoder with products of bytes (AVX512_VNNI), whose inputs are rounded row by row as they come; attention and what
+/* Encoders with products of bytes (AVX512_VNNI), whose inputs are rounded row by row as they come; attention and what
    activations are stored in is bf16; sums, softmax, norms and residuals stay f32. */
 #define ENCODE vectoll_encode_int8
 #define SCRATCH_BYTES vectoll_scratch_bytes_int8
