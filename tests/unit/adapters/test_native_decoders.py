@@ -100,7 +100,7 @@ def weights_of(tensors: Mapping[str, Array]) -> Weights:
     })  # fmt: skip
 
 
-def exact(case: Case, tensors: Mapping[str, Array], ids: Sequence[int], pooling: Pooling) -> Array:
+def exact(case: Case, tensors: Mapping[str, Array], ids: Sequence[int], pooling: Pooling) -> Any:
     """As transformers' modelling files of Llama, Mistral and Qwen3 define it, in float64."""
     a, count = case.architecture, len(ids)
     w = {name: values.astype(np.float64) for name, values in tensors.items()}
@@ -111,16 +111,16 @@ def exact(case: Case, tensors: Mapping[str, Array], ids: Sequence[int], pooling:
     is_seen = (key <= query) & (key > query - (a.sliding_window or count))
     is_seen |= a.attention is Attention.FULL
 
-    def rms(x: Array, name: str) -> Array:
+    def rms(x: Array, name: str) -> Any:
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + a.norm_eps) * w[f"{name}.weight"]
 
-    def linear(x: Array, name: str) -> Array:
+    def linear(x: Array, name: str) -> Any:
         return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
 
-    def heads(x: Array, number: int) -> Array:
+    def heads(x: Array, number: int) -> Any:
         return x.reshape(count, number, a.head_dim).transpose(1, 0, 2)
 
-    def turn(x: Array) -> Array:
+    def turn(x: Array) -> Any:
         half = a.head_dim // 2
         return x * cosines + np.concatenate([-x[..., half:], x[..., :half]], -1) * sines
 
