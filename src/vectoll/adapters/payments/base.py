@@ -17,7 +17,8 @@ _GAS_LIMIT = 400_000
 _MAX_FEE_WEI = 100 * 10**9
 """A node that quotes more per gas than this is wrong, or not worth believing."""
 _MIN_TIP_WEI = 10**6
-_NONCE_ATTEMPTS = 3
+_NONCE_ATTEMPTS = 32
+"""Each that fails is a payment that another process was quicker to send: one of four often loses three in a row."""
 _NONCE_MEMORY_S = 60.0
 """How long our own count is believed over a node that may lag behind; then the chain is right again."""
 
