@@ -1,6 +1,6 @@
 """The CPU engines on large models whose weights are random: speed needs no others. One table.
 
-    python benchmarks/large_models.py --peers PYTHON        # twenty minutes, 8 GB of memory, 1 GB of disk in the meantime
+    python benchmarks/large_models.py --peers PYTHON    # twenty minutes, 8 GB of memory, 1 GB of disk in the meantime
     python benchmarks/large_models.py --model qwen3-0.6b --rounds 1         # a look, our two engines alone
 
 Tokens/s of all on texts of several lengths, all cores busy, and the time of one text alone. PYTHON is an interpreter
