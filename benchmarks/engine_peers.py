@@ -12,9 +12,7 @@ of the engine alone, from token ids to vectors, because the peak is one of matri
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.engine import WORKLOADS, Workload, batched, flops, loaded, run  # noqa: E402
 from benchmarks.peak import Peak  # noqa: E402
 from benchmarks.record import recording, versions  # noqa: E402
+from benchmarks.worker import Worker  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint  # noqa: E402
 from vectoll.adapters.engines.cores import available_cores  # noqa: E402
@@ -65,44 +64,14 @@ class Peer:
     """A contestant in a process of its own (``peers/worker.py``)."""
 
     def __init__(self, python: str, kind: str, folder: Path, threads: int) -> None:
-        worker = Path(__file__).with_name("peers") / "worker.py"
-        environ = {
-            **os.environ,
-            **{f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS")},
-            "RAYON_NUM_THREADS": str(threads),
-            "TOKENIZERS_PARALLELISM": "true",
-            "HF_HUB_OFFLINE": "1",
-            "DO_NOT_TRACK": "1",
-            "INFINITY_ANONYMOUS_USAGE_STATS": "0",
-        }
-        self._process = subprocess.Popen(
-            [python, str(worker), kind, str(folder), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environ,
-        )
+        self._worker = Worker(python, "worker.py", [kind, str(folder)], threads)
         self.kind = kind
-        self.versions: dict[str, str] = self._answer()
+        self.versions = self._worker.versions
+        self.close = self._worker.close
 
     def embed(self, texts: Texts, save: Path | None = None) -> dict[str, float]:
-        assert self._process.stdin
         request = {"texts": list(texts), "save": str(save) if save else None}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.kind} failed: is all that it needs in its interpreter?")
-        return cast("dict[str, Any]", json.loads(line))
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.communicate()
+        return cast("dict[str, float]", self._worker.ask(request))
 
 
 @dataclass

@@ -10,10 +10,8 @@ transformers in f32, of the first two texts of each length.
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.engine import Ids, batched, flops, loaded, run  # noqa: E402
 from benchmarks.peak import Peak, best_precision  # noqa: E402
 from benchmarks.record import RESULTS, recording, versions  # noqa: E402
+from benchmarks.worker import Worker  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint  # noqa: E402
 from vectoll.adapters.engines.cores import available_cores  # noqa: E402
@@ -184,16 +183,9 @@ class Torch:
     """transformers in another interpreter (``peers/from_ids.py``), with as many threads."""
 
     def __init__(self, python: str, folder: Path, dtype: str) -> None:
-        worker, threads = Path(__file__).with_name("peers") / "from_ids.py", str(available_cores())
-        self._process = subprocess.Popen(
-            [python, str(worker), str(folder), dtype, threads],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"},
-        )
-        self.versions: dict[str, str] = self._answer()
+        self._worker = Worker(python, "from_ids.py", [str(folder), dtype], available_cores())
+        self.versions = self._worker.versions
+        self.close = self._worker.close
 
     def together(self, texts: Sequence[Ids]) -> float:
         return float(self._ask(texts)["seconds"])
@@ -207,21 +199,7 @@ class Torch:
         return vectors
 
     def _ask(self, texts: Sequence[Ids], vectors: str | None = None) -> Any:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps({"batch": texts, "vectors": vectors}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("transformers failed: are torch and it in that interpreter?")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.communicate()
+        return self._worker.ask({"batch": texts, "vectors": vectors})
 
 
 def compare(

@@ -308,6 +308,7 @@ def test_the_smallest_limit_holds(folder: Folder, name: str, value: Any, limit: 
         ({**BERT, "position_embedding_type": "relative_key"}, "absolute"),
         ({key: BERT[key] for key in BERT if key != "vocab_size"}, "lacks 'vocab_size'"),
         ({**QWEN3, "use_sliding_window": True}, "sliding windows"),
+        ({**QWEN3, "model_type": "mistral", "sliding_window": -1}, "negative"),
         ({**QWEN3, "rope_scaling": {"rope_type": "yarn", "factor": 4}}, "yarn"),
         ({**QWEN3, "num_key_value_heads": 3}, "multiple"),
     ],

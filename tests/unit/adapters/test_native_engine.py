@@ -51,6 +51,8 @@ Array = np.ndarray[Any, Any]
 MODELS = ["bge-m3", "qwen3", "bge-en-icl", "nemotron-vl"]
 """An encoder, and decoders: causal with norms of queries and keys, with a sliding window, and with full attention."""
 EACH = [pytest.param(p, marks=[] if p == "f32_avx2" else [needs_avx512]) for p in PRODUCTS]
+OF_ELEMENTS = [p for p in EACH if p.values != ("int8",)]
+"""What there are decoders in."""
 POOLINGS = [Pooling.MEAN, Pooling.CLS, Pooling.LAST]
 
 
@@ -250,7 +252,7 @@ def test_a_team_of_any_size_gives_the_same_bits(products: str, size: int, poolin
     compare_team(kernels(minilm(), products, pooling=pooling), minilm(), size, batches)
 
 
-@pytest.mark.parametrize("products", [p for p in EACH if p.values != ("int8",)])
+@pytest.mark.parametrize("products", OF_ELEMENTS)
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("model", ["qwen3", "nemotron-vl"])
@@ -509,7 +511,7 @@ def test_a_weight_that_is_not_finite_is_not_hidden(
     assert not np.isfinite(vectors(engine, [[5, 6, 7]])).all()
 
 
-@pytest.mark.parametrize("products", [p for p in EACH if p.values != ("int8",)])
+@pytest.mark.parametrize("products", OF_ELEMENTS)
 @pytest.mark.parametrize(
     "name",
     [
@@ -529,7 +531,7 @@ def test_a_decoders_weight_that_is_not_finite_is_not_hidden(
     assert not np.isfinite(vectors(kernels(checkpoint, products), [[5, 6, 7]])).all()
 
 
-@pytest.mark.parametrize("products", [p for p in EACH if p.values != ("int8",)])
+@pytest.mark.parametrize("products", OF_ELEMENTS)
 @pytest.mark.parametrize("number", [3e4, -3e4])
 def test_a_gate_far_from_zero_is_open_or_shut(
     tiny_of: Callable[[str], Checkpoint], tmp_path: Path, products: str, number: float

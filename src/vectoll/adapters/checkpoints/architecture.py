@@ -196,7 +196,7 @@ def _sliding_window(family: Family, tower: Config) -> int | None:
         _require(not tower.get("use_sliding_window"), "sliding windows in some layers only are not supported")
         return None
     window = tower.get("sliding_window")
-    _require(window is None or window >= 0, "the sliding window must be positive")
+    _require(window is None or window >= 0, "a sliding window cannot be negative")
     return int(window) if window else None
 
 

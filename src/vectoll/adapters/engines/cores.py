@@ -16,9 +16,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cores_per_stream(parameters: int) -> int:
-    """How many cores compute one batch of a model with so many weights in its products, whatever else runs."""
-    return min(CORES_PER_LARGE_STREAM, available_cores()) if parameters >= LARGE_PARAMETERS else 1
+def streams_and_cores(parameters: int, streams: int) -> tuple[int, int]:
+    """How many batches are computed side by side, and by how many cores in all.
+
+    For 0 ``streams`` it is one per core, or per several where a model has many weights in its products; any other
+    number is of a core each.
+    """
+    cores = available_cores()
+    each = min(CORES_PER_LARGE_STREAM, cores) if parameters >= LARGE_PARAMETERS else 1
+    return (streams, streams) if streams else (cores // each, cores)
 
 
 def step_back() -> None:

@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
-from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, cores_per_stream, step_back
+from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, step_back, streams_and_cores
 from vectoll.adapters.engines.memory import give_back_freed
 from vectoll.adapters.engines.native.library import (
     AMX_BF16,
@@ -159,8 +159,7 @@ def load_engine(
     weights = checkpoint.open_weights()
     pooling = pooling or checkpoint.pooling
     assert pooling is not None
-    cores = available_cores()
-    count = streams or cores // cores_per_stream(checkpoint.architecture.matrix_parameters)
+    count, cores = streams_and_cores(checkpoint.architecture.matrix_parameters, streams)
     try:
         engine = NativeEngine(
             checkpoint.architecture,
@@ -168,7 +167,7 @@ def load_engine(
             pooling,
             products=products_of(precision),
             streams=count,
-            cores_each=1 if streams else cores // count,
+            cores_each=cores // count,
         )
     except KeyError as error:
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
-from vectoll.adapters.engines.cores import available_cores, cores_per_stream, step_back
+from vectoll.adapters.engines.cores import step_back, streams_and_cores
 from vectoll.adapters.engines.memory import give_back_freed
 from vectoll.adapters.engines.openvino.decoder import build_decoder
 from vectoll.adapters.engines.openvino.encoder import build_encoder
@@ -152,14 +152,12 @@ def _load(
     """``threads`` is one thread, this one: what is submitted to it starts when the engine is ready."""
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    cores = available_cores()
-    computing = streams or cores  # a number of streams that was given is of one core each
-    streams = streams or cores // cores_per_stream(checkpoint.architecture.matrix_parameters)
+    streams, cores = streams_and_cores(checkpoint.architecture.matrix_parameters, streams)
     options = {
         "INFERENCE_PRECISION_HINT": resolve_precision(precision, capabilities).value,
         "NUM_STREAMS": str(streams),
         "CPU_RUNTIME_CACHE_CAPACITY": GENERATED_KERNELS,
-        "INFERENCE_NUM_THREADS": str(computing),
+        "INFERENCE_NUM_THREADS": str(cores),
     }
     weights = checkpoint.open_weights() if checkpoint.has_weights else None
     graph = _build(core, checkpoint, weights, pooling)
