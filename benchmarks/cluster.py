@@ -73,6 +73,7 @@ class SimulatedEngine:
         _stream: int,
         *,
         is_alone: bool = True,  # noqa: ARG002
+        callers: Sequence[str] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         if self._service_s:
             time.sleep(self._service_s)

@@ -58,6 +58,7 @@ class InstantEngine:
         _stream: int,
         *,
         is_alone: bool = True,  # noqa: ARG002
+        callers: Sequence[str] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         return [self._vector] * len(batch)
 

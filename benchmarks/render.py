@@ -306,9 +306,29 @@ def large(result: Result) -> str:
     return table(head, rows)
 
 
+def prefixes(result: Result) -> str:
+    own = result["own_tokens"]
+    rows = [
+        (
+            f"{r['beginning_tokens']} + {own}",
+            f"**{r['who']}**" if r["who"].startswith("vectoll") else r["who"],
+            f"{r['queries_per_s']:.1f}",
+            "" if r["who"] == "vectoll" else f"{r['times']:.1f} ×",
+            f"{r['alone_ms']:,.0f}",
+            "" if r["who"] == "vectoll" else f"{r['times_alone']:.1f} ×",
+        )
+        for r in result["rows"]
+    ]
+    return table(
+        ("tokens a query", "who", "queries/s", "vectoll is", "one alone, ms", "vectoll is"),
+        rows,
+    )
+
+
 SECTIONS: dict[str, Callable[[Result], str]] = {
     "engine": engine,
     "large": large,
+    "prefixes": prefixes,
     "server": server,
     "gateway": gateway,
     "stages": stages,

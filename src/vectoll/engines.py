@@ -65,7 +65,13 @@ def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
     from vectoll.adapters.engines.native import load_engine as load_own
 
     precision = _precision(spec, settings)
-    engine = load_own(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
+    engine = load_own(
+        checkpoint,
+        pooling=spec.pooling,
+        precision=precision,
+        streams=settings.streams,
+        prefix_bytes=settings.prefix_mib * 2**20,
+    )
     shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=False, alike=False)
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "native")
 

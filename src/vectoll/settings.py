@@ -60,6 +60,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
     )
     memory_mib: Natural = 0  # Memory that loaded weights may take; 0 is three quarters of the device's.
+    prefix_mib: Natural = 256  # Memory per decoder for what each caller's texts begin with; 0 is none.
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -142,7 +142,12 @@ class Broken:
         return len(lengths) * max(lengths)
 
     def embed(
-        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),
     ) -> Sequence[Vector]:
         rng = np.random.default_rng(1)
         rows = [self._change(rng.standard_normal(32) + sum(ids) % 7, len(batch)) for ids in batch]

@@ -20,12 +20,18 @@ class Engine(Protocol):
         ...
 
     def embed(
-        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),
     ) -> Sequence[Vector]:
         """Embed one batch on one stream. Blocks, and releases the GIL while it computes.
 
         ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. ``is_alone``
         says that no two requests for this model have met lately, so that one call may use more cores than one.
+        ``callers[i]`` is who sent sequence ``i``, where that is known: nothing is shared between two callers.
         Returns one L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure:
         the caller answers every waiter with InferenceFailed.
         """

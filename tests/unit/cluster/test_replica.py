@@ -48,7 +48,12 @@ class FakeEngine:
         return len(lengths) * max(lengths)
 
     def embed(
-        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),
     ) -> Sequence[Vector]:
         self.batches.append([len(ids) for ids in batch])
         self.started.set()

@@ -32,6 +32,7 @@ class GatedEngine:
         self.started = threading.Semaphore(0)
         self.batches: list[list[int]] = []
         self.were_alone: list[bool] = []
+        self.callers: list[list[str]] = []
         self.fail_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.poison = False
         self.is_closed = False
@@ -40,12 +41,18 @@ class GatedEngine:
         return len(lengths) * max(lengths)
 
     def embed(
-        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),
     ) -> Sequence[Vector]:
         self.started.release()
         assert self.gate.wait(10)
         self.batches.append([sum(ids) for ids in batch])
         self.were_alone.append(is_alone)
+        self.callers.append(list(callers))
         if self.fail_on(batch):
             raise RuntimeError("engine broke")
         if self.poison:

@@ -45,7 +45,12 @@ class SpreadEngine:
         return len(lengths) * max(lengths)
 
     def embed(
-        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),
     ) -> Sequence[Vector]:
         rows = np.array([[len(ids), sum(ids), 1, 3] for ids in batch], dtype=np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)

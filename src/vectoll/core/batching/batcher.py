@@ -131,8 +131,12 @@ class Batcher:
         while batch := self._next_batch():
             started = time.perf_counter()
             try:
-                is_alone = started - self._met_at > CALM_S
-                vectors = self._engine.embed([item.ids for item in batch], stream, is_alone=is_alone)
+                vectors = self._engine.embed(
+                    [item.ids for item in batch],
+                    stream,
+                    is_alone=started - self._met_at > CALM_S,
+                    callers=[item.job.caller for item in batch],
+                )
                 error = (
                     None
                     if all_finite(vectors)

@@ -24,6 +24,7 @@ from vectoll.adapters.engines.native.library import (
     load_library,
 )
 from vectoll.adapters.engines.native.packing import Array, aligned
+from vectoll.adapters.engines.native.prefixes import Prefixes
 from vectoll.adapters.engines.native.tower import PackedTower, unsuitable
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Vector
@@ -47,14 +48,20 @@ class NativeEngine:
         products: str,
         streams: int,
         cores_each: int = 1,
+        prefix_bytes: int = 0,
     ) -> None:
-        """With more ``cores_each`` than one every stream has its own team; else all share one, for what is alone."""
+        """With more ``cores_each`` than one every stream has its own team; else all share one, for what is alone.
+
+        ``prefix_bytes`` may be kept of what callers' texts begin with.
+        """
         library = load_library()
         assert library is not None
         self._encode = getattr(library, f"vectoll_encode_{products}")
         self._scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{products}")
         self._architecture = architecture
         self._packed: PackedTower | None = PackedTower(architecture, weights, pooling, products)
+        block_bytes = self._packed.block_bytes
+        self._prefixes = Prefixes(block_bytes, prefix_bytes) if 0 < block_bytes <= prefix_bytes else None
         self._scratch: list[Array] = [aligned(0)] * streams
         self._stepped_back = threading.local()
         self._has_own_teams = cores_each > 1
@@ -72,7 +79,12 @@ class NativeEngine:
         return self._architecture.hidden
 
     def embed(
-        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),
     ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
         packed = self._packed  # held to the end: what C reads lives as long
@@ -86,15 +98,20 @@ class NativeEngine:
         ids = np.fromiter(chain.from_iterable(batch), np.int32, tokens)
         if ids.min() < 0 or ids.max() >= self._architecture.vocab:
             raise ValueError(f"a token id must be in range({self._architecture.vocab})")
+        begun = self._prefixes.begin(ids, lengths, callers) if self._prefixes and callers else None
+        if begun:
+            ids, lengths = begun.ids, begun.lengths
         dims = self.dims
         out = np.empty(len(batch) * dims, np.float32)
         tower = ctypes.byref(packed.tower)
         team = self._team_of(stream, is_alone=is_alone)
         members = team.size if team else 1
-        scratch = self._scratch_of(stream, self._scratch_bytes(tower, len(batch), tokens, longest, members))
-        pointers = [array.ctypes.data for array in (ids, lengths)]
-        results = [array.ctypes.data for array in (out, scratch)]
-        self._encode(tower, *pointers, len(batch), *results, team.pointer if team else None)
+        scratch = self._scratch_of(stream, self._scratch_bytes(tower, len(batch), len(ids), longest, members))
+        read = [ids.ctypes.data, lengths.ctypes.data, begun.pointer if begun else None]
+        written = [out.ctypes.data, scratch.ctypes.data]
+        self._encode(tower, *read, len(batch), *written, team.pointer if team else None)
+        if self._prefixes and begun:
+            self._prefixes.keep(begun)
         vectors: Vector = out.data.toreadonly()
         return [vectors[at : at + dims] for at in range(0, len(out), dims)]
 
@@ -128,6 +145,7 @@ class NativeEngine:
     def close(self) -> None:
         """Free the weights."""
         self._packed = None
+        self._prefixes = None
         self._teams = [None] * len(self._teams)
         self._scratch = [aligned(0)] * len(self._scratch)
 
@@ -147,10 +165,16 @@ class _Team:
 
 
 def load_engine(
-    checkpoint: Checkpoint, *, pooling: Pooling | None = None, precision: str = "auto", streams: int = 0
+    checkpoint: Checkpoint,
+    *,
+    pooling: Pooling | None = None,
+    precision: str = "auto",
+    streams: int = 0,
+    prefix_bytes: int = 0,
 ) -> NativeEngine:
     """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` 0 is one per core, of a
-    large model one per several; any other number is also how many cores compute.
+    large model one per several; any other number is also how many cores compute. ``prefix_bytes`` may be kept of what
+    callers' texts begin with.
 
     Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
     """
@@ -168,6 +192,7 @@ def load_engine(
             products=products_of(precision),
             streams=count,
             cores_each=cores // count,
+            prefix_bytes=prefix_bytes,
         )
     except KeyError as error:
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None

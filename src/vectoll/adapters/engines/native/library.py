@@ -14,6 +14,9 @@ F32, BF16, AMX_BF16, INT8, F32_AVX2 = 1, 2, 4, 8, 16
 ENCODER, DECODER = 0, 1
 """Kinds of ``Tower``."""
 
+PREFIX_BLOCK = 4
+"""Tokens of a block of a ``Prefix``."""
+
 PRODUCTS = ("f32", "bf16", "int8", "f32_avx2")
 """What products are computed in: the precision, and the instructions where they are not AVX-512's."""
 
@@ -43,6 +46,12 @@ class Tower(ctypes.Structure):
     ]
 
 
+class Prefix(ctypes.Structure):
+    """``struct prefix``."""
+
+    _fields_ = [("known", ctypes.c_int64), ("kept", ctypes.c_int64), ("blocks", ctypes.c_void_p)]
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
     """The kernels; None where they were not built, or were built from other sources than lie here."""
@@ -57,8 +66,7 @@ def load_library() -> ctypes.CDLL | None:
         encode = getattr(library, f"vectoll_encode_{suffix}")
         encode.restype = None
         encode.argtypes = [
-            ctypes.POINTER(Tower), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
-            ctypes.c_void_p,
+            ctypes.POINTER(Tower), *[ctypes.c_void_p] * 3, ctypes.c_int64, *[ctypes.c_void_p] * 3,
         ]  # fmt: skip
         scratch_bytes = getattr(library, f"vectoll_scratch_bytes_{suffix}")
         scratch_bytes.restype = ctypes.c_int64

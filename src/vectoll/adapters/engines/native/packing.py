@@ -100,6 +100,11 @@ def pack(parts: Sequence[TensorView], products: str, by: Array | None = None) ->
     return packed
 
 
+def item_bytes(products: str) -> int:
+    """Of an input of a product, and of an element of attention where products are of floats."""
+    return _SIZES[products][0]
+
+
 def padded(view: TensorView, shape: tuple[int, ...], axis: int, zeros: int) -> TensorView:
     """A matrix seen in a shape that splits one of its sides, with zeros behind one axis: [N, K] of another N or K."""
     if not zeros:

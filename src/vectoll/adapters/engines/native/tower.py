@@ -4,11 +4,11 @@ import ctypes
 
 import numpy as np
 
-from vectoll.adapters.checkpoints import Activation, Architecture, Weights
+from vectoll.adapters.checkpoints import Activation, Architecture, Attention, Weights
 from vectoll.adapters.engines.native.decoder import DecoderParts
 from vectoll.adapters.engines.native.encoder import EncoderParts
-from vectoll.adapters.engines.native.library import Layer, Tower
-from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, at_least, round_up
+from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Tower
+from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, at_least, item_bytes, round_up
 from vectoll.domain.catalog import Pooling
 
 _POOLINGS = {Pooling.CLS: 0, Pooling.MEAN: 1, Pooling.LAST: 2}
@@ -43,6 +43,12 @@ class PackedTower:
             layer=ctypes.addressof(self._layers),
             **parts.fields(),
         )
+
+        keys_and_values = 2 * architecture.layers * architecture.kv_heads * parts.head_dim
+        can_share = architecture.attention is Attention.CAUSAL and pooling is Pooling.LAST
+        self.block_bytes = PREFIX_BLOCK * keys_and_values * item_bytes(products) if can_share else 0
+        """Of ``struct prefix``; 0 where a token's keys and values depend on what follows it, or where a vector needs
+        more than the last token."""
 
 
 def unsuitable(architecture: Architecture, pooling: Pooling | None, precision: str) -> str | None:

@@ -83,7 +83,12 @@ class OpenVinoEngine:
         return self._architecture.hidden
 
     def embed(
-        self, batch: Sequence[Sequence[int]], stream: int, *, is_alone: bool = True
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
         packed = pack(batch, self._architecture.positions, shared_rows=self.packed)

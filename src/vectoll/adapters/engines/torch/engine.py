@@ -113,6 +113,7 @@ class TorchEngine:
         stream: int,  # noqa: ARG002
         *,
         is_alone: bool = True,  # noqa: ARG002
+        callers: Sequence[str] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         """See ``Engine.embed``. Raises ValueError for ids or lengths that the model cannot read."""
         if not batch:

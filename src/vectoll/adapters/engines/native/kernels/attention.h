@@ -4,6 +4,7 @@ struct attention_scratch {
     int32_t *keys, *values; /* one head's, packed as the right-hand side of a product */
     float *scores; /* [TILE_ROWS, keys] */
     struct matrix weights; /* [TILE_ROWS, keys] */
+    element *joined; /* [2, keys, head_dim]: one head's keys and values, those of a prefix before a sequence's own */
 };
 
 /* Keys as the right-hand side of a product: a panel for each PANEL keys, a row for each dword of a key. */
@@ -128,20 +129,65 @@ static void turn_rows(
         for (int64_t i = 0; i < rows; i++) turn(m, norm, place + i, heads.at + i * heads.stride);
 }
 
+/* Where one layer's head has its keys in a prefix's block; its values follow. */
+static element *block_of(const struct tower *m, int64_t layer, int64_t head, const struct prefix *prefix, int64_t token)
+{
+    element *const block = prefix->blocks[token / PREFIX_BLOCK];
+    return block + (layer * m->kv_heads + head) * 2 * PREFIX_BLOCK * m->head_dim;
+}
+
+/* One head's keys, turned, and its values into the blocks that are to be kept. */
+static void keep(
+    const struct tower *m, int64_t layer, int64_t head, const struct prefix *prefix, struct matrix keys,
+    struct matrix values)
+{
+    const size_t row_bytes = (size_t)m->head_dim * sizeof(element);
+    for (int64_t token = prefix->known; token < prefix->kept; token++) {
+        const int64_t own = token - prefix->known;
+        element *to = block_of(m, layer, head, prefix, token) + token % PREFIX_BLOCK * m->head_dim;
+        memcpy(to, keys.at + own * keys.stride, row_bytes);
+        memcpy(to + PREFIX_BLOCK * m->head_dim, values.at + own * values.stride, row_bytes);
+    }
+}
+
+/* One head's ``known`` keys and values of a prefix with a sequence's own behind them. */
+static void join(
+    const struct tower *m, int64_t layer, int64_t head, const struct prefix *prefix, int64_t own, struct matrix *keys,
+    struct matrix *values, element *joined)
+{
+    const int64_t head_dim = m->head_dim, known = prefix->known;
+    element *const joined_values = joined + (known + own) * head_dim;
+    const size_t row_bytes = (size_t)head_dim * sizeof(element);
+    for (int64_t token = 0; token < known; token += PREFIX_BLOCK) {
+        const element *block = block_of(m, layer, head, prefix, token);
+        memcpy(joined + token * head_dim, block, PREFIX_BLOCK * row_bytes);
+        memcpy(joined_values + token * head_dim, block + PREFIX_BLOCK * head_dim, PREFIX_BLOCK * row_bytes);
+    }
+    for (int64_t row = 0; row < own; row++) {
+        memcpy(joined + (known + row) * head_dim, keys->at + row * keys->stride, row_bytes);
+        memcpy(joined_values + (known + row) * head_dim, values->at + row * values->stride, row_bytes);
+    }
+    *keys = (struct matrix) { joined, head_dim };
+    *values = (struct matrix) { joined_values, head_dim };
+}
+
 /* One sequence's attention for the heads of keys and values ``first_head`` to ``last_head``. ``qkv`` has the queries,
-   then keys, then values of all heads in each of its ``length`` rows. → ``seen``, [queries, heads * head_dim], for the
+   then keys, then values of all heads in each of its ``own`` rows. → ``seen``, [queries, heads * head_dim], for the
    queries that the rows of ``asking`` begin with, the first of which is at ``place``. */
 static void attend(
-    const struct tower *m, const struct layer *l, int64_t length, struct matrix qkv, int64_t place, int64_t queries,
-    struct matrix asking, struct matrix seen, int64_t first_head, int64_t last_head, const struct attention_scratch *s)
+    const struct tower *m, const struct layer *l, const struct prefix *prefix, int64_t own, struct matrix qkv,
+    int64_t place, int64_t queries, struct matrix asking, struct matrix seen, int64_t first_head, int64_t last_head,
+    const struct attention_scratch *s)
 {
     const int64_t width = m->heads * m->head_dim, kv_width = m->kv_heads * m->head_dim, group = m->heads / m->kv_heads;
-    const int64_t tiles = (queries + TILE_ROWS - 1) / TILE_ROWS;
+    const int64_t tiles = (queries + TILE_ROWS - 1) / TILE_ROWS, length = prefix->known + own;
     for (int64_t shared = first_head; shared < last_head; shared++) {
-        const struct matrix keys = from_column(qkv, width + shared * m->head_dim);
-        turn_rows(m, l->key_norm, 0, length, keys);
+        struct matrix keys = from_column(qkv, width + shared * m->head_dim), values = from_column(keys, kv_width);
+        turn_rows(m, l->key_norm, prefix->known, own, keys);
+        if (prefix->kept) keep(m, l - m->layer, shared, prefix, keys, values);
+        if (prefix->known) join(m, l - m->layer, shared, prefix, own, &keys, &values, s->joined);
         pack_keys(keys.at, keys.stride, length, m->head_dim, s->keys);
-        pack_values(keys.at + kv_width, keys.stride, length, m->head_dim, s->values);
+        pack_values(values.at, values.stride, length, m->head_dim, s->values);
         for (int64_t head = shared * group; head < (shared + 1) * group; head++)
             for (int64_t t = 0; t < tiles; t++) {
                 const int64_t first = queries * t / tiles, rows = queries * (t + 1) / tiles - first;

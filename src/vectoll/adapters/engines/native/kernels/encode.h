@@ -30,7 +30,9 @@ struct scratch {
 struct call {
     const struct tower *m;
     const int32_t *ids, *lengths;
-    int64_t count, tokens, longest;
+    const struct prefix *prefixes; /* or null */
+    int64_t count, tokens;
+    int64_t longest; /* with what precedes it */
     float *out;
     char *scratch;
 };
@@ -60,6 +62,7 @@ static char *lay_out(struct scratch *s, const struct call *c, int rank, char *st
         s->prepared = IS_PREPARED ? take_inputs(&next, rows_at_once(m), widest) : (inputs) { 0 };
         s->attention.keys = take(&next, keys * m->head_dim * item);
         s->attention.values = take(&next, keys * m->head_dim * item);
+        s->attention.joined = m->is_causal ? take(&next, 2 * keys * m->head_dim * item) : 0;
         s->attention.scores = take(&next, TILE_ROWS * keys * 4);
         s->attention.weights = take_matrix(&next, TILE_ROWS, keys);
         s->row = take(&next, m->hidden * 4);
@@ -123,6 +126,8 @@ static void embed(const struct member *me, const struct call *c, const struct sc
 /* Of the tokens of a sequence whose vector is read off one, that one's place. */
 static int64_t picked_place(const struct tower *m, int64_t length) { return m->pooling == POOL_CLS ? 0 : length - 1; }
 
+static const struct prefix nothing;
+
 /* Every sequence's heads, shared out: of all tokens, or of those that were picked. */
 static void attend_all(
     const struct member *me, const struct call *c, const struct layer *l, const struct scratch *s, int are_picked)
@@ -131,9 +136,10 @@ static void attend_all(
     const int64_t end = share(me, c->m->kv_heads, 1, &first);
     for (int64_t i = 0; i < c->count; token += c->lengths[i++]) {
         const int64_t length = c->lengths[i], row = are_picked ? i : token, queries = are_picked ? 1 : length;
-        const int64_t place = are_picked ? picked_place(c->m, length) : 0;
+        const struct prefix *prefix = c->prefixes ? c->prefixes + i : &nothing;
+        const int64_t place = prefix->known + (are_picked ? picked_place(c->m, length) : 0);
         const struct matrix qkv = from_row(s->qkv, token), asking = from_row(s->qkv, row), seen = from_row(s->seen, row);
-        attend(c->m, l, length, qkv, place, queries, asking, seen, first, end, &s->attention);
+        attend(c->m, l, prefix, length, qkv, place, queries, asking, seen, first, end, &s->attention);
     }
 }
 
@@ -287,13 +293,14 @@ static void encode(struct member *me, void *argument)
 }
 
 void ENCODE(
-    const struct tower *m, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch,
-    struct team *team)
+    const struct tower *m, const int32_t *ids, const int32_t *lengths, const struct prefix *prefixes, int64_t count,
+    float *out, char *scratch, struct team *team)
 {
-    struct call call = { m, ids, lengths, count, 0, 0, out, scratch };
+    struct call call = { m, ids, lengths, prefixes, count, 0, 0, out, scratch };
     for (int64_t i = 0; i < count; i++) {
+        const int64_t whole = lengths[i] + (prefixes ? prefixes[i].known : 0);
         call.tokens += lengths[i];
-        call.longest = lengths[i] > call.longest ? lengths[i] : call.longest;
+        call.longest = whole > call.longest ? whole : call.longest;
     }
     team_run(team, encode, &call);
 }

@@ -26,6 +26,16 @@ struct layer {
 
 struct team;
 
+/* What a causal decoder need not compute of a sequence again, because another began with the same tokens: see ``encode_fn``.
+   A block has the keys and values of PREFIX_BLOCK tokens, [layers, kv_heads, 2, PREFIX_BLOCK, head_dim] elements, keys
+   as they are when they are turned. */
+enum { PREFIX_BLOCK = 4 };
+struct prefix {
+    int64_t known; /* tokens that precede the sequence's ids, whose blocks are filled */
+    int64_t kept; /* tokens, those among them, whose blocks are filled when the call returns; 0 for none */
+    void *const *blocks;
+};
+
 struct tower {
     int64_t kind, layers, hidden, heads, intermediate;
     int64_t kv_heads; /* each has the keys and values of heads / kv_heads heads in a row */
@@ -45,11 +55,12 @@ struct tower {
 };
 
 /* ``count`` sequences back to back in ``ids``, each of ``lengths[i]`` ids → [count, hidden], L2-normalised.
-   ``scratch`` has what ``*_scratch_bytes`` says, aligned to 64 bytes. The calling thread computes alone, or
-   with the team while no other call does; the vectors are the same, bit by bit. */
+   ``scratch`` has what ``*_scratch_bytes`` says for the longest with what precedes it, aligned to 64 bytes. The calling
+   thread computes alone, or with the team while no other call does. ``prefixes``, one for each sequence, may be null;
+   they are for causal decoders that pool the last token. The vectors are the same with and without, bit by bit. */
 typedef void encode_fn(
-    const struct tower *, const int32_t *ids, const int32_t *lengths, int64_t count, float *out, char *scratch,
-    struct team *);
+    const struct tower *, const int32_t *ids, const int32_t *lengths, const struct prefix *prefixes, int64_t count,
+    float *out, char *scratch, struct team *);
 typedef int64_t scratch_fn(const struct tower *, int64_t count, int64_t tokens, int64_t longest, int members);
 
 /* [rows, depth] times a packed matrix plus a bias of f32 → [rows, columns]: what a tower spends its time in, for tests
