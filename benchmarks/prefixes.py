@@ -83,9 +83,9 @@ async def compare(checkpoint: Checkpoint, rounds: int, peer: Torch | None) -> li
         for number in range(rounds + 1):
             texts = queries(beginning, count, number)
             for who, compute in contestants.items():
-                seconds = await measure(compute, texts)
+                measured = await measure(compute, texts)
                 if number:  # in the first, what texts begin with is not known yet
-                    took[who].append(seconds)
+                    took[who].append(measured)
         shared, plain = [await compute(texts) for _, compute in batchers.values()]
         assert np.array_equal(np.array(shared), np.array(plain))
         ours = took["vectoll"]

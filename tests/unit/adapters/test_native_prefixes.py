@@ -33,12 +33,12 @@ def left(prefixes: Prefixes, *sequences: Sequence[int], caller: str = "a") -> li
     ids = np.concatenate([np.array(ids, np.int32) for ids in sequences])
     begun = prefixes.begin(ids, lengths, [caller] * len(sequences))
     if begun is None:
-        return lengths.tolist()
+        return [len(ids) for ids in sequences]
     assert [
         len(part) for part in np.split(begun.ids, np.cumsum(begun.lengths)[:-1])
     ] == begun.lengths.tolist()
     prefixes.keep(begun)
-    return begun.lengths.tolist()
+    return list(begun.lengths)
 
 
 @pytest.fixture
