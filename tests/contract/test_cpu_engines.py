@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tests.cpu import needs_avx2
 from tests.minilm import minilm
+from tests.reference import embed_with_transformers
+from tests.tiny_checkpoints import MAKERS
 
 from vectoll.adapters.checkpoints import read_checkpoint
 from vectoll.adapters.engines import native, openvino
@@ -88,6 +90,16 @@ def test_the_longest_input_works_and_a_longer_one_is_refused(engine: Engine) -> 
     assert np.isfinite(np.asarray(vector)).all()
     with pytest.raises(ValueError, match="per position"):
         engine.embed([[101] * 513], 0)
+
+
+def test_a_padding_token_inside_a_text_has_robertas_position(load: Load, tmp_path: Path) -> None:
+    """A text may say "<pad>". XLM-RoBERTa gives it the padding's position, and does not count it."""
+    MAKERS["bge-m3"](tmp_path)
+    padding = 1
+    batch = [[0, 5, padding, padding, 7, 2], [padding, 9], [4, 5, padding], [0, 5, 7, 2]]
+    engine = load(read_checkpoint(tmp_path), pooling=Pooling.MEAN, precision="f32", streams=1)
+    theirs = embed_with_transformers(tmp_path, batch, "mean")
+    np.testing.assert_allclose(np.array(engine.embed(batch, 0)), theirs, atol=2e-5)
 
 
 def test_pooling_can_be_overridden(load: Load, engine: Engine) -> None:

@@ -37,7 +37,9 @@ from vectoll.adapters.engines.native.library import (
     F32,
     F32_AVX2,
     INT8,
+    PREFIX_BLOCK,
     PRODUCTS,
+    Prefix,
     capabilities,
 )
 from vectoll.adapters.engines.native.packing import aligned, pack
@@ -53,6 +55,7 @@ MODELS = ["bge-m3", "qwen3", "bge-en-icl", "nemotron-vl"]
 EACH = [pytest.param(p, marks=[] if p == "f32_avx2" else [needs_avx512]) for p in PRODUCTS]
 OF_ELEMENTS = [p for p in EACH if p.values != ("int8",)]
 """What there are decoders in."""
+GUARD = 4096
 POOLINGS = [Pooling.MEAN, Pooling.CLS, Pooling.LAST]
 
 
@@ -152,25 +155,56 @@ def test_nothing_is_written_beyond_what_is_asked_for(
     model: str,
 ) -> None:
     model = "minilm" if products == "int8" else model
-    checkpoint, guard = minilm() if model == "minilm" else tiny_of(model), 4096
+    checkpoint = minilm() if model == "minilm" else tiny_of(model)
     engine = kernels(checkpoint, products, pooling=pooling)
-    ids = np.array([i for length in lengths for i in sequence(checkpoint, length)], np.int32)
-    sizes = np.array(lengths, np.int32)
-    tower = ctypes.byref(engine._packed.tower)  # type: ignore[union-attr]
-    team = _Team.create(engine_library(), members)
-    size = engine._scratch_bytes(tower, len(lengths), len(ids), max(lengths), members)
-    scratch = aligned(guard + size + guard)
-    out = np.full((len(lengths) + 2) * engine.dims, 7, np.float32)
-    scratch[:] = 0xA5
-    engine._encode(
-        tower, ids.ctypes.data, sizes.ctypes.data, len(lengths), out[engine.dims :].ctypes.data,
-        scratch[guard:].ctypes.data, team.pointer if team else None,
-    )  # fmt: skip
-    assert (scratch[:guard] == 0xA5).all()
-    assert (scratch[guard + size :] == 0xA5).all()
-    assert (out[: engine.dims] == 7).all()
-    assert (out[-engine.dims :] == 7).all()
-    assert np.isfinite(out).all()
+    assert engine._packed
+    team, tower, longest = _Team.create(engine_library(), members), engine._packed.tower, max(lengths)
+    sequences = [np.array(sequence(checkpoint, length), np.int32) for length in lengths]
+
+    def encode(sequences: Sequence[Array], prefixes: Any) -> Array:
+        ids, sizes = np.concatenate(sequences), np.array(list(map(len, sequences)), np.int32)
+        scratch = Guarded(engine._scratch_bytes(ctypes.byref(tower), len(sizes), len(ids), longest, members))
+        out = Guarded(len(sizes) * engine.dims * 4)
+        read = [ids.ctypes.data, sizes.ctypes.data, prefixes]
+        written = [out.pointer, scratch.pointer]
+        engine._encode(ctypes.byref(tower), *read, len(sizes), *written, team.pointer if team else None)
+        assert scratch.is_intact()
+        assert out.is_intact()
+        vectors: Array = out.inside.view(np.float32).copy()
+        assert np.isfinite(vectors).all()
+        return vectors
+
+    vectors = encode(sequences, None)
+    if not engine._packed.block_bytes:
+        return
+    counts = [(length - 1) // PREFIX_BLOCK for length in lengths]
+    blocks = [[Guarded(engine._packed.block_bytes) for _ in range(count)] for count in counts]
+    pointers = [np.array([block.pointer for block in each], np.uint64) for each in blocks]
+    for known in (False, True):
+        prefixes = (Prefix * len(lengths))(
+            *(
+                Prefix(PREFIX_BLOCK * n * known, PREFIX_BLOCK * n * (not known), found.ctypes.data)
+                for n, found in zip(counts, pointers, strict=True)
+            )
+        )
+        cut = [ids[PREFIX_BLOCK * n * known :] for ids, n in zip(sequences, counts, strict=True)]
+        assert np.array_equal(encode(cut, ctypes.addressof(prefixes)), vectors)
+        assert all(block.is_intact() for each in blocks for block in each)
+
+
+class Guarded:
+    """Memory between bytes that nobody may touch."""
+
+    def __init__(self, size: int) -> None:
+        self._all = aligned(2 * GUARD + size)
+        self._all[:] = 0xA5
+        self.inside = self._all[GUARD : GUARD + size]
+        self.pointer = self.inside.ctypes.data
+
+    def is_intact(self) -> bool:
+        return bool(
+            (self._all[:GUARD] == 0xA5).all() and (self._all[GUARD + len(self.inside) :] == 0xA5).all()
+        )
 
 
 @pytest.mark.parametrize("products", [pytest.param("f32", marks=needs_avx512), "f32_avx2"])

@@ -87,6 +87,13 @@ class Architecture:
     """A causal token sees itself and the ``sliding_window - 1`` tokens before it; None is all of them."""
 
     @property
+    def padding_id(self) -> int | None:
+        """Of a family that gives this token no position of its own, wherever in a text it is: it reads the row before
+        the first token's.
+        """
+        return self.position_offset - 1 if self.position_offset else None
+
+    @property
     def matrix_parameters(self) -> int:
         """Weights that every token is multiplied with: all but the embedding tables and the vectors."""
         attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)

@@ -37,6 +37,7 @@ class PackedTower:
             intermediate=round_up(architecture.intermediate),
             pooling=_POOLINGS[pooling],
             words_type=STORED[words.dtype],
+            padding=-1 if architecture.padding_id is None else architecture.padding_id,
             norm_eps=architecture.norm_eps,
             score_scale=architecture.head_dim**-0.5,
             words=memory.keep(np.frombuffer(words.data, np.uint8)),

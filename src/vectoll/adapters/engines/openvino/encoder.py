@@ -37,7 +37,7 @@ def build_encoder(architecture: Architecture, weights: Weights, pooling: Pooling
 def _embed(inputs: Inputs, architecture: Architecture, weights: Weights) -> Node:
     """Words, positions and the one token type, summed and normalised."""
     words = ops.gather(weight(weights["word_embeddings.weight"]), inputs.ids, axes(0))
-    first = architecture.position_offset
+    first = architecture.position_offset if architecture.padding_id is None else architecture.padding_id
     table = (
         as_float32(weights["position_embeddings.weight"])[first:]
         + as_float32(weights["token_type_embeddings.weight"])[0]

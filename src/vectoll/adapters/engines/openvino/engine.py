@@ -91,7 +91,8 @@ class OpenVinoEngine:
         callers: Sequence[str] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
-        packed = pack(batch, self._architecture.positions, shared_rows=self.packed)
+        shape = self._architecture
+        packed = pack(batch, shape.positions, shared_rows=self.packed, padding_id=shape.padding_id)
         ids = packed.ids
         if ids.min() < 0 or ids.max() >= self._architecture.vocab:
             raise ValueError(f"a token id must be in range({self._architecture.vocab})")

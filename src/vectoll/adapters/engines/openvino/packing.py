@@ -33,7 +33,7 @@ class PackedBatch:
     query_owners: Integers
     """``owners``, or its first column where every row has one sequence: [R, S] or [R, 1]."""
     positions: Integers
-    """[R, S], from 0 in every sequence."""
+    """[R, S], from 0 in every sequence. Where there is a padding token that a text may have, from 1, and 0 is its."""
     places: Integers
     """[T]: where the tokens of the first sequence are in R * S, then those of the second …"""
     lengths: Integers
@@ -47,16 +47,23 @@ class PackedBatch:
         return [self.ids, self.owners, self.query_owners, self.positions, self.places, self.lengths]
 
 
-def pack(batch: Sequence[Sequence[int]], max_length: int, *, shared_rows: bool = True) -> PackedBatch:
+def pack(
+    batch: Sequence[Sequence[int]],
+    max_length: int,
+    *,
+    shared_rows: bool = True,
+    padding_id: int | None = None,
+) -> PackedBatch:
     """Lay out a batch. Without ``shared_rows`` every sequence has a row of its own.
 
-    ``max_length`` is the longest that a row may be. Raises ValueError for a sequence that is empty or longer.
+    ``max_length`` is the longest that a row may be; ``padding_id`` is ``Architecture``'s. Raises ValueError for a
+    sequence that is empty or longer.
     """
     lengths = list(map(len, batch))
     if min(lengths) < 1 or max(lengths) > max_length:
         raise ValueError(f"a sequence must have 1 to {max_length} tokens, one per position")
     rows, size = _rows(lengths, max_length, shared=shared_rows)
-    return _lay_out(batch, rows, size)
+    return _lay_out(batch, rows, size, padding_id)
 
 
 def layout_size(lengths: Sequence[int], max_length: int, *, shared_rows: bool = True) -> int:
@@ -114,7 +121,9 @@ def _first_fit(lengths: Sequence[int], order: Sequence[int], size: int) -> list[
     return rows
 
 
-def _lay_out(batch: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], size: int) -> PackedBatch:
+def _lay_out(
+    batch: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], size: int, padding_id: int | None
+) -> PackedBatch:
     order = list(chain.from_iterable(rows))
     lengths = np.fromiter((len(batch[index]) for index in order), np.int32, len(order))
     tokens = int(lengths.sum())
@@ -126,12 +135,22 @@ def _lay_out(batch: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], size
     owner = np.repeat(np.arange(len(order), dtype=np.int32), lengths)
     ids, positions = np.zeros((2, len(rows), size), np.int32)
     owners = np.full((len(rows), size), NOBODY, np.int32)
-    flat = chain.from_iterable(batch[index] for index in order)
-    ids.reshape(-1)[places] = np.fromiter(flat, np.int32, tokens)
+    flat = np.fromiter(chain.from_iterable(batch[index] for index in order), np.int32, tokens)
+    ids.reshape(-1)[places] = flat
     owners.reshape(-1)[places] = owner
-    positions.reshape(-1)[places] = np.arange(tokens, dtype=np.int32) - starts[owner]
+    positions.reshape(-1)[places] = _positions(flat, starts, owner, padding_id)
     query_owners = np.ascontiguousarray(owners[:, :1]) if len(rows) == len(batch) else owners
     return PackedBatch(ids, owners, query_owners, positions, places, lengths, order)
+
+
+def _positions(ids: Integers, starts: Integers, owner: Integers, padding_id: int | None) -> Integers:
+    """[T]: see ``PackedBatch.positions``."""
+    if padding_id is None:
+        return np.arange(len(ids), dtype=np.int32) - starts[owner]
+    is_counted = ids != padding_id
+    counted = np.cumsum(is_counted, dtype=np.int32)
+    before = (counted - is_counted)[starts][owner]
+    return np.where(is_counted, counted - before, 0).astype(np.int32)
 
 
 def round_up(length: int) -> int:

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from vectoll.adapters.checkpoints import Architecture, Family
+from vectoll.adapters.checkpoints import Architecture
 from vectoll.domain.catalog import Pooling
 
 
@@ -43,8 +43,7 @@ class Packer:
     def __init__(
         self, architecture: Architecture, vocab: int, pooling: Pooling, device: torch.device
     ) -> None:
-        is_roberta = architecture.family is Family.XLM_ROBERTA
-        self._padding_id = architecture.position_offset - 1 if is_roberta else None
+        self._padding_id = architecture.padding_id
         self._max_tokens = architecture.positions
         self._vocab = vocab
         self._pooling = pooling

@@ -111,7 +111,8 @@ static void embed(const struct member *me, const struct call *c, const struct sc
     int64_t token = 0, first;
     const int64_t end = share(me, c->tokens, 1, &first);
     for (int64_t i = 0; i < c->count; i++)
-        for (int64_t place = 0; place < c->lengths[i]; place++, token++) {
+        for (int64_t left = c->lengths[i], counted = 0; left; left--, token++) {
+            const int64_t place = c->ids[token] == m->padding ? -1 : counted++;
             if (token < first || token >= end) continue;
             float *sum = s->sums + token * m->hidden;
             const float *at = m->places ? m->places + place * m->hidden : 0;

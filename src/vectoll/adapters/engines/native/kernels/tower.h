@@ -42,12 +42,14 @@ struct tower {
     int64_t head_size; /* of the checkpoint */
     int64_t head_dim; /* the same padded with zeros to a multiple of 32, of rotated queries and keys each half to 16 */
     int64_t pooling, words_type;
+    int64_t padding; /* what XLM-RoBERTa does not count as a token, even where a text has it; negative: none */
     int64_t is_causal; /* a token sees itself and what came before */
     int64_t window; /* and no more than so many tokens with itself; 0: all */
     float norm_eps;
     float score_scale; /* 1 / sqrt of ``head_size`` */
     const void *words; /* [vocab, hidden] as it lies in the checkpoint */
-    const float *places; /* [positions, hidden]: an encoder's position and token type embeddings, summed */
+    const float *places; /* [positions, hidden]: an encoder's position and token type embeddings, summed; before them the
+                            padding's, if there is any */
     const float *cosines, *sines; /* [positions, head_dim / 2]: how far a decoder turns its queries and keys */
     const float *norm, *norm_bias; /* of the embeddings; a decoder's first */
     const float *last_norm; /* a decoder's */
