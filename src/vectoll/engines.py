@@ -56,7 +56,13 @@ def _load_openvino(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSett
     from vectoll.adapters.engines.openvino import load_engine as load_openvino
 
     precision = _precision(spec, settings)
-    engine = load_openvino(checkpoint, pooling=spec.pooling, precision=precision, streams=settings.streams)
+    engine = load_openvino(
+        checkpoint,
+        pooling=spec.pooling,
+        precision=precision,
+        streams=settings.streams,
+        cores=settings.cores,
+    )
     shape = BatchShape(settings.batch_tokens or OPENVINO_BATCH_TOKENS, padded=not engine.packed)
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "openvino")
 
@@ -70,6 +76,7 @@ def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
         pooling=spec.pooling,
         precision=precision,
         streams=settings.streams,
+        cores=settings.cores,
         prefix_bytes=settings.prefix_mib * 2**20,
     )
     shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=False, alike=False)

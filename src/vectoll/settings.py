@@ -56,6 +56,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     streams: Natural = (
         0  # Batches computed side by side, a core each; 0: one per core, very large models' per four.
     )
+    cores: Natural = 0  # Cores that compute on the CPU; 0: all, or one for each of the streams that are set.
     batch_tokens: Natural = (
         0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
     )
@@ -83,7 +84,7 @@ class ClusterSettings(Struct, frozen=True, forbid_unknown_fields=True):
     http_port: Port = 8000  # Port that the cluster's HTTP proxies listen on.
     min_replicas: Positive = 1  # Fewest replicas of each model.
     max_replicas: Positive = 4  # Most replicas of each model.
-    replica_cpus: Annotated[float, Meta(gt=0)] = 1.0  # Cores of one replica; whole ones are engine streams.
+    replica_cpus: Annotated[float, Meta(gt=0)] = 1.0  # Cores of one replica; whole ones compute.
     replica_gpus: Annotated[float, Meta(ge=0)] = (
         0.0  # GPUs of one replica, or a share of one; 0 is what its weights need, none unless engine.device is cuda.
     )

@@ -12,7 +12,7 @@ from tests.cpu import needs_avx2
 from tests.tiny_checkpoints import MAKERS
 
 from vectoll import engines
-from vectoll.adapters.engines.cores import available_cores
+from vectoll.adapters.engines.cores import LARGE_PARAMETERS, available_cores, streams_and_cores
 from vectoll.adapters.engines.openvino import OpenVinoEngine
 from vectoll.adapters.engines.torch import TorchEngine
 from vectoll.catalog_file import read_models
@@ -88,6 +88,29 @@ def test_a_large_model_gets_fewer_streams_of_more_cores_unless_the_operator_says
     monkeypatch.setattr("vectoll.adapters.engines.cores.LARGE_PARAMETERS", 1)
     assert engines.load_engine(spec, on_cpu).engine.streams == max(1, available_cores() // 4)
     assert engines.load_engine(spec, EngineSettings(device="cpu", streams=3)).engine.streams == 3
+    assert engines.load_engine(spec, EngineSettings(device="cpu", cores=9)).engine.streams == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [((0, 0), (4, 4)), ((0, 6), (6, 6)), ((3, 0), (3, 3)), ((3, 6), (3, 6)), ((3, 2), (3, 3))],
+)
+def test_streams_and_cores_follow_from_each_other(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[int, int], found: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("vectoll.adapters.engines.cores.available_cores", lambda: 4)
+    assert streams_and_cores(1_000, *given) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [((0, 0), (1, 4)), ((0, 3), (1, 3)), ((0, 8), (2, 8)), ((1, 4), (1, 4)), ((2, 0), (2, 2))],
+)
+def test_a_large_models_streams_have_several_cores(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[int, int], found: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("vectoll.adapters.engines.cores.available_cores", lambda: 4)
+    assert streams_and_cores(LARGE_PARAMETERS, *given) == found
 
 
 @pytest.mark.usefixtures("gpu")

@@ -123,11 +123,11 @@ def _start_serve(cluster: ClusterSettings, *, has_http: bool) -> None:
 
 def _plan(spec: ModelSpec, settings: Settings, secret: str | None) -> ReplicaPlan:
     """Only what a replica needs leaves this machine: above all no wallet's key."""
-    streams = settings.engine.streams or max(1, int(settings.cluster.replica_cpus))
+    engine = settings.engine
+    if not (engine.streams or engine.cores):
+        engine = replace(engine, cores=max(1, int(settings.cluster.replica_cpus)))
     digest = hashlib.sha256(secret.encode()).digest() if secret else b""
-    return ReplicaPlan(
-        spec, replace(settings.engine, streams=streams), settings.queue, settings.tracing, digest
-    )
+    return ReplicaPlan(spec, engine, settings.queue, settings.tracing, digest)
 
 
 def _options(settings: Settings, wanted: Needs) -> dict[str, Any]:

@@ -79,6 +79,18 @@ def test_a_lone_sequence_does_not_wait_for_what_is_being_compiled(ran: list[str]
     engine.close()
 
 
+def test_what_cannot_be_compiled_for_lone_sequences_costs_only_speed(ran: list[str]) -> None:
+    class Core:
+        def compile_model(self, *_: object) -> Graph:
+            raise RuntimeError("no memory")
+
+    failed: Future[Any] = Future()
+    failed.set_result(engine_module._open_wide(Core(), None, {}, lambda: None))
+    engine = OpenVinoEngine(Graph("narrow", ran), minilm().architecture, 2, None, wide=failed)
+    engine.embed([HELLO], 0)
+    assert ran == ["narrow"]
+
+
 def test_only_a_sequence_that_comes_alone_is_spread_over_cores(
     spread: OpenVinoEngine, wide: Graph, ran: list[str]
 ) -> None:

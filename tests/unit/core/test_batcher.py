@@ -34,6 +34,7 @@ class GatedEngine:
         self.were_alone: list[bool] = []
         self.callers: list[list[str]] = []
         self.fail_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
+        self.forget_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.poison = False
         self.is_closed = False
 
@@ -55,6 +56,8 @@ class GatedEngine:
         self.callers.append(list(callers))
         if self.fail_on(batch):
             raise RuntimeError("engine broke")
+        if self.forget_on(batch):
+            return [vector_of(ids) for ids in batch[1:]]
         if self.poison:
             return [np.array([1, np.nan, 0, 0], dtype=np.float32).data for _ in batch]
         return [vector_of(ids) for ids in batch]
@@ -111,6 +114,25 @@ async def test_failing_engine_answers_every_waiter_and_goes_on(bench: Bench) -> 
     outcomes = await asyncio.gather(*bad, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [InferenceFailed] * 3
     assert len(await bench.submit("a", [1, 2])) == 1
+
+
+async def test_an_engine_that_answers_too_little_answers_every_waiter_and_goes_on(bench: Bench) -> None:
+    bench.engine.forget_on = lambda batch: len(batch) > 1
+    bench.engine.gate.set()
+    with pytest.raises(InferenceFailed):
+        await bench.submit("a", [1], [2])
+    assert len(await bench.submit("a", [3])) == 1
+
+
+async def test_an_engine_is_told_who_sent_what(bench: Bench) -> None:
+    waiting = [bench.submit("a", [1], [2]), bench.submit("b", [3])]
+    await bench.engine_busy()
+    bench.engine.gate.set()
+    await asyncio.gather(*waiting)
+    senders = {"a": {1, 2}, "b": {3}}
+    for sums, callers in zip(bench.engine.batches, bench.engine.callers, strict=True):
+        assert all(number in senders[caller] for number, caller in zip(sums, callers, strict=True))
+    assert sum(map(len, bench.engine.callers)) == 3
 
 
 async def test_batches_are_alone_until_two_jobs_meet_and_again_after_a_while(

@@ -111,10 +111,11 @@ def test_what_a_caller_gave_up_is_forgotten_whole() -> None:
 
 
 def test_queries_without_end_do_not_hold_up_their_own_callers_bulk_request() -> None:
-    bulk = job("a", *[16] * 100)
-    queue = queue_of(bulk, padded=False, alike=False)
-    for _ in range(50):
-        queue.push(job("a", *[16] * 2))  # half of what is computed
+    """They alone are as much as is computed, and all of them are shorter than what is left of it."""
+    bulk = job("a", *[16] * 10)
+    queue = queue_of(bulk, budget_tokens=16, padded=False, alike=False)
+    for _ in range(200):
+        queue.push(job("a", 16))
         queue.next_batch()
     assert not bulk.waiting
 
@@ -161,6 +162,17 @@ def test_tokens_ahead_is_small_for_a_newcomer_and_the_backlog_for_its_owner() ->
     queue = queue_of(job("bulk", *[16] * 1000))
     assert queue.tokens_ahead("newcomer") == 64
     assert queue.tokens_ahead("bulk") == 16_000
+    queue.next_batch()
+    assert queue.tokens_ahead("bulk") == 16_000 - 64
+    assert queue.has_room("bulk", 64, 16_000)
+    assert not queue.has_room("bulk", 65, 16_000)
+
+
+def test_whose_first_request_is_given_up_stands_where_the_next_came_in() -> None:
+    first, others, second = job("a", 16), job("b", 16), job("a", 16)
+    queue = queue_of(first, others, second, budget_tokens=16, padded=False, alike=False)
+    queue.discard(first)
+    assert [item.job for batch in drain(queue) for item in batch] == [others, second]
 
 
 @given(st.integers(1, 100_000), st.integers(1, 100_000))

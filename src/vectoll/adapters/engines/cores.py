@@ -16,15 +16,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def streams_and_cores(parameters: int, streams: int) -> tuple[int, int]:
+def streams_and_cores(parameters: int, streams: int, cores: int = 0) -> tuple[int, int]:
     """How many batches are computed side by side, and by how many cores in all.
 
-    For 0 ``streams`` it is one per core, or per several where a model has many weights in its products; any other
-    number is of a core each.
+    0 ``streams`` are one per core, or per several where a model has many weights in its products. 0 ``cores`` are all
+    of this process, or one for each of the ``streams`` that are given.
     """
-    cores = available_cores()
+    if streams:
+        return streams, max(streams, cores)
+    cores = cores or available_cores()
     each = min(CORES_PER_LARGE_STREAM, cores) if parameters >= LARGE_PARAMETERS else 1
-    return (streams, streams) if streams else (cores // each, cores)
+    return cores // each, cores
 
 
 def step_back() -> None:

@@ -137,6 +137,8 @@ class Batcher:
                     is_alone=started - self._met_at > CALM_S,
                     callers=[item.job.caller for item in batch],
                 )
+                if len(vectors) != len(batch):
+                    raise ValueError(f"{len(vectors)} vectors for {len(batch)} sequences")
                 error = (
                     None
                     if all_finite(vectors)

@@ -170,11 +170,11 @@ def load_engine(
     pooling: Pooling | None = None,
     precision: str = "auto",
     streams: int = 0,
+    cores: int = 0,
     prefix_bytes: int = 0,
 ) -> NativeEngine:
-    """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` 0 is one per core, of a
-    large model one per several; any other number is also how many cores compute. ``prefix_bytes`` may be kept of what
-    callers' texts begin with.
+    """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` and ``cores`` are as in
+    ``streams_and_cores``. ``prefix_bytes`` may be kept of what callers' texts begin with.
 
     Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
     """
@@ -183,7 +183,7 @@ def load_engine(
     weights = checkpoint.open_weights()
     pooling = pooling or checkpoint.pooling
     assert pooling is not None
-    count, cores = streams_and_cores(checkpoint.architecture.matrix_parameters, streams)
+    count, cores = streams_and_cores(checkpoint.architecture.matrix_parameters, streams, cores)
     try:
         engine = NativeEngine(
             checkpoint.architecture,

@@ -1,5 +1,6 @@
 """Runs a graph: one infer request and one thread per stream."""
 
+import logging
 import mmap
 import threading
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ GENERATED_KERNELS = "16"
 INPUTS_PER_SCALE = 64
 """With int8 weights: how many neighbouring inputs of a product are rounded by one scale."""
 
+log = logging.getLogger(__name__)
+
 EMPTY = cast(Vector, memoryview(b"").cast("f"))
 
 
@@ -59,7 +62,7 @@ class OpenVinoEngine:
     ) -> None:
         """``compiled`` reads the memory of ``reads`` in place, so both live as long as the engine.
 
-        ``wide`` is an infer request of the same graph, compiled for one stream of several threads: once it is there,
+        ``wide`` is an infer request of the same graph, compiled for one stream of several threads, or None: once it is there,
         a sequence that comes alone, while no other call runs, is computed by it. Its vectors are the same, bit by bit.
         """
         self.packed = packed
@@ -110,7 +113,7 @@ class OpenVinoEngine:
             self._running += 1
         try:
             wide = self._wide if is_lone else None
-            request = wide.result() if wide and wide.done() else self._requests[stream]
+            request = (wide.result() if wide and wide.done() else None) or self._requests[stream]
             request.infer(packed.inputs, share_inputs=True, share_outputs=True)
             return cast(bytes, request.get_output_tensor(0).data.tobytes())
         finally:
@@ -135,30 +138,35 @@ def load_engine(
     pooling: Pooling | None = None,
     precision: Precision | str = Precision.AUTO,
     streams: int = 0,
+    cores: int = 0,
 ) -> OpenVinoEngine:
     """Build and compile a checkpoint's graph.
 
-    ``pooling`` overrides what the checkpoint says; one of the two must say it. ``streams`` 0 is one per core that
-    this process may use, or one per four cores for models so large that one core is slow even for one query.
-    Raises ConfigurationError when the checkpoint or the CPU cannot do what is asked.
+    ``pooling`` overrides what the checkpoint says; one of the two must say it. ``streams`` and ``cores`` are as in
+    ``streams_and_cores``. Raises ConfigurationError when the checkpoint or the CPU cannot do what is asked.
     """
     pooling = pooling or checkpoint.pooling
     if pooling is None:
         raise ConfigurationError(f"{checkpoint.folder} does not say its pooling: set models.pooling")
     threads = ThreadPoolExecutor(1, "compile", initializer=step_back)
     try:
-        return threads.submit(_load, checkpoint, pooling, Precision(precision), streams, threads).result()
+        shared_out = streams_and_cores(checkpoint.architecture.matrix_parameters, streams, cores)
+        return threads.submit(_load, checkpoint, pooling, Precision(precision), *shared_out, threads).result()
     finally:
         threads.shutdown(wait=False)  # what is still to be compiled is, after this
 
 
 def _load(
-    checkpoint: Checkpoint, pooling: Pooling, precision: Precision, streams: int, threads: Executor
+    checkpoint: Checkpoint,
+    pooling: Pooling,
+    precision: Precision,
+    streams: int,
+    cores: int,
+    threads: Executor,
 ) -> OpenVinoEngine:
     """``threads`` is one thread, this one: what is submitted to it starts when the engine is ready."""
     core = ov.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    streams, cores = streams_and_cores(checkpoint.architecture.matrix_parameters, streams)
     options = {
         "INFERENCE_PRECISION_HINT": resolve_precision(precision, capabilities).value,
         "NUM_STREAMS": str(streams),
@@ -191,9 +199,13 @@ def _load(
 
 
 def _open_wide(core: Any, graph: Any, options: dict[str, str], release: Callable[[], None]) -> Any:
-    """An infer request that has packed its weights."""
-    request = core.compile_model(graph, "CPU", options).create_infer_request()
-    request.infer(pack([[0]], 1).inputs)
+    """An infer request that has packed its weights; None where OpenVINO fails to make one."""
+    try:
+        request = core.compile_model(graph, "CPU", options).create_infer_request()
+        request.infer(pack([[0]], 1).inputs)
+    except RuntimeError as failure:
+        log.warning("lone_texts_have_one_core", exc_info=failure)
+        request = None
     release()
     return request
 
