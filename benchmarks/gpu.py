@@ -28,7 +28,7 @@ import torch
 import transformers
 
 from vectoll.adapters.checkpoints import Architecture, Attention, read_checkpoint
-from vectoll.adapters.engines.torch import TorchEngine, matrix_parameters
+from vectoll.adapters.engines.torch import TorchEngine
 from vectoll.domain.catalog import Pooling
 
 PUBLISHED_PEAK_TFLOPS = {"H200": 989.5, "H100": 989.5}
@@ -125,7 +125,7 @@ def operations_per_token(shape: Architecture, length: int) -> float:
     """Floating-point operations carried out per token of sequences of ``length``, one token being pooled."""
     keys = (length + 1) / 2 if shape.attention is Attention.CAUSAL else length
     attention = 4 * shape.heads * shape.head_dim * keys
-    layer = 2 * matrix_parameters(shape) / shape.layers + attention
+    layer = 2 * shape.matrix_parameters / shape.layers + attention
     keys_and_values = 4 * shape.hidden * shape.kv_heads * shape.head_dim
     pooled = (layer - attention - keys_and_values + 4 * shape.heads * shape.head_dim * length) / length
     return (shape.layers - 1) * layer + keys_and_values + pooled
@@ -217,7 +217,7 @@ def measure(
             compile_kernels=False if arguments.no_compile else None,
         )
         print(f"{name}: loaded in {time.perf_counter() - start:.1f} s", flush=True)
-        if matrix_parameters(shape) < CHECKED_PARAMETERS:
+        if shape.matrix_parameters < CHECKED_PARAMETERS:
             cosine = worst_cosine(engine, folder, pooling, device)
             print(f"{name}: worst cosine to padded float32 transformers {cosine:.6f}", flush=True)
         for length in arguments.lengths:

@@ -71,7 +71,7 @@ class InstantEngine:
 
 def use_instant_engine() -> None:
     """From now on every local model is computed by it."""
-    vectoll.loading.load_engine = _load_instant
+    vectoll.loading.load_engine = _load_instant  # type: ignore[attr-defined]
 
 
 def _load_instant(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:  # noqa: ARG001 - the real one's signature

@@ -1,4 +1,5 @@
-"""The composition root: the only place that names concrete adapters.
+"""The composition root: with ``engines``, ``loading``, ``rails`` and ``databases``, its parts, the place that names
+concrete adapters.
 
 What not every command needs is imported where it is used, so that `vectoll keys list` does not load an engine.
 """

@@ -23,22 +23,17 @@ from vectoll.domain.errors import AtCapacity, ConfigurationError, Draining, Mode
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.engines import (
-    LoadedEngine,
     load_engine,
     memory_budget,
     memory_need,
     open_checkpoint,
-    weights_size,
 )
 from vectoll.ports.engine import Backend
 from vectoll.ports.metrics import Metrics, NoMetrics
 from vectoll.ports.model import EmbeddingModel, ForeignTokens, Tokenizer
 from vectoll.settings import Settings
 
-__all__ = [
-    "LoadedEngine", "ModelState", "load_engine", "model_states", "open_model", "open_models", "read_served_models",
-    "weights_size",
-]  # fmt: skip
+__all__ = ["ModelState", "model_states", "open_model", "open_models", "read_served_models"]
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,6 @@ from vectoll.adapters.engines.torch.engine import (
     MIN_BATCH_TOKENS,
     TorchEngine,
     _batch_tokens,
-    matrix_parameters,
 )
 from vectoll.adapters.engines.torch.kernels import Kernels, can_run, compiled_kernels, set_compiler
 from vectoll.adapters.engines.torch.packing import Packer, Segments
@@ -258,8 +257,8 @@ def test_a_compiler_that_fails_leaves_the_steps_unfused_and_says_so(
 
 def test_the_budget_follows_the_cost_of_a_token() -> None:
     cpu = torch.device("cpu")
-    assert matrix_parameters(shape()) == 84_934_656
-    assert matrix_parameters(QWEN3_8B) == pytest.approx(6.95e9, rel=0.01)
+    assert shape().matrix_parameters == 84_934_656
+    assert QWEN3_8B.matrix_parameters == pytest.approx(6.95e9, rel=0.01)
     assert _batch_tokens(shape(), torch.bfloat16, cpu) == MAX_BATCH_TOKENS
     assert _batch_tokens(QWEN3_8B, torch.bfloat16, cpu) == MIN_BATCH_TOKENS
     bge_m3 = shape(layers=24, hidden=1024, heads=16, kv_heads=16, intermediate=4096)

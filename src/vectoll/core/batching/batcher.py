@@ -130,24 +130,27 @@ class Batcher:
     def _work(self, stream: int) -> None:
         while batch := self._next_batch():
             started = time.perf_counter()
+            vectors: Sequence[Vector] = []
+            error: InferenceFailed | None = None
             try:
-                vectors = self._engine.embed(
-                    [item.ids for item in batch],
-                    stream,
-                    is_alone=started - self._met_at > CALM_S,
-                    callers=[item.job.caller for item in batch],
-                )
-                if len(vectors) != len(batch):
-                    raise ValueError(f"{len(vectors)} vectors for {len(batch)} sequences")
-                error = (
-                    None
-                    if all_finite(vectors)
-                    else InferenceFailed("The model produced a non-finite vector.")
-                )
+                vectors = self._compute(batch, stream, is_alone=started - self._met_at > CALM_S)
+            except InferenceFailed as failure:
+                error = failure
             except Exception as failure:  # whatever an engine raises, its waiters are answered
                 log.exception("engine_failed", extra={"model": self._model}, exc_info=failure)
-                vectors, error = [], InferenceFailed()
+                error = InferenceFailed()
             self._finish(batch, vectors, error, started)
+
+    def _compute(self, batch: list[Item], stream: int, *, is_alone: bool) -> Sequence[Vector]:
+        """A finite vector for each. Raises InferenceFailed, ValueError, and whatever an engine raises."""
+        callers = [item.job.caller for item in batch]
+        ids = [item.ids for item in batch]
+        vectors = self._engine.embed(ids, stream, is_alone=is_alone, callers=callers)
+        if len(vectors) != len(batch):
+            raise ValueError(f"{len(vectors)} vectors for {len(batch)} sequences")
+        if not all_finite(vectors):
+            raise InferenceFailed("The model produced a non-finite vector.")
+        return vectors
 
     def _next_batch(self) -> list[Item]:
         """Block until there is work. Empty when the batcher is closed and nothing is left."""

@@ -62,8 +62,9 @@ class OpenVinoEngine:
     ) -> None:
         """``compiled`` reads the memory of ``reads`` in place, so both live as long as the engine.
 
-        ``wide`` is an infer request of the same graph, compiled for one stream of several threads, or None: once it is there,
+        ``wide`` is an infer request of the same graph, compiled for one stream of several threads: once it is there,
         a sequence that comes alone, while no other call runs, is computed by it. Its vectors are the same, bit by bit.
+        It may turn out as None.
         """
         self.packed = packed
         """Whether sequences share rows, so that a batch costs what its tokens do; else what its longest makes it."""

@@ -75,16 +75,12 @@ class Inputs:
         return [self.ids, self.owners, self.query_owners, self.positions, self.places, self.lengths]
 
 
-def linear(x: Node, weights: Weights, *names: str) -> Node:
-    """``x @ W.T + b`` over the last axis. Several names are one product: their rows are stacked."""
-    views = [weights[f"{name}.weight"] for name in names]
-    matrix = (
-        weight(views[0]) if len(views) == 1 else ops.constant(np.concatenate([as_float32(v) for v in views]))
-    )
-    product = ops.matmul(x, matrix, False, True)
-    if f"{names[0]}.bias" not in weights:
+def linear(x: Node, weights: Weights, name: str) -> Node:
+    """``x @ W.T + b`` over the last axis."""
+    product = ops.matmul(x, weight(weights[f"{name}.weight"]), False, True)
+    if f"{name}.bias" not in weights:
         return product
-    bias = np.concatenate([as_float32(weights[f"{name}.bias"]) for name in names])
+    bias = as_float32(weights[f"{name}.bias"])
     return ops.add(product, ops.constant(bias.reshape(1, 1, -1)))
 
 

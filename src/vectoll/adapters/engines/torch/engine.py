@@ -178,16 +178,9 @@ def _network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, k
     return kind(checkpoint.architecture, tensors, attention, kernels)
 
 
-def matrix_parameters(shape: Architecture) -> int:
-    """Weights that every token is multiplied with, at two floating-point operations each."""
-    attention = shape.hidden * shape.head_dim * 2 * (shape.heads + shape.kv_heads)
-    feed_forward = shape.hidden * shape.intermediate * (2 if shape.family.is_encoder else 3)
-    return shape.layers * (attention + feed_forward)
-
-
 def _batch_tokens(shape: Architecture, dtype: torch.dtype, device: torch.device) -> int:
     """Enough tokens to fill the chip, few enough that others need not wait long, and no more than fit."""
-    wanted = int(BATCH_OPERATIONS / (2 * matrix_parameters(shape)))
+    wanted = int(BATCH_OPERATIONS / (2 * shape.matrix_parameters))
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
         widest = (

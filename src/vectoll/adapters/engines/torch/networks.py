@@ -59,7 +59,7 @@ class Encoder:
         self._activation = _ACTIVATIONS[architecture.activation]
         self._words = tensors.tensor("embeddings.word_embeddings.weight")
         self._norm = tensors.norm("embeddings.LayerNorm")
-        # Every token is of type 0: its embedding joins the positions'.
+        # Every token is of type 0: its embedding joins the words'.
         types = tensors.tensor("embeddings.token_type_embeddings.weight")
         self._positions = tensors.tensor("embeddings.position_embeddings.weight")
         self._type = types[0]
