@@ -19,7 +19,7 @@ from vectoll.adapters.engines.native import load_engine
 from vectoll.adapters.engines.native import prefixes as prefixes_module
 from vectoll.adapters.engines.native.engine import NativeEngine, _Team
 from vectoll.adapters.engines.native.library import F32_AVX2, PREFIX_BLOCK, load_library
-from vectoll.adapters.engines.native.prefixes import Prefixes
+from vectoll.adapters.engines.native.prefixes import FIRST_SEEN, Prefixes
 from vectoll.domain.catalog import Pooling
 
 Array = np.ndarray[Any, Any]
@@ -91,7 +91,7 @@ def test_texts_of_one_batch_that_begin_alike_are_kept_once(prefixes: Prefixes) -
 def test_what_is_kept_has_a_limit_and_the_first_of_a_chain_stays_longest() -> None:
     prefixes = Prefixes(BLOCK_BYTES, 5 * BLOCK_BYTES)
     long = [*range(1000), 0]
-    for _ in range(3):
+    for _ in range(5):
         left(prefixes, long)
     assert len(prefixes._filled) == 5
     other = [77] * (2 * PREFIX_BLOCK) + [0]
@@ -108,6 +108,14 @@ def test_of_what_was_never_used_the_end_is_forgotten_first() -> None:
     for text in (first, first, second, second):
         left(prefixes, text)
     assert left(prefixes, first) == [1 + 2 * PREFIX_BLOCK]
+
+
+def test_a_long_beginning_is_learned_in_few_steps_of_which_each_doubles_what_is_known() -> None:
+    prefixes = Prefixes(BLOCK_BYTES, 1000 * BLOCK_BYTES)
+    text = [*range(1000), 0]
+    assert [left(prefixes, text)[0] for _ in range(7)] == [1001, 1001, 937, 873, 745, 489, 1]
+    left(prefixes, [2000, *text])
+    assert len(prefixes._seen) == FIRST_SEEN
 
 
 def test_what_came_once_has_a_limit(prefixes: Prefixes, monkeypatch: pytest.MonkeyPatch) -> None:
