@@ -21,8 +21,8 @@ from vectoll.adapters.engines.native.packing import Array, aligned
 MAX_SEEN = 32_768
 """Blocks of which is remembered that they came once. One takes about 200 bytes."""
 FIRST_SEEN = 16
-"""Of a text, how many, and behind what is known as many again: documents of which none begins like another leave little,
-and a beginning of 1,000 tokens is known from its seventh time on."""
+"""Of a text, how many, and behind what is known as many again: documents that begin like no other leave little, and a
+beginning of 1,000 tokens is known from its seventh time on."""
 
 _Key = tuple[str | int, bytes]
 """A block's tokens, behind those of another block's number or, as its first, of a caller."""
