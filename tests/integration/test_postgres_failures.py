@@ -133,10 +133,10 @@ async def test_a_charge_whose_answer_was_lost_is_made_once(far: PostgresStore, p
     assert await far.ledger.balance(ALICE) == Balance(Amount(FUNDS - TOKEN), ZERO)
 
 
-async def lose(store: PostgresStore, proxy: CuttableProxy, hold: Hold) -> None:
+async def lose(store: PostgresStore, proxy: CuttableProxy, hold: Hold, tokens: int = 1) -> None:
     """The database makes the charge, and nobody hears of it until it was given up."""
     proxy.mute()
-    charging = asyncio.create_task(store.ledger.charge(hold, 1, 0))
+    charging = asyncio.create_task(store.ledger.charge(hold, tokens, 0))
     await proxy.has_swallowed.wait()
     await proxy.cut()
     with pytest.raises(Unavailable):
@@ -156,6 +156,24 @@ async def test_a_charge_that_was_given_up_and_made_is_given_back(
     refund = await far.ledger.transfer(TransferId(f"undelivered_{hold.id}"))
     assert refund is not None
     assert (refund.code, refund.amount) == (TransferCode.REFUND, TOKEN)
+    assert (await far.ledger.verify()).is_clean
+
+
+async def test_what_an_allowance_had_paid_goes_back_to_its_day(
+    far: PostgresStore, proxy: CuttableProxy
+) -> None:
+    await far.allowances.grant(ALICE, Amount(2 * TOKEN))
+    hold = make_hold(5)
+    await far.ledger.hold(hold)
+    await lose(far, proxy, hold, 5)
+    assert await far.ledger.balance(ALICE) == Balance(
+        Amount(FUNDS - 3 * TOKEN), ZERO, ZERO, Amount(2 * TOKEN)
+    )
+    await far.ledger.undo_undelivered()
+    assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO, Amount(2 * TOKEN), Amount(2 * TOKEN))
+    assert (await far.ledger.verify()).is_clean
+    await far.ledger.charge(make_hold(2), 2, 0)
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS
     assert (await far.ledger.verify()).is_clean
 
 

@@ -31,11 +31,11 @@ class TransferCode(StrEnum):
     CHARGE = "CHARGE"
     """Embeddings were delivered."""
     REFUND = "REFUND"
-    """An operator gave a charge back."""
+    """A charge was given back."""
     REVERSAL = "REVERSAL"
     """A payment was undone by its chain."""
     ALLOWANCE = "ALLOWANCE"
-    """A day's allowance paid a charge, in part or whole. ``note`` is the day."""
+    """A day's allowance paid a charge, in part or whole, or got back what it paid. ``note`` is the day."""
 
 
 def system_account(name: str, at: datetime) -> AccountId:

@@ -19,6 +19,8 @@ from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, format_usd
 from vectoll.ports.ledger import UsageQuery
 
 TRAILING_DAYS = 7
+UNDELIVERED = "the answer was not delivered"
+"""Why a charge was given back, as the ledger keeps it."""
 _FROM_HOLDS = (TransferCode.CHARGE, TransferCode.ALLOWANCE)
 
 

@@ -24,8 +24,8 @@ from vectoll.adapters.storage.postgres.limiter import PostgresRateLimiter
 from vectoll.adapters.storage.postgres.migrations import check
 from vectoll.adapters.storage.postgres.nonces import PostgresNonces
 from vectoll.adapters.storage.postgres.payments import PostgresPayments
-from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.postgres.upkeep import Upkeep
+from vectoll.adapters.storage.undecided import Undecided
 from vectoll.ports.clock import Clock, SystemClock
 
 __all__ = ["PoolSettings", "PostgresStore", "open_postgres"]

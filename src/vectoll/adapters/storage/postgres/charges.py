@@ -12,9 +12,9 @@ from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
 from vectoll.adapters.storage.postgres.holds import limit_columns, refusal
 from vectoll.adapters.storage.postgres.lane import Lane
-from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.times import period_starts, to_micros
+from vectoll.adapters.storage.undecided import Undecided
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import IdempotencyConflict, Unavailable
 from vectoll.domain.ids import TransferId
