@@ -1,5 +1,6 @@
 """The ledger's rules as pure functions, so that every adapter refuses the same things in the same words."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from vectoll.adapters.storage.times import to_micros
@@ -70,6 +71,26 @@ def allowance_part(charge: Transfer, left: int, balance: int, day: Day) -> Trans
         request_id=charge.request_id,
         note=day,
     )
+
+
+def given_back(charge: Transfer, part: Transfer | None) -> tuple[Transfer, ...]:
+    """What takes back a charge whose answer was not delivered, once.
+
+    The whole price goes to the account, and from there what an allowance had paid, ``part``, to the day it was of.
+    """
+    refund = Transfer(
+        id=TransferId(f"undelivered_{charge.id}"),
+        debit=charge.credit,
+        credit=charge.debit,
+        amount=charge.amount,
+        code=TransferCode.REFUND,
+        created_at=charge.created_at,
+        request_id=charge.request_id,
+        note=UNDELIVERED,
+    )
+    if part is None:
+        return (refund,)
+    return refund, replace(part, id=allowance_id(refund.id), debit=part.credit, credit=part.debit)
 
 
 def check_holder(account: AccountId) -> None:

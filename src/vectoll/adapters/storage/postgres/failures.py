@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from vectoll.domain.errors import Unavailable
+from vectoll.domain.errors import OutcomeUnknown, Unavailable
 
 CONNECTION_LOST = (
     OSError,  # TimeoutError is one
@@ -29,10 +29,6 @@ CANNOT_SERVE = (
 
 COLLIDED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError)
 """Another transaction was first. Nothing was done; a second attempt sees what it did."""
-
-
-class OutcomeUnknown(Unavailable):
-    """The connection went away after a statement was sent: it may have been carried out."""
 
 
 def unavailable(cause: BaseException, *, may_be_done: bool) -> Unavailable:

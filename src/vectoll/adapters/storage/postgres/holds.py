@@ -8,12 +8,12 @@ from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
-from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
 from vectoll.adapters.storage.postgres.lane import Lane
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import (
     IdempotencyConflict,
     InsufficientBalance,
+    OutcomeUnknown,
     PaymentRequired,
     SpendLimitReached,
     Unavailable,
