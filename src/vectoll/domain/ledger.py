@@ -52,6 +52,11 @@ def is_system(account: AccountId) -> bool:
     return account.startswith("$")
 
 
+def kind_of(account: AccountId) -> str:
+    """A system account without its month, ``$revenue``; a customer's as it is."""
+    return account.partition(":")[0] if is_system(account) else account
+
+
 @dataclass(frozen=True, slots=True)
 class Balance:
     """What an account has, and how much of it is held for requests in flight."""

@@ -15,7 +15,7 @@ from vectoll.domain.errors import (
 )
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId, KeyId, TransferId
-from vectoll.domain.ledger import Hold, Transfer, TransferCode, is_system, system_account
+from vectoll.domain.ledger import Hold, Transfer, TransferCode, is_system, kind_of, system_account
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, format_usd
 from vectoll.ports.ledger import UsageQuery
 
@@ -108,14 +108,17 @@ def earlier_charge(existing: Transfer, hold: Hold) -> Transfer:
 
 
 def earlier_post(existing: Transfer, transfer: Transfer) -> Transfer:
-    """What exists under a transfer's id, when it moved the same. Raises IdempotencyConflict if not."""
+    """What exists under a transfer's id, when it moved the same. Raises IdempotencyConflict if not.
+
+    One that is repeated in another month names another of the house's accounts, and is the same.
+    """
     if _movement(existing) != _movement(transfer):
         raise IdempotencyConflict
     return existing
 
 
-def _movement(transfer: Transfer) -> tuple[AccountId, AccountId, Amount, TransferCode]:
-    return transfer.debit, transfer.credit, transfer.amount, transfer.code
+def _movement(transfer: Transfer) -> tuple[str, str, Amount, TransferCode]:
+    return kind_of(transfer.debit), kind_of(transfer.credit), transfer.amount, transfer.code
 
 
 def check_post(transfer: Transfer) -> None:
