@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_a_deployment_moves_to_a_database_and_serves_on(url: str, tmp_path: Path
     after.verify()
 
 
+NONCE_TIMES = datetime.now(UTC), datetime.now(UTC) + timedelta(hours=1)
+
+
 async def fill(store: Store) -> None:
     """Something in every table."""
     await store.ledger.post(make_credit("1"))
@@ -120,7 +124,7 @@ async def fill(store: Store) -> None:
     await store.keys.add(make_key("b", BOB))
     await store.allowances.grant(ALICE, Amount(3 * TOKEN))
     await store.allowances.record(StakeSnapshot(Day("2026-11-18"), 7), {BOB: Amount(TOKEN)})
-    await store.nonces.consume(WALLET, "n", FixedClock().now(), FixedClock().now())
+    await store.nonces.consume(WALLET, "n", *NONCE_TIMES)
     for n in range(5):
         hold = make_hold(2, key="key_a", fingerprint=b"\x00\xff" * 16)
         await store.ledger.hold(hold)
@@ -164,7 +168,7 @@ async def test_a_copy_is_whole_and_goes_on_where_the_file_ended(url: str, tmp_pa
     assert seen[-1] == (copied.rows, copied.rows)
     store = await open_postgres(url, clock, QUICK)
     assert await everything(store) == expected
-    assert not await store.nonces.consume(WALLET, "n", clock.now() - clock.now().resolution, clock.now())
+    assert not await store.nonces.consume(WALLET, "n", *NONCE_TIMES)
     await go_on(store)
     await store.close()
 
