@@ -339,6 +339,39 @@ async def test_a_database_that_became_a_standby_is_unavailable(url: str, server:
     await store.close()
 
 
+async def test_what_the_database_isolates_transactions_by_does_not_matter(
+    url: str, server: PostgresServer
+) -> None:
+    """A hold must see those that were committed while it waited for its account's lock."""
+    name = urlsplit(url).path[1:]
+    await execute(
+        server.url(), f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+    )
+    try:
+        stores = [await open_postgres(await emptied(url), None, QUICK) for _ in range(2)]
+        await stores[0].ledger.post(make_credit(TOKEN))
+        intruder = await asyncpg.connect(url)
+        await intruder.execute("BEGIN; SELECT 1 FROM vectoll.accounts FOR UPDATE")
+        holding = [asyncio.create_task(store.ledger.hold(make_hold(1))) for store in stores]
+        async with asyncio.timeout(5):
+            while len(await execute(url, WAITING)) < 2:  # noqa: ASYNC110 - a lock that is waited for has no event
+                await asyncio.sleep(0.01)
+        await intruder.execute("COMMIT")
+        outcomes = await asyncio.gather(*holding, return_exceptions=True)
+    finally:
+        await execute(server.url(), f"ALTER DATABASE {name} RESET default_transaction_isolation")
+    await intruder.close()
+    assert {type(outcome) for outcome in outcomes} == {type(None), InsufficientBalance}
+    for store in stores:
+        await store.close()
+
+
+WAITING = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'vectoll' AND wait_event_type = 'Lock'
+"""
+
+
 async def test_connections_are_bounded(server: PostgresServer) -> None:
     url = server.new_database()
     await make_schema(url)
