@@ -15,8 +15,9 @@ from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
 from tests.live import MODEL, Vectoll
 from tests.postgres import PostgresServer, emptied, execute, make_schema, run_apart, run_postgres
 
-from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, holds, open_postgres
+from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, holds, open_postgres, upkeep
 from vectoll.adapters.storage.postgres.database import Database, Row
+from vectoll.adapters.storage.postgres.ledger import PostgresLedger
 from vectoll.domain.errors import (
     ConfigurationError,
     Draining,
@@ -432,6 +433,48 @@ async def test_a_hold_lapses_unless_it_is_renewed(
     assert await store.ledger.hold(make_hold(99)) is None  # what lapsed is free before it is swept
     await store.database.fetch("sweep_holds")
     assert (await store.ledger.balance(ALICE)).held == FUNDS
+
+
+async def test_a_defect_in_one_round_of_upkeep_does_not_end_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, sweeps = asyncio.Event(), asyncio.Event()
+
+    async def fail(rows: holds.HoldRows) -> None:
+        raise RuntimeError("a defect")
+
+    async def undo(ledger: PostgresLedger) -> None:
+        goes_on.set()
+
+    async def fetch(database: Database, name: str) -> None:
+        if name == "sweep_limits":
+            sweeps.set()
+
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
+    monkeypatch.setattr(upkeep, "SWEEP_EVERY", 2)
+    monkeypatch.setattr(holds.HoldRows, "renew", fail)
+    monkeypatch.setattr(PostgresLedger, "undo_undelivered", undo)
+    store = await open_postgres(await emptied(url), None, QUICK)
+    monkeypatch.setattr(Database, "fetch", fetch)
+    async with asyncio.timeout(5):
+        await goes_on.wait()
+        await sweeps.wait()
+    await store.close()
+    assert store.database.is_closed
+
+
+async def test_everything_is_closed_though_something_cannot_be(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_postgres(await emptied(url), None, QUICK)
+
+    async def fail() -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(store.limiter, "close", fail)
+    with pytest.raises(RuntimeError):
+        await store.close()
+    assert store.database.is_closed
 
 
 async def test_after_close_everything_is_draining(url: str) -> None:
