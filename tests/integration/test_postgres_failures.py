@@ -288,6 +288,32 @@ async def test_holds_that_could_not_be_given_back_are_when_the_database_is_back(
     assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO)
 
 
+async def test_after_an_outage_holds_are_renewed_before_lost_ones_are_deleted_and_these_together(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holds, "RENEW_S", -1)
+    [hold] = await held(store)
+    store._holds._orphans.extend(holds.key_of(make_hold(1)) for _ in range(1200))
+    fetch, asked, is_away = Database.fetch, [], True
+
+    async def fetch_slowly(database: Database, name: str, *parameters: list[str]) -> Sequence[Row]:
+        asked.append((name, len(parameters[0])))
+        if is_away and asked[-1] == ("release_holds", 200):
+            raise Unavailable("The database cannot be reached right now. Please try again.")
+        return await fetch(database, name, *parameters)
+
+    monkeypatch.setattr(Database, "fetch", fetch_slowly)
+    with pytest.raises(Unavailable):
+        await store._holds.renew()
+    assert asked == [("renew_holds", 1), *[("release_holds", n) for n in (500, 500, 200)]]
+    assert len(store._holds._orphans) == 200
+    is_away = False
+    await store._holds.renew()
+    assert not store._holds._orphans
+    monkeypatch.undo()
+    await store.ledger.release(hold)
+
+
 async def test_payments_whose_answer_was_lost_advance_once(far: PostgresStore, proxy: CuttableProxy) -> None:
     from tests.contract.storage.test_payments_and_nonces import intent
 
