@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,31 @@ async def test_a_ledger_that_does_not_verify_is_not_copied(url: str, tmp_path: P
     with closing(sqlite3.connect(file.path, isolation_level=None)) as db:
         db.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 'alice'")
     await refused(url, tmp_path, "does not verify")
+
+
+async def test_a_name_that_postgresql_cannot_hold_is_copied_with_a_sign_for_it(
+    url: str, tmp_path: Path
+) -> None:
+    """Files of earlier versions may have one."""
+    file = await open_sqlite(tmp_path)
+    await file.keys.add(make_key("a"))
+    await file.close()
+    with closing(sqlite3.connect(file.path)) as db, db:
+        db.execute("UPDATE api_keys SET name = ?", ("a\0b",))
+    database = await connect(url, QUICK)
+    await copy_store(tmp_path, database, lambda done, total: None)
+    await database.close()
+    store = await open_postgres(url, None, QUICK)
+    assert [key.name for key in await store.keys.list()] == ["a␀b"]
+    await store.close()
+
+
+async def test_a_row_that_postgresql_cannot_hold_is_named(url: str, tmp_path: Path) -> None:
+    file = await open_sqlite(tmp_path)
+    await file.ledger.post(make_credit("1"))
+    await file.ledger.post(replace(make_credit("1", transfer_id="credit_1"), note="a\0b"))
+    await file.close()
+    await refused(url, tmp_path, "transfers: the row with seq 2 has a NUL .* its note.*nothing was copied")
 
 
 async def test_a_copy_that_does_not_verify_leaves_the_database_empty(url: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import click
 
-from vectoll.cli.options import ACCOUNT, DOLLARS, as_json, with_settings
+from vectoll.cli.options import ACCOUNT, DOLLARS, TEXT, as_json, with_settings
 from vectoll.cli.output import print_json
 from vectoll.domain.errors import IdempotencyConflict, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, KeyId, TransferId, new_id
@@ -24,8 +24,10 @@ def credit() -> None:
 @click.option("--account", type=ACCOUNT, help="The account to credit.")
 @click.option("--key", "key_id", help="The id of a key of the account to credit.")
 @click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
-@click.option("--note", default="", help="Why; kept in the ledger.")
-@click.option("--id", "credit_id", help="Your own id for this credit: repeating it adds nothing more.")
+@click.option("--note", type=TEXT, default="", help="Why; kept in the ledger.")
+@click.option(
+    "--id", "credit_id", type=TEXT, help="Your own id for this credit: repeating it adds nothing more."
+)
 @as_json
 @with_settings
 def add(

@@ -189,7 +189,7 @@ class MemoryKeys:
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key."""
-        rules.check_holder(key.account)
+        rules.check_key(key)
         if key.id in self._by_id or await self.by_digest(key.digest):
             raise InvalidRequest("an API key with this id or secret exists already")
         self._ledger.open_account(key.account)

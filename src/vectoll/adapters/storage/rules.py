@@ -13,8 +13,8 @@ from vectoll.domain.errors import (
     SpendLimitReached,
     Unavailable,
 )
-from vectoll.domain.identity import LimitPeriod, SpendLimit
-from vectoll.domain.ids import AccountId, KeyId, TransferId
+from vectoll.domain.identity import ApiKey, LimitPeriod, SpendLimit
+from vectoll.domain.ids import AccountId, KeyId, TransferId, parse_text
 from vectoll.domain.ledger import Hold, Transfer, TransferCode, is_system, kind_of, system_account
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, format_usd
 from vectoll.ports.ledger import UsageQuery
@@ -97,6 +97,15 @@ def check_holder(account: AccountId) -> None:
     """Raises Forbidden for the house's own accounts, whose balance has no floor."""
     if is_system(account):
         raise Forbidden("An account id that starts with '$' is reserved.")
+
+
+def check_key(key: ApiKey) -> None:
+    """Raises Forbidden for a key of the house's own accounts, InvalidRequest for a name that cannot be stored."""
+    check_holder(key.account)
+    try:
+        parse_text(key.name)
+    except ValueError as error:
+        raise InvalidRequest(f"a name {error}") from None
 
 
 def earlier_charge(existing: Transfer, hold: Hold) -> Transfer:
