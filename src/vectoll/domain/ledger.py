@@ -41,8 +41,9 @@ class TransferCode(StrEnum):
 def system_account(name: str, at: datetime) -> AccountId:
     """The house's side of a transfer, one account per UTC month: ``$revenue:2026-11``.
 
-    A month each keeps every balance inside 64 bits however much passes through, and is the period an
-    accountant asks for. ``$`` cannot start a customer's id.
+    A month is the period that an accountant asks for. Like every balance, each of them is ``MAX_AMOUNT`` at most:
+    what would make it more, $9,000,000 charged or credited in one month, is refused until the next begins.
+    ``$`` cannot start a customer's id.
     """
     return AccountId(f"${name}:{at.year:04}-{at.month:02}")
 
