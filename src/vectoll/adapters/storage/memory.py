@@ -1,4 +1,4 @@
-"""The ledger and the keys in plain dictionaries: the reference that SQLite is tested against."""
+"""The ledger and the keys in plain dictionaries: the reference that the databases are tested against."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
