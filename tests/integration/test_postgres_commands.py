@@ -217,6 +217,19 @@ async def test_a_row_that_postgresql_cannot_hold_is_named(url: str, tmp_path: Pa
     await refused(url, tmp_path, "transfers: the row with seq 2 has a NUL .* its note.*nothing was copied")
 
 
+async def test_a_file_with_charges_whose_outcome_is_unknown_is_not_copied(url: str, tmp_path: Path) -> None:
+    """They would be looked up in the file, which nobody uses any more."""
+    file = await open_sqlite(tmp_path)
+    await fill(file)
+    file.ledger._undecided.add([make_hold(1)])
+    await file.close()
+    await refused(url, tmp_path, "undecided-charges-sqlite.*vectoll ledger verify")
+    await (await open_sqlite(tmp_path)).close()
+    database = await connect(url, QUICK)
+    assert (await copy_store(tmp_path, database, lambda done, total: None)).verification.is_clean
+    await database.close()
+
+
 async def test_a_copy_that_does_not_verify_leaves_the_database_empty(url: str, tmp_path: Path) -> None:
     file = await open_sqlite(tmp_path)
     await fill(file)

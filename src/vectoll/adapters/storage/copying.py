@@ -12,6 +12,7 @@ import asyncpg
 from vectoll.adapters.storage.postgres import verification
 from vectoll.adapters.storage.postgres.database import LONG_S, TAKE_TIME, Connection, Database, sql
 from vectoll.adapters.storage.postgres.migrations import check
+from vectoll.adapters.storage.sqlite import UNDECIDED_NAME
 from vectoll.adapters.storage.sqlite.connection import (
     BUSY_TIMEOUT_S,
     DATABASE_NAME,
@@ -73,10 +74,16 @@ async def copy_store(data_dir: Path, database: Database, progress: Progress) -> 
     """Copy all rows in one transaction, which is committed only when the copy was verified.
 
     Nobody else writes to the file meanwhile; the caller makes sure that no server serves from it. Raises
-    ConfigurationError when there is no ledger, the database is not empty or not migrated, or either does not verify.
+    ConfigurationError when there is no ledger or there are charges to be looked up in it, when the database is not
+    empty or not migrated, or when either does not verify.
     """
     if not (data_dir / DATABASE_NAME).exists():
         raise ConfigurationError(f"there is no ledger in {data_dir}: check --data-dir")
+    if any((data_dir / UNDECIDED_NAME).glob("*.json")):
+        raise ConfigurationError(
+            f"{data_dir / UNDECIDED_NAME} lists charges that may have to be given back: "
+            "`vectoll ledger verify` of the file does that, then copy"
+        )
     await check(database)
     path = prepare(data_dir)
     try:
