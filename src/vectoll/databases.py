@@ -18,7 +18,16 @@ from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.store import Store
 from vectoll.settings import DatabaseSettings, Settings
 
-__all__ = ["Copied", "Part", "SchemaVersions", "copy_database", "migrate_database", "open_shared_store"]
+__all__ = [
+    "Copied",
+    "Part",
+    "SchemaVersions",
+    "copy_database",
+    "database_versions",
+    "migrate_database",
+    "open_shared_store",
+    "shared_limiter",
+]
 
 
 UNDECIDED_NAME = "undecided-charges"

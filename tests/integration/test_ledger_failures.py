@@ -2,19 +2,22 @@
 
 import asyncio
 import resource
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
 
-from vectoll.adapters.storage.sqlite import SqliteStore, connection, open_sqlite
+from vectoll.adapters.storage.sqlite import UNDECIDED_NAME, SqliteStore, connection, open_sqlite
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
-from vectoll.domain.errors import ConfigurationError, Draining, Unavailable
+from vectoll.domain.errors import ConfigurationError, Draining, OutcomeUnknown, Unavailable
 from vectoll.domain.ids import AccountId, TransferId
-from vectoll.domain.ledger import Balance
+from vectoll.domain.ledger import Balance, TransferCode
 from vectoll.domain.money import ZERO, Amount
 from vectoll.ports.ledger import UsageQuery
 
@@ -62,6 +65,131 @@ async def test_a_full_disk_charges_nobody_answers_everybody_and_passes(store: Sq
         await store.ledger.charge(hold, 1, 0)
     assert await store.ledger.balance(ALICE) == Balance(Amount(92 * TOKEN), ZERO)
     assert (await store.ledger.verify()).is_clean
+
+
+@dataclass
+class Disk:
+    """How often it will refuse to flush the log, and then to take what overwrites it."""
+
+    refused_flushes: int = 0
+    refused_writes: int = 0
+
+
+class UnflushedConnection:
+    """A connection whose COMMIT fails as it does when the disk refuses to flush the log.
+
+    The transaction is in the log then, whole, and SQLite's index of the log does not count it.
+    """
+
+    def __init__(self, path: Path, inner: sqlite3.Connection, disk: Disk) -> None:
+        self._path, self._inner, self._disk = path, inner, disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def execute(self, statement: str, *parameters: Any) -> Any:
+        if statement == "COMMIT" and self._disk.refused_flushes:
+            self._disk.refused_flushes -= 1
+            self._commit_uncounted()
+            raise _io_error()
+        if statement.startswith("PRAGMA user_version =") and self._disk.refused_writes:
+            self._disk.refused_writes -= 1
+            raise _io_error()
+        return self._inner.execute(statement, *parameters)
+
+    def _commit_uncounted(self) -> None:
+        headers = 96  # both copies of the index's header
+        with Path(f"{self._path}-shm").open("r+b", buffering=0) as index:
+            before = index.read(headers)
+            self._inner.execute("COMMIT")
+            index.seek(0)
+            index.write(before)
+
+
+def _io_error() -> sqlite3.Error:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+    return error
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """The disk of every store that is opened from now on."""
+    disk, connect = Disk(), connection.connect
+    monkeypatch.setattr(connection, "connect", lambda path: UnflushedConnection(path, connect(path), disk))
+    return disk
+
+
+async def killed(store: SqliteStore, elsewhere: Path) -> SqliteStore:
+    """What the next process finds when this one is killed now."""
+    index = f"{store.path.name}-shm"
+    shutil.copytree(store.path.parent, elsewhere, ignore=shutil.ignore_patterns(index))
+    return await open_sqlite(elsewhere)
+
+
+async def test_a_charge_that_the_disk_did_not_flush_does_not_come_back(
+    disk: Disk, store: SqliteStore, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    hold = make_hold(1)
+    await store.ledger.hold(hold)
+    disk.refused_flushes = 1
+    with pytest.raises(Unavailable, match="Nothing was charged") as refusal:
+        await store.ledger.charge(hold, 1, 0)
+    assert not isinstance(refusal.value, OutcomeUnknown)
+    after = await killed(store, tmp_path_factory.mktemp("killed") / "data")
+    assert await after.ledger.balance(ALICE) == Balance(Amount(100 * TOKEN), ZERO)
+    assert await after.ledger.transfer(hold.id) is None
+    assert (await after.ledger.verify()).is_clean
+    await after.close()
+    await store.ledger.charge(hold, 1, 0)
+    assert await store.ledger.balance(ALICE) == Balance(Amount(99 * TOKEN), ZERO)
+    assert (await store.ledger.verify()).is_clean
+
+
+async def test_a_charge_that_may_come_back_is_unknown_and_given_back_at_the_next_start(
+    disk: Disk, store: SqliteStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    await store.allowances.grant(ALICE, Amount(TOKEN))
+    hold, repeatable = make_hold(3), make_hold(1, charge_id="idem_1")
+    disk.refused_flushes = disk.refused_writes = 1
+    outcomes = await asyncio.gather(
+        store.ledger.charge(hold, 3, 0), store.ledger.charge(repeatable, 1, 0), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 2
+    assert (await store.ledger.balance(ALICE)).balance == 100 * TOKEN
+    after = await killed(store, tmp_path_factory.mktemp("killed") / "data")
+    assert (await after.ledger.transfer(hold.id)) is not None
+    refund = await after.ledger.transfer(TransferId(f"undelivered_{hold.id}"))
+    assert refund is not None
+    assert (refund.code, refund.amount) == (TransferCode.REFUND, 3 * TOKEN)
+    assert await after.ledger.balance(ALICE) == Balance(
+        Amount(99 * TOKEN), ZERO, Amount(TOKEN), Amount(TOKEN)
+    )
+    assert await after.ledger.hold(repeatable) is not None
+    assert (await after.ledger.verify()).is_clean
+    assert not list((after.path.parent / UNDECIDED_NAME).iterdir())
+    await after.close()
+
+
+async def test_nothing_is_committed_after_what_may_come_back(
+    disk: Disk, store: SqliteStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The next group first makes sure that it cannot, and is refused while that fails."""
+    hold = make_hold(1)
+    await store.ledger.hold(hold)
+    disk.refused_flushes, disk.refused_writes = 1, 2
+    with pytest.raises(OutcomeUnknown):
+        await store.ledger.charge(hold, 1, 0)
+    with pytest.raises(Unavailable, match="Nothing was charged"):
+        await store.ledger.post(make_credit(1, BOB))
+    await store.ledger.post(make_credit(1, BOB))
+    after = await killed(store, tmp_path_factory.mktemp("killed") / "data")
+    assert (await after.ledger.balance(ALICE)).balance == 100 * TOKEN
+    late = await after.ledger.charge(hold, 1, 0)
+    assert late.amount == 0
+    assert (await after.ledger.balance(BOB)).balance == 1
+    assert (await after.ledger.verify()).is_clean
+    await after.close()
 
 
 async def test_a_database_that_stays_locked_is_unavailable(

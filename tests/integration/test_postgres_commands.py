@@ -3,6 +3,8 @@
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,9 @@ def test_a_deployment_moves_to_a_database_and_serves_on(url: str, tmp_path: Path
     after.verify()
 
 
+NONCE_TIMES = datetime.now(UTC), datetime.now(UTC) + timedelta(hours=1)
+
+
 async def fill(store: Store) -> None:
     """Something in every table."""
     await store.ledger.post(make_credit("1"))
@@ -120,7 +125,7 @@ async def fill(store: Store) -> None:
     await store.keys.add(make_key("b", BOB))
     await store.allowances.grant(ALICE, Amount(3 * TOKEN))
     await store.allowances.record(StakeSnapshot(Day("2026-11-18"), 7), {BOB: Amount(TOKEN)})
-    await store.nonces.consume(WALLET, "n", FixedClock().now(), FixedClock().now())
+    await store.nonces.consume(WALLET, "n", *NONCE_TIMES)
     for n in range(5):
         hold = make_hold(2, key="key_a", fingerprint=b"\x00\xff" * 16)
         await store.ledger.hold(hold)
@@ -164,7 +169,7 @@ async def test_a_copy_is_whole_and_goes_on_where_the_file_ended(url: str, tmp_pa
     assert seen[-1] == (copied.rows, copied.rows)
     store = await open_postgres(url, clock, QUICK)
     assert await everything(store) == expected
-    assert not await store.nonces.consume(WALLET, "n", clock.now() - clock.now().resolution, clock.now())
+    assert not await store.nonces.consume(WALLET, "n", *NONCE_TIMES)
     await go_on(store)
     await store.close()
 
@@ -185,6 +190,44 @@ async def test_a_ledger_that_does_not_verify_is_not_copied(url: str, tmp_path: P
     with closing(sqlite3.connect(file.path, isolation_level=None)) as db:
         db.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 'alice'")
     await refused(url, tmp_path, "does not verify")
+
+
+async def test_a_name_that_postgresql_cannot_hold_is_copied_with_a_sign_for_it(
+    url: str, tmp_path: Path
+) -> None:
+    """Files of earlier versions may have one."""
+    file = await open_sqlite(tmp_path)
+    await file.keys.add(make_key("a"))
+    await file.close()
+    with closing(sqlite3.connect(file.path)) as db, db:
+        db.execute("UPDATE api_keys SET name = ?", ("a\0b",))
+    database = await connect(url, QUICK)
+    await copy_store(tmp_path, database, lambda done, total: None)
+    await database.close()
+    store = await open_postgres(url, None, QUICK)
+    assert [key.name for key in await store.keys.list()] == ["a␀b"]
+    await store.close()
+
+
+async def test_a_row_that_postgresql_cannot_hold_is_named(url: str, tmp_path: Path) -> None:
+    file = await open_sqlite(tmp_path)
+    await file.ledger.post(make_credit("1"))
+    await file.ledger.post(replace(make_credit("1", transfer_id="credit_1"), note="a\0b"))
+    await file.close()
+    await refused(url, tmp_path, "transfers: the row with seq 2 has a NUL .* its note.*nothing was copied")
+
+
+async def test_a_file_with_charges_whose_outcome_is_unknown_is_not_copied(url: str, tmp_path: Path) -> None:
+    """They would be looked up in the file, which nobody uses any more."""
+    file = await open_sqlite(tmp_path)
+    await fill(file)
+    file.ledger._undecided.add([make_hold(1)])
+    await file.close()
+    await refused(url, tmp_path, "undecided-charges-sqlite.*vectoll ledger verify")
+    await (await open_sqlite(tmp_path)).close()
+    database = await connect(url, QUICK)
+    assert (await copy_store(tmp_path, database, lambda done, total: None)).verification.is_clean
+    await database.close()
 
 
 async def test_a_copy_that_does_not_verify_leaves_the_database_empty(url: str, tmp_path: Path) -> None:

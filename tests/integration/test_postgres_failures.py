@@ -15,8 +15,9 @@ from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
 from tests.live import MODEL, Vectoll
 from tests.postgres import PostgresServer, emptied, execute, make_schema, run_apart, run_postgres
 
-from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, holds, open_postgres
+from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, holds, open_postgres, upkeep
 from vectoll.adapters.storage.postgres.database import Database, Row
+from vectoll.adapters.storage.postgres.ledger import PostgresLedger
 from vectoll.domain.errors import (
     ConfigurationError,
     Draining,
@@ -133,10 +134,10 @@ async def test_a_charge_whose_answer_was_lost_is_made_once(far: PostgresStore, p
     assert await far.ledger.balance(ALICE) == Balance(Amount(FUNDS - TOKEN), ZERO)
 
 
-async def lose(store: PostgresStore, proxy: CuttableProxy, hold: Hold) -> None:
+async def lose(store: PostgresStore, proxy: CuttableProxy, hold: Hold, tokens: int = 1) -> None:
     """The database makes the charge, and nobody hears of it until it was given up."""
     proxy.mute()
-    charging = asyncio.create_task(store.ledger.charge(hold, 1, 0))
+    charging = asyncio.create_task(store.ledger.charge(hold, tokens, 0))
     await proxy.has_swallowed.wait()
     await proxy.cut()
     with pytest.raises(Unavailable):
@@ -156,6 +157,24 @@ async def test_a_charge_that_was_given_up_and_made_is_given_back(
     refund = await far.ledger.transfer(TransferId(f"undelivered_{hold.id}"))
     assert refund is not None
     assert (refund.code, refund.amount) == (TransferCode.REFUND, TOKEN)
+    assert (await far.ledger.verify()).is_clean
+
+
+async def test_what_an_allowance_had_paid_goes_back_to_its_day(
+    far: PostgresStore, proxy: CuttableProxy
+) -> None:
+    await far.allowances.grant(ALICE, Amount(2 * TOKEN))
+    hold = make_hold(5)
+    await far.ledger.hold(hold)
+    await lose(far, proxy, hold, 5)
+    assert await far.ledger.balance(ALICE) == Balance(
+        Amount(FUNDS - 3 * TOKEN), ZERO, ZERO, Amount(2 * TOKEN)
+    )
+    await far.ledger.undo_undelivered()
+    assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO, Amount(2 * TOKEN), Amount(2 * TOKEN))
+    assert (await far.ledger.verify()).is_clean
+    await far.ledger.charge(make_hold(2), 2, 0)
+    assert (await far.ledger.balance(ALICE)).balance == FUNDS
     assert (await far.ledger.verify()).is_clean
 
 
@@ -269,6 +288,32 @@ async def test_holds_that_could_not_be_given_back_are_when_the_database_is_back(
     assert await far.ledger.balance(ALICE) == Balance(FUNDS, ZERO)
 
 
+async def test_after_an_outage_holds_are_renewed_before_lost_ones_are_deleted_and_these_together(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holds, "RENEW_S", -1)
+    [hold] = await held(store)
+    store._holds._orphans.extend(holds.key_of(make_hold(1)) for _ in range(1200))
+    fetch, asked, is_away = Database.fetch, [], True
+
+    async def fetch_slowly(database: Database, name: str, *parameters: list[str]) -> Sequence[Row]:
+        asked.append((name, len(parameters[0])))
+        if is_away and asked[-1] == ("release_holds", 200):
+            raise Unavailable("The database cannot be reached right now. Please try again.")
+        return await fetch(database, name, *parameters)
+
+    monkeypatch.setattr(Database, "fetch", fetch_slowly)
+    with pytest.raises(Unavailable):
+        await store._holds.renew()
+    assert asked == [("renew_holds", 1), *[("release_holds", n) for n in (500, 500, 200)]]
+    assert len(store._holds._orphans) == 200
+    is_away = False
+    await store._holds.renew()
+    assert not store._holds._orphans
+    monkeypatch.undo()
+    await store.ledger.release(hold)
+
+
 async def test_payments_whose_answer_was_lost_advance_once(far: PostgresStore, proxy: CuttableProxy) -> None:
     from tests.contract.storage.test_payments_and_nonces import intent
 
@@ -319,6 +364,39 @@ async def test_a_database_that_became_a_standby_is_unavailable(url: str, server:
     await store.database._pool.expire_connections()
     await store.ledger.post(make_credit(1))
     await store.close()
+
+
+async def test_what_the_database_isolates_transactions_by_does_not_matter(
+    url: str, server: PostgresServer
+) -> None:
+    """A hold must see those that were committed while it waited for its account's lock."""
+    name = urlsplit(url).path[1:]
+    await execute(
+        server.url(), f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+    )
+    try:
+        stores = [await open_postgres(await emptied(url), None, QUICK) for _ in range(2)]
+        await stores[0].ledger.post(make_credit(TOKEN))
+        intruder = await asyncpg.connect(url)
+        await intruder.execute("BEGIN; SELECT 1 FROM vectoll.accounts FOR UPDATE")
+        holding = [asyncio.create_task(store.ledger.hold(make_hold(1))) for store in stores]
+        async with asyncio.timeout(5):
+            while len(await execute(url, WAITING)) < 2:  # noqa: ASYNC110 - a lock that is waited for has no event
+                await asyncio.sleep(0.01)
+        await intruder.execute("COMMIT")
+        outcomes = await asyncio.gather(*holding, return_exceptions=True)
+    finally:
+        await execute(server.url(), f"ALTER DATABASE {name} RESET default_transaction_isolation")
+    await intruder.close()
+    assert {type(outcome) for outcome in outcomes} == {type(None), InsufficientBalance}
+    for store in stores:
+        await store.close()
+
+
+WAITING = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'vectoll' AND wait_event_type = 'Lock'
+"""
 
 
 async def test_connections_are_bounded(server: PostgresServer) -> None:
@@ -381,6 +459,48 @@ async def test_a_hold_lapses_unless_it_is_renewed(
     assert await store.ledger.hold(make_hold(99)) is None  # what lapsed is free before it is swept
     await store.database.fetch("sweep_holds")
     assert (await store.ledger.balance(ALICE)).held == FUNDS
+
+
+async def test_a_defect_in_one_round_of_upkeep_does_not_end_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, sweeps = asyncio.Event(), asyncio.Event()
+
+    async def fail(rows: holds.HoldRows) -> None:
+        raise RuntimeError("a defect")
+
+    async def undo(ledger: PostgresLedger) -> None:
+        goes_on.set()
+
+    async def fetch(database: Database, name: str) -> None:
+        if name == "sweep_limits":
+            sweeps.set()
+
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
+    monkeypatch.setattr(upkeep, "SWEEP_EVERY", 2)
+    monkeypatch.setattr(holds.HoldRows, "renew", fail)
+    monkeypatch.setattr(PostgresLedger, "undo_undelivered", undo)
+    store = await open_postgres(await emptied(url), None, QUICK)
+    monkeypatch.setattr(Database, "fetch", fetch)
+    async with asyncio.timeout(5):
+        await goes_on.wait()
+        await sweeps.wait()
+    await store.close()
+    assert store.database.is_closed
+
+
+async def test_everything_is_closed_though_something_cannot_be(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_postgres(await emptied(url), None, QUICK)
+
+    async def fail() -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(store.limiter, "close", fail)
+    with pytest.raises(RuntimeError):
+        await store.close()
+    assert store.database.is_closed
 
 
 async def test_after_close_everything_is_draining(url: str) -> None:

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import click
 
-from vectoll.cli.options import ACCOUNT, DOLLARS, as_json, with_settings
+from vectoll.cli.options import ACCOUNT, DOLLARS, TEXT, as_json, with_settings
 from vectoll.cli.output import print_json
-from vectoll.domain.errors import IdempotencyConflict, VectollError
+from vectoll.domain.errors import IdempotencyConflict, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, KeyId, TransferId, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import ZERO, Amount, format_usd, to_decimal
@@ -24,8 +24,10 @@ def credit() -> None:
 @click.option("--account", type=ACCOUNT, help="The account to credit.")
 @click.option("--key", "key_id", help="The id of a key of the account to credit.")
 @click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
-@click.option("--note", default="", help="Why; kept in the ledger.")
-@click.option("--id", "credit_id", help="Your own id for this credit: repeating it adds nothing more.")
+@click.option("--note", type=TEXT, default="", help="Why; kept in the ledger.")
+@click.option(
+    "--id", "credit_id", type=TEXT, help="Your own id for this credit: repeating it adds nothing more."
+)
 @as_json
 @with_settings
 def add(
@@ -42,8 +44,13 @@ def add(
         raise click.UsageError("Give one of --account and --key.")
     if amount == ZERO:
         raise click.BadParameter("must be more than 0", param_hint="--usd")
-    transfer_id = f"credit_by_operator_{credit_id}" if credit_id else new_id("credit")
-    transfer, balance = asyncio.run(_add(settings, account, key_id, amount, transfer_id, note))
+    credit_id = credit_id or new_id("credit")
+    try:
+        transfer, balance = asyncio.run(_add(settings, account, key_id, amount, credit_id, note))
+    except (Unavailable, KeyboardInterrupt) as error:
+        raise VectollError(
+            f"the credit may have been added: repeat the command with --id {credit_id}, which adds nothing twice"
+        ) from error
     if as_json:
         print_json(
             {
@@ -73,17 +80,22 @@ async def _add(
     async with open_store(settings) as store:
         if account is None:
             account = (await require_key(store.keys, KeyId(str(key_id)))).account
-        transfer = await grant(store.ledger, account, amount, credit_id, note)
+        transfer = await grant(store.ledger, account, amount, by_operator(credit_id), note)
         return transfer, await store.ledger.balance(account)
 
 
-async def grant(ledger: Ledger, account: AccountId, amount: Amount, credit_id: str, note: str) -> Transfer:
-    """Post a credit, once per ``credit_id``. Raises VectollError when the id was used for another one."""
+def by_operator(credit_id: str) -> TransferId:
+    """The transfer that ``--id`` names."""
+    return TransferId(f"credit_by_operator_{credit_id}")
+
+
+async def grant(ledger: Ledger, account: AccountId, amount: Amount, transfer_id: str, note: str) -> Transfer:
+    """Post a credit, once per ``transfer_id``. Raises VectollError when the id was used for another one."""
     now = datetime.now(UTC)
     try:
         return await ledger.post(
             Transfer(
-                id=TransferId(credit_id),
+                id=TransferId(transfer_id),
                 debit=system_account("credit", now),
                 credit=account,
                 amount=amount,

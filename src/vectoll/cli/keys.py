@@ -1,17 +1,19 @@
 """vectoll keys create, list, revoke"""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, as_json, with_settings
+from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, TEXT, as_json, with_settings
 from vectoll.cli.output import print_json, print_table
-from vectoll.domain.errors import NotFound
+from vectoll.domain.errors import NotFound, Unavailable, VectollError
 from vectoll.domain.identity import ApiKey, KeyKind, LimitPeriod, SpendLimit, new_secret
 from vectoll.domain.ids import AccountId, KeyId, new_account, new_id
 from vectoll.domain.money import ZERO, Amount, format_usd, to_decimal
+from vectoll.ports.keys import KeyStore
 from vectoll.settings import Settings
 
 
@@ -21,7 +23,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", required=True, help="What the key is for.")
+@click.option("--name", type=TEXT, required=True, help="What the key is for.")
 @click.option("--account", type=ACCOUNT, help="Whose credit it spends; else a new account.")
 @click.option("--credit-usd", type=DOLLARS, default="0", help="Credit to give the account at once.")
 @click.option("--admin", is_flag=True, help="The key may also manage its account's keys.")
@@ -76,13 +78,23 @@ def create(
 
 async def _create(settings: Settings, key: ApiKey, credit: Amount) -> Amount:
     from vectoll.bootstrap import open_store
-    from vectoll.cli.credit import grant
+    from vectoll.cli.credit import by_operator, grant
 
+    credit_id = new_id("credit")
     async with open_store(settings) as store:
-        if credit > ZERO:
-            await grant(store.ledger, key.account, credit, new_id("credit"), f"with key {key.id}")
-        await store.keys.add(key)
-        return (await store.ledger.balance(key.account)).balance
+        try:
+            if credit > ZERO:
+                await grant(store.ledger, key.account, credit, by_operator(credit_id), f"with key {key.id}")
+            await store.keys.add(key)
+            return (await store.ledger.balance(key.account)).balance
+        except Unavailable as error:
+            if credit == ZERO:
+                raise
+            raise VectollError(
+                f"{key.account} may have been credited, and the key is lost: repeat the command without "
+                f"--credit-usd, then `vectoll credit add --account {key.account} --usd "
+                f"{format_usd(credit, 12)} --id {credit_id}`, which adds nothing twice"
+            ) from error
 
 
 @keys.command("list")
@@ -116,7 +128,7 @@ def list_keys(settings: Settings, account: AccountId | None, with_inactive: bool
     )
 
 
-async def _list(settings: Settings, account: AccountId | None) -> Any:
+async def _list(settings: Settings, account: AccountId | None) -> Sequence[ApiKey]:
     from vectoll.bootstrap import open_store
 
     async with open_store(settings, must_exist=True) as store:
@@ -144,9 +156,9 @@ async def _revoke(settings: Settings, key_id: KeyId) -> bool:
         return await store.keys.revoke(key_id, datetime.now(UTC))
 
 
-async def require_key(store: Any, key_id: KeyId) -> ApiKey:
+async def require_key(store: KeyStore, key_id: KeyId) -> ApiKey:
     """The key of this id. Raises NotFound, without repeating what may be a secret."""
-    key: ApiKey | None = await store.get(key_id)
+    key = await store.get(key_id)
     if key is None:
         raise NotFound("there is no key of this id; `vectoll keys list --all` shows every id (key_…)")
     return key

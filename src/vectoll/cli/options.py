@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vectoll.domain.ids import AccountId, parse_account
+from vectoll.domain.ids import AccountId, parse_account, parse_text
 from vectoll.domain.money import Amount, usd
 from vectoll.settings import load_settings
 
@@ -53,6 +53,16 @@ class _Account(click.ParamType[AccountId]):
             self.fail(str(error), param, ctx)
 
 
+class _Text(click.ParamType[str]):
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_text(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 _SPANS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -76,5 +86,6 @@ class _When(click.ParamType[datetime]):
 
 DOLLARS = _Dollars()
 ACCOUNT = _Account()
+TEXT = _Text()
 PAST = _When(-1)
 FUTURE = _When(+1)

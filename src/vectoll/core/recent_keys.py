@@ -20,6 +20,7 @@ class RecentKeys:
         self._store = store
         self._remembered_s = remembered_s
         self._recent: dict[bytes, tuple[ApiKey, float]] = {}
+        self._revocations = 0
 
     async def add(self, key: ApiKey) -> None:
         """See the port."""
@@ -31,8 +32,9 @@ class RecentKeys:
         remembered = self._recent.get(digest)
         if remembered is not None and now < remembered[1]:
             return remembered[0]
+        revocations = self._revocations
         key = await self._store.by_digest(digest)
-        if key is not None:
+        if key is not None and revocations == self._revocations:  # else it may be what was read before one
             if len(self._recent) >= MAX_REMEMBERED:
                 self._recent.clear()
             self._recent[digest] = key, now + self._remembered_s
@@ -51,4 +53,5 @@ class RecentKeys:
         try:
             return await self._store.revoke(key_id, now)
         finally:
+            self._revocations += 1
             self._recent.clear()

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from vectoll.domain.identity import Principal
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.siwx import (
-    MAX_SKEW,
+    REMEMBERED,
     SignatureType,
     SignIn,
     SignInRefused,
@@ -190,7 +190,7 @@ class SiwxAuthenticator:
             raise SignInRefused(SignInRule.SIGNATURE)
         message = sign_in.message
         account = message.wallet.account
-        good_until = message.good_until + MAX_SKEW  # should the clock be set back, it is still remembered
+        good_until = message.good_until + REMEMBERED
         if not await self._nonces.consume(account, message.nonce, now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=account, wallet=message.wallet)

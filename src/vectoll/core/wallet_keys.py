@@ -7,7 +7,7 @@ from datetime import datetime
 
 from vectoll.core.signin import ContractWallets
 from vectoll.domain.identity import Principal
-from vectoll.domain.siwx import MAX_AGE, MAX_SKEW, SignInRefused, SignInRule
+from vectoll.domain.siwx import MAX_AGE, MAX_SKEW, REMEMBERED, SignInRefused, SignInRule
 from vectoll.domain.siwx_text import parse_time
 from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
 from vectoll.ports.clock import Clock
@@ -72,7 +72,7 @@ class WalletKeys:
             raise SignInRefused(SignInRule.TOO_OLD)
         if not await self._is_signed(wallet, token, signature):
             raise SignInRefused(SignInRule.SIGNATURE)
-        good_until = issued_at + MAX_AGE + MAX_SKEW
+        good_until = issued_at + MAX_AGE + REMEMBERED
         if not await self._nonces.consume(wallet.account, f"key:{nonce}", now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=wallet.account, wallet=wallet)

@@ -24,6 +24,7 @@
     ├── InferenceFailed           the engine failed, or a vector was not finite; never charged
     ├── Unavailable
     │   ├── AtCapacity            the queue is full or the expected wait too long
+    │   ├── OutcomeUnknown        it may have been done or not; will be found out
     │   ├── ModelOffline          the model is in the catalogue, its weights are not loadable
     │   ├── UpstreamUnavailable   the provider of the model's vectors does not answer, or refuses us
     │   └── Draining              the server is shutting down
@@ -240,6 +241,10 @@ class AtCapacity(Unavailable):
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__("The model is at capacity. Please try again later.", max(1, retry_after_s))
+
+
+class OutcomeUnknown(Unavailable):
+    """What was asked for may have been carried out: nobody knows until the database, or its disk, is back."""
 
 
 class ModelOffline(Unavailable):

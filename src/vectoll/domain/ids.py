@@ -44,3 +44,14 @@ def parse_account(text: str) -> AccountId:
             "an account id is 1 to 128 of A-Z a-z 0-9 . _ : @ | / + = ~ -, a letter or digit first"
         )
     return AccountId(text)
+
+
+def parse_text(text: str) -> str:
+    """A name or note as somebody wrote it. Raises ValueError for what not every database can hold."""
+    if "\0" in text:
+        raise ValueError("must not contain NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode") from None
+    return text

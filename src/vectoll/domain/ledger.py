@@ -31,18 +31,19 @@ class TransferCode(StrEnum):
     CHARGE = "CHARGE"
     """Embeddings were delivered."""
     REFUND = "REFUND"
-    """An operator gave a charge back."""
+    """A charge was given back."""
     REVERSAL = "REVERSAL"
     """A payment was undone by its chain."""
     ALLOWANCE = "ALLOWANCE"
-    """A day's allowance paid a charge, in part or whole. ``note`` is the day."""
+    """A day's allowance paid a charge, in part or whole, or got back what it paid. ``note`` is the day."""
 
 
 def system_account(name: str, at: datetime) -> AccountId:
     """The house's side of a transfer, one account per UTC month: ``$revenue:2026-11``.
 
-    A month each keeps every balance inside 64 bits however much passes through, and is the period an
-    accountant asks for. ``$`` cannot start a customer's id.
+    A month is the period that an accountant asks for. Like every balance, each of them is ``MAX_AMOUNT`` at most:
+    what would make it more, $9,000,000 charged or credited in one month, is refused until the next begins.
+    ``$`` cannot start a customer's id.
     """
     return AccountId(f"${name}:{at.year:04}-{at.month:02}")
 
@@ -50,6 +51,11 @@ def system_account(name: str, at: datetime) -> AccountId:
 def is_system(account: AccountId) -> bool:
     """Whether this is one of the house's own accounts."""
     return account.startswith("$")
+
+
+def kind_of(account: AccountId) -> str:
+    """A system account without its month, ``$revenue``; a customer's as it is."""
+    return account.partition(":")[0] if is_system(account) else account
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ MAX_TTL = timedelta(minutes=10)
 """How long after issuing a sign-in is good at most, whatever its expiration time says."""
 MAX_SKEW = timedelta(seconds=30)
 """How far a client's clock may be ahead, and how far ``timestamp`` may be from ``issuedAt``."""
+REMEMBERED = timedelta(days=1)
+"""How much longer than it is good a nonce is remembered: a server's clock that was ahead for a moment forgets none."""
 
 
 class SignInRule(StrEnum):

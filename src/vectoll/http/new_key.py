@@ -6,6 +6,7 @@ from typing import Any
 
 from vectoll.domain.errors import FieldIssue, InvalidRequest
 from vectoll.domain.identity import ApiKey, Principal, SpendLimit
+from vectoll.domain.ids import parse_text
 from vectoll.domain.money import Amount, usd
 from vectoll.http import schemas_account as schemas
 from vectoll.http.times import parse_date_or_instant
@@ -18,7 +19,7 @@ def new_key(wanted: schemas.CreateApiKeyRequest, principal: Principal, secret: s
     return ApiKey.of_secret(
         secret,
         principal.account,
-        wanted.description,
+        _name(wanted.description),
         now,
         kind=wanted.apiKeyType,
         expires_at=_expiry(wanted.expiresAt, now),
@@ -29,6 +30,13 @@ def new_key(wanted: schemas.CreateApiKeyRequest, principal: Principal, secret: s
 
 def _refused(path: tuple[str, ...], why: str) -> InvalidRequest:
     return InvalidRequest(f"{'.'.join(path)}: {why}", [FieldIssue(path, why)])
+
+
+def _name(text: str) -> str:
+    try:
+        return parse_text(text)
+    except ValueError as error:
+        raise _refused(("description",), str(error)) from None
 
 
 def _expiry(text: str | None, now: datetime) -> datetime | None:

@@ -10,7 +10,8 @@ from vectoll.core.payment_header import MAX_HEADER_LENGTH as MAX_PAYMENT_HEADER
 from vectoll.http import schemas
 from vectoll.http import schemas_account as account
 from vectoll.http import schemas_x402 as x402
-from vectoll.http.routes.billing import CURRENCIES, MAX_PAGE, MIN_PAGE
+from vectoll.http.cursor import MAX_PAGE, MIN_PAGE
+from vectoll.http.routes.billing import CURRENCIES
 from vectoll.http.routes.x402 import MAX_OFFSET
 from vectoll.http.routes.x402 import MAX_PAGE as MAX_TRANSACTIONS
 

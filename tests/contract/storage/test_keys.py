@@ -29,6 +29,13 @@ async def test_a_key_comes_back_as_it_was_added(keys: KeyStore, key: ApiKey) -> 
     assert await keys.by_digest(key.digest) == key
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"], ids=ascii)
+async def test_a_name_that_no_database_can_hold_is_refused(keys: KeyStore, name: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await keys.add(replace(FULL, name=name))
+    assert await keys.list() == []
+
+
 async def test_unknown_keys(keys: KeyStore) -> None:
     assert await keys.get(KeyId("nothing")) is None
     assert await keys.by_digest(digest_of("vtk_nothing")) is None

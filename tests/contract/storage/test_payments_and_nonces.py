@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -173,11 +173,29 @@ async def test_what_is_open_is_what_is_unsettled_or_not_final(store: Store) -> N
 
 
 async def test_a_nonce_is_good_once_per_wallet(store: Store) -> None:
-    until = NOON + timedelta(minutes=5)
-    uses = await asyncio.gather(*(store.nonces.consume(WALLET, "n", NOON, until) for _ in range(8)))
+    now = datetime.now(UTC)  # PostgreSQL's clock is its own
+    until = now + timedelta(minutes=5)
+    uses = await asyncio.gather(*(store.nonces.consume(WALLET, "n", now, until) for _ in range(8)))
     assert uses.count(True) == 1
-    assert await store.nonces.consume(AccountId("other"), "n", NOON, until)
+    assert await store.nonces.consume(AccountId("other"), "n", now, until)
     assert not await store.nonces.consume(WALLET, "n", until - timedelta(microseconds=1), until)
+
+
+async def test_a_nonce_that_lapsed_is_forgotten(store: Store) -> None:
+    now = datetime.now(UTC)
+    before = now - timedelta(minutes=1)
+    assert await store.nonces.consume(WALLET, "n", before, now)
+    assert await store.nonces.consume(WALLET, "n", now + timedelta(seconds=5), now + timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+async def test_a_gateway_whose_clock_is_ahead_forgets_no_nonce(store: Store) -> None:
+    now = datetime.now(UTC)
+    until = now + timedelta(minutes=5)
+    assert await store.nonces.consume(WALLET, "n", now, until)
+    ahead = now + timedelta(days=3)
+    assert await store.nonces.consume(AccountId("other"), "m", ahead, ahead + timedelta(minutes=5))
+    assert not await store.nonces.consume(WALLET, "n", ahead, until)
 
 
 async def test_nonces_survive_a_restart_and_are_shared(tmp_path: Path, clock: FixedClock) -> None:

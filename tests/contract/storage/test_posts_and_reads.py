@@ -36,7 +36,7 @@ async def test_post_is_applied_once(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"amount": usd(6)}, {"credit": BOB}, {"code": TransferCode.TOP_UP}, {"debit": "$credit:2026-12"}],
+    [{"amount": usd(6)}, {"credit": BOB}, {"code": TransferCode.TOP_UP}, {"debit": "$revenue:2026-11"}],
 )
 async def test_post_of_something_else_under_a_used_id_is_refused(
     ledger: Ledger, change: dict[str, object]
@@ -47,6 +47,18 @@ async def test_post_of_something_else_under_a_used_id_is_refused(
         await ledger.post(replace(credit, **change))  # type: ignore[arg-type]
     assert await ledger.balance(BOB) == Balance(ZERO, ZERO)
     assert (await ledger.verify()).accounts == 2
+
+
+async def test_post_is_applied_once_also_across_the_end_of_a_month(ledger: Ledger) -> None:
+    credit = make_credit("5")
+    await ledger.post(credit)
+    in_december = replace(credit, debit=AccountId("$credit:2026-12"), created_at=NOON + timedelta(days=20))
+    assert await ledger.post(in_december) == credit
+    assert await ledger.balance(ALICE) == Balance(usd(5), ZERO)
+    debit = make_debit(2)
+    await ledger.post(debit)
+    assert await ledger.post(replace(debit, credit=AccountId("$credit:2026-12"))) == debit
+    assert (await ledger.verify()).is_clean
 
 
 async def test_a_charge_under_a_posted_id_is_refused(ledger: Ledger) -> None:

@@ -1,5 +1,7 @@
 """The parts of the stores that have bounds and rules of their own."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from vectoll.adapters.storage.audit import Audit
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.sqlite import SqliteStore, connection, open_sqlite, work, writer
+from vectoll.adapters.storage.sqlite.nonces import FORGET_AT_ONCE, FORGET_ON_AFTER_S
 from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
 from vectoll.domain.allowances import Day
 from vectoll.domain.errors import SpendLimitReached, Unavailable
@@ -115,6 +118,23 @@ async def test_nonces_that_lapsed_are_forgotten(tmp_path: Path) -> None:
         assert await store.nonces.consume(ALICE, f"n{number}", now, now + timedelta(seconds=0.5))
     count = store._reader.read(lambda db: db.execute("SELECT count(*) FROM sign_in_nonces").fetchone()[0])
     assert 2 <= count <= 6
+    await store.close()
+
+
+async def test_many_nonces_that_lapsed_are_forgotten_in_pieces(tmp_path: Path) -> None:
+    """In the transaction that charges wait for, however many sign-ins of one minute lapse together."""
+    store = await open_sqlite(tmp_path)
+    many = 2 * FORGET_AT_ONCE + 1
+    with closing(sqlite3.connect(store.path)) as db, db:
+        rows = [("wallet", str(n), to_micros(NOON)) for n in range(many)]
+        db.executemany("INSERT INTO sign_in_nonces VALUES (?, ?, ?)", rows)
+    left, now = [], NOON
+    query = "SELECT count(*) FROM sign_in_nonces WHERE wallet = 'wallet'"
+    for number in range(4):
+        now += timedelta(seconds=2 * FORGET_ON_AFTER_S)
+        await store.nonces.consume(ALICE, f"n{number}", now, now + timedelta(days=1))
+        left.append(store._reader.read(lambda db: db.execute(query).fetchone()[0]))
+    assert left == [many - FORGET_AT_ONCE, 1, 0, 0]
     await store.close()
 
 

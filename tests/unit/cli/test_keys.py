@@ -17,6 +17,13 @@ def test_create_prints_the_secret_once_and_the_rest_elsewhere(vectoll: Cli) -> N
     assert secret not in vectoll.ok("keys", "list") + vectoll.ok("keys", "list", "--json")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\udcff"], ids=ascii)
+def test_a_name_that_cannot_be_stored_is_refused(vectoll: Cli, name: str) -> None:
+    result = vectoll("keys", "create", "--name", name)
+    assert result.exit_code == 2
+    assert "--name" in result.stderr
+
+
 def test_create_as_json_has_id_and_key(vectoll: Cli) -> None:
     created = vectoll.json(
         *("keys", "create", "--name", "n", "--credit-usd", "0.000000000001", "--admin", "--pro"),

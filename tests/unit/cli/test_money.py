@@ -1,6 +1,7 @@
 """vectoll credit, usage, ledger verify"""
 
 import asyncio
+import re
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 from tests.unit.cli.conftest import Cli
 
-from vectoll.adapters.storage.sqlite import open_sqlite
-from vectoll.domain.identity import Principal
+from vectoll.adapters.storage.sqlite import SqliteKeys, SqliteLedger, open_sqlite
+from vectoll.domain.errors import OutcomeUnknown
+from vectoll.domain.identity import ApiKey, Principal
 from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId, new_id
-from vectoll.domain.ledger import Hold
+from vectoll.domain.ledger import Hold, Transfer
 from vectoll.domain.money import Price, Quote
 from vectoll.ports.clock import SystemClock
 
@@ -34,6 +36,39 @@ def test_credit_with_an_id_is_given_once(vectoll: Cli) -> None:
         vectoll.json("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-8")["balance_usd"]
         == 4
     )
+
+
+@pytest.mark.parametrize("lost", [OutcomeUnknown("the database is gone"), KeyboardInterrupt()])
+def test_credit_whose_outcome_is_unknown_says_how_it_is_not_given_twice(
+    vectoll: Cli, monkeypatch: pytest.MonkeyPatch, lost: BaseException
+) -> None:
+    post = SqliteLedger.post
+
+    async def post_unheard(ledger: SqliteLedger, transfer: Transfer) -> Transfer:
+        await post(ledger, transfer)
+        raise lost
+
+    with monkeypatch.context() as database:
+        database.setattr(SqliteLedger, "post", post_unheard)
+        result = vectoll("credit", "add", "--account", "alice", "--usd", "2")
+    assert result.exit_code == 1
+    assert "may have been added" in result.stderr
+    [said] = re.findall(r"--id (\w+)", result.stderr)
+    assert vectoll.json("credit", "add", "--account", "alice", "--usd", "2", "--id", said)["balance_usd"] == 2
+
+
+def test_key_with_credit_whose_outcome_is_unknown_says_how_it_is_not_given_twice(
+    vectoll: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def add_unheard(keys: SqliteKeys, key: ApiKey) -> None:
+        raise OutcomeUnknown("the database is gone")
+
+    with monkeypatch.context() as database:
+        database.setattr(SqliteKeys, "add", add_unheard)
+        result = vectoll("keys", "create", "--name", "k", "--account", "alice", "--credit-usd", "2.5")
+    assert result.exit_code == 1
+    [command] = re.findall(r"`vectoll ([^`]+)`", result.stderr)
+    assert vectoll.json(*command.split())["balance_usd"] == Decimal("2.5")
 
 
 @pytest.mark.parametrize("other", [("--account", "alice", "--usd", "3"), ("--account", "bob", "--usd", "2")])

@@ -1,9 +1,10 @@
+import asyncio
 from datetime import UTC, datetime
 from unittest.mock import patch
 
 import pytest
 
-from vectoll.adapters.storage.memory import MemoryStore
+from vectoll.adapters.storage.memory import MemoryKeys, MemoryStore
 from vectoll.core import recent_keys
 from vectoll.core.recent_keys import RecentKeys
 from vectoll.domain.identity import ApiKey, digest_of
@@ -43,6 +44,34 @@ async def test_a_key_revoked_here_is_seen_at_once(store: MemoryStore) -> None:
     seen = await keys.by_digest(DIGEST)
     assert seen is not None
     assert seen.revoked_at == NOW
+
+
+async def test_a_key_revoked_here_is_not_remembered_by_a_lookup_under_way(store: MemoryStore) -> None:
+    slow = SlowKeys(store)
+    keys = RecentKeys(slow)
+    looking_up = asyncio.create_task(keys.by_digest(DIGEST))
+    await slow.has_read.wait()
+    [key] = await keys.list()
+    assert await keys.revoke(key.id, NOW)
+    slow.may_answer.set()
+    assert await looking_up == key  # it was asked before
+    seen = await keys.by_digest(DIGEST)
+    assert seen is not None
+    assert seen.revoked_at == NOW
+
+
+class SlowKeys(MemoryKeys):
+    """Another's keys; a look-up's answer takes a while to arrive."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.__dict__ = store.keys.__dict__
+        self.has_read, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def by_digest(self, digest: bytes) -> ApiKey | None:
+        found = await super().by_digest(digest)
+        self.has_read.set()
+        await self.may_answer.wait()
+        return found
 
 
 async def test_a_key_that_was_unknown_works_as_soon_as_it_exists(store: MemoryStore) -> None:

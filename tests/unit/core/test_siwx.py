@@ -320,6 +320,17 @@ async def test_a_nonce_is_remembered_though_the_clock_is_set_back() -> None:
     )
 
 
+async def test_a_nonce_is_remembered_though_the_clock_was_ahead_for_a_moment() -> None:
+    nonces, header = MemoryNonceStore(), evm_header(timestamp=None)
+    assert await sign_in(header, authenticator(nonces=nonces))
+    ahead = NOW + timedelta(hours=23)
+    assert await sign_in(
+        sol_header(sol_text(issued=stamp(ahead), tail=""), timestamp=None),
+        authenticator(nonces=nonces, at=ahead),
+    )
+    assert await refused(header, authenticator(nonces=nonces)) == "REPLAYED"
+
+
 async def test_of_many_concurrent_replays_one_is_let_in() -> None:
     auth = authenticator()
     outcomes = await asyncio.gather(*(sign_in(evm_header(), auth) for _ in range(8)), return_exceptions=True)

@@ -124,6 +124,7 @@ async def test_delete_needs_an_id(admin: Client) -> None:
         ({"apiKeyType": None}, "apiKeyType"),
         ({"description": "x" * 65}, "description"),
         ({"description": 5}, "description"),
+        ({"description": "a\0b"}, "description"),
         ({"consumptionLimit": {"usd": -1}}, "consumptionLimit.usd"),
         ({"consumptionLimit": {"usd": "5"}}, "consumptionLimit.usd"),
         ({"consumptionLimit": {"usd": True}}, "consumptionLimit.usd"),

@@ -233,6 +233,32 @@ async def test_bad_queries_are_400(client: Client, query: dict[str, str]) -> Non
     assert any("_errors" in node for name, node in response.json()["details"].items() if name in query)
 
 
+@pytest.mark.parametrize(
+    "walk",
+    [
+        (9,),
+        (1001,),
+        (10**9,),
+        (-1,),
+        (10, -1),
+        (10, 2**63),
+        (2**63, 0),
+        (10, 0, "2026-01-01T00:00:00"),
+        (10, 0, "0001-01-01T00:00:00+14:00"),
+        (10, 0, None, "9999-12-31T23:59:59-14:00"),
+        (10, 0, "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"),
+        (10, 0, None, None, "EUR"),
+        (10, 0, None, None, "USD", 1),
+    ],
+    ids=str,
+)
+async def test_forged_cursors_are_refused(used: Client, walk: tuple[object, ...]) -> None:
+    """The check is no signature: anybody can make one."""
+    response = await used.get(HISTORY, params={"cursor": write_cursor(walk, AccountId("acct_1"))})  # type: ignore[arg-type]
+    assert response.status_code == 400
+    assert response.json()["details"]["cursor"]["_errors"]
+
+
 async def test_filters_beside_a_cursor_are_refused(used: Client) -> None:
     cursor = (await used.get(HISTORY, params={"pageSize": 10})).json()["nextCursor"]
     response = await used.get(HISTORY, params={"cursor": cursor, "pageSize": 10})

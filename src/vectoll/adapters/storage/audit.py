@@ -62,7 +62,12 @@ class Audit:
             if key is not None and code == charge:
                 spent_by_day[key, created_at // DAY_MICROS] += amount
             elif code == allowance:
-                self._allowances[credit, note] += amount
+                if is_system(
+                    credit
+                ):  # what was paid for an answer that was not delivered goes back to its day
+                    self._allowances[debit, note] -= amount
+                else:
+                    self._allowances[credit, note] += amount
         self._transfers = count
 
     def compare(

@@ -1,15 +1,18 @@
 """``vectoll db copy``: everything that one SQLite file holds, into an empty PostgreSQL database, verified."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from vectoll.adapters.storage.postgres import verification
 from vectoll.adapters.storage.postgres.database import LONG_S, TAKE_TIME, Connection, Database, sql
 from vectoll.adapters.storage.postgres.migrations import check
+from vectoll.adapters.storage.sqlite import UNDECIDED_NAME
 from vectoll.adapters.storage.sqlite.connection import (
     BUSY_TIMEOUT_S,
     DATABASE_NAME,
@@ -49,7 +52,13 @@ _TABLES = (
     ("stake_snapshots", "day block taken_at"),
 )
 """In an order in which what is referred to comes first."""
-_BOOLEANS = frozenset({"is_pro", "is_final"})
+NUL_SIGN = "␀"
+"""Stands in a key's name for a NUL, which SQLite can hold and PostgreSQL cannot; no new name has one."""
+_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
+    "is_pro": bool,
+    "is_final": bool,
+    "name": lambda name: name.replace("\0", NUL_SIGN),
+}
 _NUMBERED = ("api_keys", "payments")
 
 
@@ -65,10 +74,16 @@ async def copy_store(data_dir: Path, database: Database, progress: Progress) -> 
     """Copy all rows in one transaction, which is committed only when the copy was verified.
 
     Nobody else writes to the file meanwhile; the caller makes sure that no server serves from it. Raises
-    ConfigurationError when there is no ledger, the database is not empty or not migrated, or either does not verify.
+    ConfigurationError when there is no ledger or there are charges to be looked up in it, when the database is not
+    empty or not migrated, or when either does not verify.
     """
     if not (data_dir / DATABASE_NAME).exists():
         raise ConfigurationError(f"there is no ledger in {data_dir}: check --data-dir")
+    if any((data_dir / UNDECIDED_NAME).glob("*.json")):
+        raise ConfigurationError(
+            f"{data_dir / UNDECIDED_NAME} lists charges that may have to be given back: "
+            "`vectoll ledger verify` of the file does that, then copy"
+        )
     await check(database)
     path = prepare(data_dir)
     try:
@@ -91,9 +106,12 @@ async def _copy(file: sqlite3.Connection, db: Connection, progress: Progress) ->
         done = 0
         for table, columns in _TABLES:
             for rows in _chunks(file, table, columns.split()):
-                await db.copy_records_to_table(
-                    table, schema_name="vectoll", columns=columns.split(), records=rows, timeout=LONG_S
-                )
+                try:
+                    await db.copy_records_to_table(
+                        table, schema_name="vectoll", columns=columns.split(), records=rows, timeout=LONG_S
+                    )
+                except asyncpg.CharacterNotInRepertoireError:
+                    raise ConfigurationError(_unholdable(table, columns.split(), rows)) from None
                 done += len(rows)
                 progress(done, total)
         await _number_on(db)
@@ -145,12 +163,31 @@ def _count(file: sqlite3.Connection, table: str) -> int:
     return count
 
 
+def _unholdable(table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
+    """Which of the rows cannot be copied."""
+    for row in rows:
+        for column, value in zip(columns, row, strict=True):
+            if isinstance(value, str) and "\0" in value:
+                return (
+                    f"{table}: the row with {columns[0]} {row[0]!a} has a NUL character in its {column}, which "
+                    "PostgreSQL cannot hold: nothing was copied"
+                )
+    return f"{table} have text that PostgreSQL cannot hold: nothing was copied"
+
+
 def _chunks(file: sqlite3.Connection, table: str, columns: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
     cursor = file.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1")  # noqa: S608 - constants
-    are_booleans = [column in _BOOLEANS for column in columns]
+    conversions = [
+        (columns.index(name), convert) for name, convert in _CONVERSIONS.items() if name in columns
+    ]
     while rows := cursor.fetchmany(CHUNK):
-        if any(are_booleans):
-            rows = [
-                tuple(bool(v) if b else v for v, b in zip(row, are_booleans, strict=True)) for row in rows
-            ]
-        yield rows
+        yield [_converted(row, conversions) for row in rows] if conversions else rows
+
+
+def _converted(
+    row: Sequence[Any], conversions: Sequence[tuple[int, Callable[[Any], Any]]]
+) -> tuple[Any, ...]:
+    values = list(row)
+    for place, convert in conversions:
+        values[place] = convert(values[place])
+    return tuple(values)

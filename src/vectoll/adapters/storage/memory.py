@@ -1,4 +1,4 @@
-"""The ledger and the keys in plain dictionaries: the reference that SQLite is tested against."""
+"""The ledger and the keys in plain dictionaries: the reference that the databases are tested against."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -189,7 +189,7 @@ class MemoryKeys:
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key."""
-        rules.check_holder(key.account)
+        rules.check_key(key)
         if key.id in self._by_id or await self.by_digest(key.digest):
             raise InvalidRequest("an API key with this id or secret exists already")
         self._ledger.open_account(key.account)

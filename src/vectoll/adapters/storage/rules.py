@@ -1,5 +1,6 @@
 """The ledger's rules as pure functions, so that every adapter refuses the same things in the same words."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from vectoll.adapters.storage.times import to_micros
@@ -12,13 +13,15 @@ from vectoll.domain.errors import (
     SpendLimitReached,
     Unavailable,
 )
-from vectoll.domain.identity import LimitPeriod, SpendLimit
-from vectoll.domain.ids import AccountId, KeyId, TransferId
-from vectoll.domain.ledger import Hold, Transfer, TransferCode, is_system, system_account
+from vectoll.domain.identity import ApiKey, LimitPeriod, SpendLimit
+from vectoll.domain.ids import AccountId, KeyId, TransferId, parse_text
+from vectoll.domain.ledger import Hold, Transfer, TransferCode, is_system, kind_of, system_account
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, format_usd
 from vectoll.ports.ledger import UsageQuery
 
 TRAILING_DAYS = 7
+UNDELIVERED = "the answer was not delivered"
+"""Why a charge was given back, as the ledger keeps it."""
 _FROM_HOLDS = (TransferCode.CHARGE, TransferCode.ALLOWANCE)
 
 
@@ -70,10 +73,39 @@ def allowance_part(charge: Transfer, left: int, balance: int, day: Day) -> Trans
     )
 
 
+def given_back(charge: Transfer, part: Transfer | None) -> tuple[Transfer, ...]:
+    """What takes back a charge whose answer was not delivered, once.
+
+    The whole price goes to the account, and from there what an allowance had paid, ``part``, to the day it was of.
+    """
+    refund = Transfer(
+        id=TransferId(f"undelivered_{charge.id}"),
+        debit=charge.credit,
+        credit=charge.debit,
+        amount=charge.amount,
+        code=TransferCode.REFUND,
+        created_at=charge.created_at,
+        request_id=charge.request_id,
+        note=UNDELIVERED,
+    )
+    if part is None:
+        return (refund,)
+    return refund, replace(part, id=allowance_id(refund.id), debit=part.credit, credit=part.debit)
+
+
 def check_holder(account: AccountId) -> None:
     """Raises Forbidden for the house's own accounts, whose balance has no floor."""
     if is_system(account):
         raise Forbidden("An account id that starts with '$' is reserved.")
+
+
+def check_key(key: ApiKey) -> None:
+    """Raises Forbidden for a key of the house's own accounts, InvalidRequest for a name that cannot be stored."""
+    check_holder(key.account)
+    try:
+        parse_text(key.name)
+    except ValueError as error:
+        raise InvalidRequest(f"a name {error}") from None
 
 
 def earlier_charge(existing: Transfer, hold: Hold) -> Transfer:
@@ -85,14 +117,17 @@ def earlier_charge(existing: Transfer, hold: Hold) -> Transfer:
 
 
 def earlier_post(existing: Transfer, transfer: Transfer) -> Transfer:
-    """What exists under a transfer's id, when it moved the same. Raises IdempotencyConflict if not."""
+    """What exists under a transfer's id, when it moved the same. Raises IdempotencyConflict if not.
+
+    One that is repeated in another month names another of the house's accounts, and is the same.
+    """
     if _movement(existing) != _movement(transfer):
         raise IdempotencyConflict
     return existing
 
 
-def _movement(transfer: Transfer) -> tuple[AccountId, AccountId, Amount, TransferCode]:
-    return transfer.debit, transfer.credit, transfer.amount, transfer.code
+def _movement(transfer: Transfer) -> tuple[str, str, Amount, TransferCode]:
+    return kind_of(transfer.debit), kind_of(transfer.credit), transfer.amount, transfer.code
 
 
 def check_post(transfer: Transfer) -> None:

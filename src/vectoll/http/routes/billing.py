@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from starlette.datastructures import QueryParams
@@ -16,7 +16,7 @@ from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Balance, Transfer
 from vectoll.domain.money import Amount, Price, format_usd, to_decimal
-from vectoll.http.cursor import Walk, read_cursor, write_cursor
+from vectoll.http.cursor import MAX_PAGE, MIN_PAGE, Currency, Walk, read_cursor, write_cursor
 from vectoll.http.entry import admit_to_account
 from vectoll.http.responses import json_response
 from vectoll.http.schemas_account import (
@@ -30,8 +30,7 @@ from vectoll.http.services import services_of
 from vectoll.http.times import format_instant, parse_instant
 from vectoll.ports.ledger import Funds, Ledger, PaidCharge, UsageQuery
 
-MIN_PAGE, MAX_PAGE = 10, 1000
-CURRENCIES = ("USD", "DIEM", "BUNDLED_CREDITS")
+CURRENCIES: tuple[Currency, ...] = get_args(Currency)
 _FUNDS = {"USD": Funds.CREDIT, "DIEM": Funds.ALLOWANCE}
 _SHARE = Decimal("1e-12")
 """To how many millions of tokens the parts of a charge that was paid from two sources are rounded."""

@@ -11,6 +11,7 @@ request does to the ledger, and ``ledger``, ``keys``, ``payments``, ``nonces``, 
 ``limiter`` are the ports on top. Statements are in ``sql/``; the schema with its functions is in ``migrations/``.
 """
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from vectoll.adapters.storage.postgres.allowances import PostgresAllowances
@@ -24,8 +25,8 @@ from vectoll.adapters.storage.postgres.limiter import PostgresRateLimiter
 from vectoll.adapters.storage.postgres.migrations import check
 from vectoll.adapters.storage.postgres.nonces import PostgresNonces
 from vectoll.adapters.storage.postgres.payments import PostgresPayments
-from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.postgres.upkeep import Upkeep
+from vectoll.adapters.storage.undecided import Undecided
 from vectoll.ports.clock import Clock, SystemClock
 
 __all__ = ["PoolSettings", "PostgresStore", "open_postgres"]
@@ -48,12 +49,10 @@ class PostgresStore:
         self._upkeep = Upkeep(database, self._holds, self.ledger)
 
     async def close(self) -> None:
-        """Commit and answer everything that was asked for, then give the connections back."""
-        await self._charges.close()
-        await self._upkeep.close()
-        await self._holds.close()
-        await self.limiter.close()
-        await self.database.close()
+        """Commit and answer everything that was asked for, then give the connections back, whatever fails of it."""
+        async with AsyncExitStack() as parts:  # the last first
+            for part in (self.database, self.limiter, self._holds, self._upkeep, self._charges):
+                parts.push_async_callback(part.close)
 
 
 async def open_postgres(

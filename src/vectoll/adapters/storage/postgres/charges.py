@@ -9,14 +9,13 @@ import asyncpg
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
-from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
 from vectoll.adapters.storage.postgres.holds import limit_columns, refusal
 from vectoll.adapters.storage.postgres.lane import Lane
-from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.times import period_starts, to_micros
+from vectoll.adapters.storage.undecided import Undecided
 from vectoll.domain.allowances import day_of
-from vectoll.domain.errors import IdempotencyConflict, Unavailable
+from vectoll.domain.errors import IdempotencyConflict, OutcomeUnknown, Unavailable
 from vectoll.domain.ids import TransferId
 from vectoll.domain.ledger import Hold, Transfer, system_account
 from vectoll.ports.clock import Clock
@@ -126,7 +125,7 @@ class Charges:
         """A charge with an Idempotency-Key is left as it is: its client can ask for the answer again."""
         _log.error("gave up %d charges: the database does not answer", len(wishes))
         lost = [wish.hold for wish in wishes if wish.hold.fingerprint is None]
-        if may_be_made and lost:
+        if may_be_made:
             await asyncio.to_thread(self._undecided.add, lost)
 
 

@@ -156,6 +156,7 @@ def _pool_options(settings: PoolSettings) -> dict[str, Any]:
             "statement_timeout": milliseconds,
             "idle_in_transaction_session_timeout": milliseconds,
             "tcp_user_timeout": milliseconds,
+            "default_transaction_isolation": "read committed",  # what waited for a lock must see what was committed
             "jit": "off",
             "plan_cache_mode": "force_generic_plan",  # a hold alone: 0.40 ms instead of 0.58
         },

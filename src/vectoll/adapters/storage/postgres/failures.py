@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from vectoll.domain.errors import Unavailable
+from vectoll.domain.errors import OutcomeUnknown, Unavailable
 
 CONNECTION_LOST = (
     OSError,  # TimeoutError is one
@@ -31,13 +31,13 @@ COLLIDED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.U
 """Another transaction was first. Nothing was done; a second attempt sees what it did."""
 
 
-class OutcomeUnknown(Unavailable):
-    """The connection went away after a statement was sent: it may have been carried out."""
-
-
 def unavailable(cause: BaseException, *, may_be_done: bool) -> Unavailable:
     """What a caller is told. Says nothing of the database's address or of what was asked."""
-    kind = OutcomeUnknown if may_be_done else Unavailable
-    error = kind("The database cannot be reached right now. Please try again.", retry_after_s=1)
+    away = "The database cannot be reached right now"
+    error = (
+        OutcomeUnknown(f"{away}, and whether this was done is not known yet.", retry_after_s=1)
+        if may_be_done
+        else Unavailable(f"{away}. Please try again.", retry_after_s=1)
+    )
     error.__cause__ = cause
     return error

@@ -8,12 +8,12 @@ from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
-from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
-from vectoll.adapters.storage.postgres.lane import Lane
+from vectoll.adapters.storage.postgres.lane import MAX_GROUP, Lane
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import (
     IdempotencyConflict,
     InsufficientBalance,
+    OutcomeUnknown,
     PaymentRequired,
     SpendLimitReached,
     Unavailable,
@@ -89,15 +89,19 @@ class HoldRows:
             self._orphans.append(key)
 
     async def renew(self) -> None:
-        """Keep what has been held for a while from lapsing, and delete what could not be deleted before."""
-        while self._orphans:
-            await self._release([self._orphans[0]])
-            self._orphans.popleft()
+        """Keep what has been held for a while from lapsing, then delete what could not be deleted before."""
         now = asyncio.get_running_loop().time()
         keys = [key for key, good_at in self._active.items() if now - good_at > RENEW_S]
         if keys:
             await self._database.fetch("renew_holds", *map(list, zip(*keys, strict=True)), HOLD_S)
             self._active.update((key, now) for key in keys if key in self._active)
+        while self._orphans:
+            lost = [self._orphans.popleft() for _ in range(min(MAX_GROUP, len(self._orphans)))]
+            try:
+                await self._release(lost)
+            except BaseException:
+                self._orphans.extend(lost)
+                raise
 
     async def close(self) -> None:
         """Finish what was asked for."""

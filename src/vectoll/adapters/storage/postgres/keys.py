@@ -22,13 +22,11 @@ class PostgresKeys:
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key. Raises InvalidRequest when its id or secret is known already."""
-        rules.check_holder(key.account)
+        rules.check_key(key)
         try:
             await self._database.fetch("insert_key", *from_key(key), is_repeatable=False)
         except asyncpg.UniqueViolationError:
             raise InvalidRequest("an API key with this id or secret exists already") from None
-        except asyncpg.DataError:
-            raise InvalidRequest("a name must be text without NUL characters") from None
 
     async def by_digest(self, digest: bytes) -> ApiKey | None:
         """The key with this digest."""

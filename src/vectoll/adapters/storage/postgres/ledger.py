@@ -8,15 +8,15 @@ from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.charges import Charges, Wish
 from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.holds import HoldRows, key_of
-from vectoll.adapters.storage.postgres.undecided import Undecided
 from vectoll.adapters.storage.postgres.verification import verify
 from vectoll.adapters.storage.rows import from_transfer, to_transfer
 from vectoll.adapters.storage.times import from_micros, to_micros
+from vectoll.adapters.storage.undecided import Undecided
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import InsufficientBalance, Unavailable
 from vectoll.domain.identity import SpendLimit
 from vectoll.domain.ids import AccountId, KeyId, TransferId
-from vectoll.domain.ledger import Balance, Hold, Transfer, TransferCode, Verification
+from vectoll.domain.ledger import Balance, Hold, Transfer, Verification
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount
 from vectoll.ports.clock import Clock
 from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
@@ -131,13 +131,13 @@ class PostgresLedger:
         """Find out what became of charges that were given up, and undo those that were made and not delivered.
 
         A charge of nothing takes the place of one that was not made, so that it cannot be made later; one that was
-        made is refunded.
+        made is refunded: what an allowance paid to its day, the rest to the account.
         """
         for group in self._undecided.groups():
             for hold in group:
                 charge = await self._charges.settle(hold)
                 if charge.amount:
-                    await self.post(_refund_of(charge))
+                    await self._database.fetch("give_back", charge.id, rules.UNDELIVERED)
 
     async def _check_size(self, hold: Hold, amount: Amount) -> None:
         """An amount that no account can have is refused here: it may not fit the database's integers."""
@@ -148,17 +148,3 @@ class PostgresLedger:
 def _window(query: UsageQuery) -> tuple[AccountId, int, int, int]:
     start = _BEGINNING if query.start is None else to_micros(query.start)
     return query.account, query.after_seq, start, _END if query.end is None else to_micros(query.end)
-
-
-def _refund_of(charge: Transfer) -> Transfer:
-    """What takes back a charge whose answer was not delivered, once."""
-    return Transfer(
-        id=TransferId(f"undelivered_{charge.id}"),
-        debit=charge.credit,
-        credit=charge.debit,
-        amount=charge.amount,
-        code=TransferCode.REFUND,
-        created_at=charge.created_at,
-        request_id=charge.request_id,
-        note="the database was lost before the answer was delivered",
-    )

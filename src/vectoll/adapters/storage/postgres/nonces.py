@@ -13,10 +13,16 @@ class PostgresNonces:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def consume(self, wallet: AccountId, nonce: str, now: datetime, good_until: datetime) -> bool:
+    async def consume(
+        self,
+        wallet: AccountId,
+        nonce: str,
+        now: datetime,  # noqa: ARG002  the database's clock says what has lapsed, whatever a gateway's does
+        good_until: datetime,
+    ) -> bool:
         """True for the first use of this wallet's nonce, durably.
 
         When the connection is lost on the way the nonce may be used up, and the caller has to sign in anew.
         """
-        times = to_micros(now), to_micros(good_until)
-        return bool(await self._database.fetch("consume_nonce", wallet, nonce, *times, is_repeatable=False))
+        row = wallet, nonce, to_micros(good_until)
+        return bool(await self._database.fetch("consume_nonce", *row, is_repeatable=False))

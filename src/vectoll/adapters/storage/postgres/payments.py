@@ -6,10 +6,9 @@ from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
-from vectoll.adapters.storage.postgres.failures import OutcomeUnknown
 from vectoll.adapters.storage.rows import from_intent, from_transfer, to_intent
 from vectoll.adapters.storage.times import to_micros
-from vectoll.domain.errors import IdempotencyConflict
+from vectoll.domain.errors import IdempotencyConflict, OutcomeUnknown
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Amount
 from vectoll.domain.payments import Intent, IntentState, PaymentId

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import asyncpg
 
@@ -19,7 +21,7 @@ _log = logging.getLogger("vectoll.storage")
 
 
 class Upkeep:
-    """A task from construction to ``close``. A round that fails is made up for by the next."""
+    """A task from construction to ``close``. What fails in a round is made up for by the next, whatever it was."""
 
     def __init__(self, database: Database, holds: HoldRows, ledger: PostgresLedger) -> None:
         self._database = database
@@ -32,19 +34,24 @@ class Upkeep:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        with suppress(VectollError, OSError):
-            await self._ledger.undo_undelivered()
+        await _attempt(self._ledger.undo_undelivered)
 
     async def _work(self) -> None:
         rounds = 0
         while True:
             await asyncio.sleep(EVERY_S)
             rounds += 1
-            try:
-                await self._holds.renew()
-                await self._ledger.undo_undelivered()
-                if rounds % SWEEP_EVERY == 0:
-                    await self._database.fetch("sweep_holds")
-                    await self._database.fetch("sweep_limits")
-            except (VectollError, asyncpg.PostgresError, OSError) as error:
-                _log.warning("upkeep of the database is late: %s", error)
+            await _attempt(self._holds.renew)
+            await _attempt(self._ledger.undo_undelivered)
+            if rounds % SWEEP_EVERY == 0:
+                await _attempt(partial(self._database.fetch, "sweep_holds"))
+                await _attempt(partial(self._database.fetch, "sweep_limits"))
+
+
+async def _attempt(work: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await work()
+    except (VectollError, asyncpg.PostgresError, OSError) as error:
+        _log.warning("upkeep of the database is late: %s", error)
+    except Exception:  # noqa: BLE001 - logged; one round's defect must not end the renewal of everybody's holds
+        _log.exception("upkeep of the database failed")

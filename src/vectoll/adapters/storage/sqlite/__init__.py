@@ -12,6 +12,7 @@ the schema is in ``migrations/``.
 """
 
 import asyncio
+import logging
 from pathlib import Path
 
 from vectoll.adapters.storage.sqlite.allowances import SqliteAllowances
@@ -23,9 +24,19 @@ from vectoll.adapters.storage.sqlite.nonces import SqliteNonces
 from vectoll.adapters.storage.sqlite.payments import SqlitePayments
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
+from vectoll.adapters.storage.undecided import Undecided
+from vectoll.domain.errors import VectollError
 from vectoll.ports.clock import Clock, SystemClock
 
 __all__ = ["SqliteKeys", "SqliteLedger", "SqliteStore", "open_sqlite"]
+
+UNDECIDED_NAME = "undecided-charges-sqlite"
+"""Where, in the data directory, charges are written down of which only the next start can tell whether they were made.
+
+Not where a gateway writes down those of PostgreSQL, which nobody can look up here.
+"""
+
+_log = logging.getLogger("vectoll.storage")
 
 
 class SqliteStore:
@@ -34,8 +45,9 @@ class SqliteStore:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self._reader = Reader(path)
-        self._writer = GroupWriter(path, clock)
-        self.ledger = SqliteLedger(self._writer, self._reader, clock)
+        undecided = Undecided(path.with_name(UNDECIDED_NAME))
+        self._writer = GroupWriter(path, clock, undecided)
+        self.ledger = SqliteLedger(self._writer, self._reader, clock, undecided)
         self.keys = SqliteKeys(self._writer, self._reader)
         self.payments = SqlitePayments(self._writer, self._reader)
         self.nonces = SqliteNonces(self._writer)
@@ -54,4 +66,9 @@ async def open_sqlite(data_dir: Path, clock: Clock | None = None) -> SqliteStore
     Raises ConfigurationError when the directory cannot be used, or a newer vectoll has written it.
     """
     path = await asyncio.to_thread(prepare, data_dir)
-    return SqliteStore(path, clock or SystemClock())
+    store = SqliteStore(path, clock or SystemClock())
+    try:
+        await store.ledger.undo_undelivered()
+    except (VectollError, OSError) as error:
+        _log.warning("charges whose outcome was unknown are looked up at the next start: %s", error)
+    return store

@@ -43,7 +43,7 @@ class AllowanceRows:
         return row.granted - row.spent
 
     def spend(self, account: AccountId, day: Day, amount: int) -> None:
-        """Count ``amount``, which is left."""
+        """Count ``amount``, which is left; below zero what is given back."""
         self._change(account, day).spent += amount
 
     def set_per_day(self, account: AccountId, per_day: int, day: Day) -> AllowanceRow:

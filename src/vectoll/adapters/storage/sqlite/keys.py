@@ -24,7 +24,7 @@ class SqliteKeys:
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key. Raises InvalidRequest when its id or secret is known already."""
-        rules.check_holder(key.account)
+        rules.check_key(key)
         await self._writer.submit(lambda work: _add(work, key))
 
     async def by_digest(self, digest: bytes) -> ApiKey | None:

@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.holds import Holds
@@ -13,8 +14,10 @@ from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.rows import read_transfer
 from vectoll.adapters.storage.sqlite.verification import verify
+from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.adapters.storage.times import from_micros, to_micros
+from vectoll.adapters.storage.undecided import Undecided
 from vectoll.domain.allowances import Day, day_of
 from vectoll.domain.errors import PaymentRequired
 from vectoll.domain.identity import LimitPeriod, SpendLimit
@@ -38,10 +41,11 @@ class SqliteLedger:
     safe, and before a refusal the ledger looks again when the writer is quiet.
     """
 
-    def __init__(self, writer: GroupWriter, reader: Reader, clock: Clock) -> None:
+    def __init__(self, writer: GroupWriter, reader: Reader, clock: Clock, undecided: Undecided) -> None:
         self._writer = writer
         self._reader = reader
         self._clock = clock
+        self._undecided = undecided
         self._holds = Holds()
         self._funds = _RecentFunds(writer)
 
@@ -68,13 +72,16 @@ class SqliteLedger:
         day = self._holds.claim(hold)
         if day is None:
             rules.charged_amount(hold, tokens)
-            return await self._writer.submit(lambda work: work.charge(hold, tokens, duration_ms, None))
+            return await self._writer.submit(
+                lambda work: work.charge(hold, tokens, duration_ms, None), charges=hold
+            )
         try:
             amount = rules.charged_amount(hold, tokens)
             charged = self._writer.submit(
                 lambda work: work.charge(hold, tokens, duration_ms, day),
                 settle=lambda: self._settle(hold, amount),
                 moves_funds=False,
+                charges=hold,
             )
         except BaseException:
             self._holds.settle(hold)
@@ -120,6 +127,16 @@ class SqliteLedger:
     async def verify(self) -> Verification:
         """Recompute the books, from one snapshot."""
         return await self._reader.read_in_thread(verify)
+
+    async def undo_undelivered(self) -> None:
+        """Find out what became of charges whose outcome was unknown when the process before ended.
+
+        One that was made is refunded: what an allowance paid to its day, the rest to the account. A charge of nothing
+        takes the place of one that was not.
+        """
+        for group in self._undecided.groups():
+            for hold in group:
+                await self._writer.submit(partial(Work.undo, hold=hold))
 
     def _balance(self, account: AccountId) -> Balance:
         facts = (account, day_of(self._clock.now()))

@@ -116,6 +116,20 @@ class Work:
         """Apply any other transfer, or find the one that was applied. Raises as ``Ledger.post`` does."""
         return self._apply(transfer, None, lambda existing: rules.earlier_post(existing, transfer))
 
+    def undo(self, hold: Hold) -> None:
+        """Give back the charge under a hold's id; where there is none, make one of nothing, so that none can be."""
+        charge = self.charge(hold, 0, 0, None)
+        if not charge.amount:
+            return
+        part = read_transfer(self.connection, rules.allowance_id(charge.id))
+        refund, *rest = rules.given_back(charge, part)
+        if read_transfer(self.connection, refund.id):
+            return
+        for transfer in (refund, *rest):
+            self._apply(transfer, None, _conflict)
+        if part is not None:
+            self.allowances.spend(charge.debit, Day(part.note), -part.amount)
+
     def balance(self, account: AccountId) -> Amount:
         """What the account has, with this transaction's changes."""
         return Amount(self._account(account).balance)

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from vectoll.adapters.storage.sqlite import connection
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
-from vectoll.domain.errors import Draining, Unavailable, VectollError
+from vectoll.adapters.storage.undecided import Undecided
+from vectoll.domain.errors import Draining, OutcomeUnknown, Unavailable, VectollError
+from vectoll.domain.ledger import Hold
 from vectoll.ports.clock import Clock
 
 MAX_WAITING = 65_536
@@ -33,6 +35,7 @@ class _Job:
     future: asyncio.Future[Any]
     settle: Callable[[], None] | None
     moves_funds: bool
+    charges: Hold | None
     result: Any = None
     error: BaseException | None = None
 
@@ -45,9 +48,10 @@ class GroupWriter:
     handover the loop knows exactly what the file holds: the writer is then quiet.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, undecided: Undecided) -> None:
         self._path = path
         self._clock = clock
+        self._undecided = undecided
         self._loop = asyncio.get_running_loop()
         self._inbox: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._waiting: list[_Job] = []
@@ -56,7 +60,9 @@ class GroupWriter:
         """Groups whose outcome is known in the loop, and that may have changed what accounts have."""
         self._when_quiet: list[Callable[[], None]] = []
         self._closed: asyncio.Future[None] | None = None
-        self._work: Work | None = None  # the thread's own
+        self._work: Work | None = None  # the thread's own, as is what follows
+        self._is_undecided = False
+        """Whether the log may hold a transaction that failed, and that the next process would take for committed."""
         self._thread = Thread(target=self._serve, name="vectoll-ledger", daemon=True)
         self._thread.start()
 
@@ -71,6 +77,7 @@ class GroupWriter:
         settle: Callable[[], None] | None = None,
         *,
         moves_funds: bool = True,
+        charges: Hold | None = None,
     ) -> "asyncio.Future[T]":
         """Run an operation in the next group. Its outcome is durable when the future has a result.
 
@@ -78,15 +85,17 @@ class GroupWriter:
         a VectollError must be raised before the first change. ``settle`` is called once in the loop, whatever the
         outcome and even when the future was cancelled, in the same step in which the outcome becomes known.
         ``moves_funds`` is False for what changes no account's funds, or says itself in ``settle`` by how much.
-        The future raises Unavailable when the commit failed: then nothing of it was applied. Raises Draining
-        after ``close``, and Unavailable when too much waits.
+        ``charges`` is the hold that is charged, to be remembered should nobody know whether it was.
+        The future raises Unavailable when the commit failed and nothing of it was applied, OutcomeUnknown when it may
+        turn out to be applied once the process has ended. Raises Draining after ``close``, and Unavailable when too
+        much waits.
         """
         if self._closed is not None:
             raise Draining
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("The ledger is busy. Please try again.", retry_after_s=1)
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Job(run, future, settle, moves_funds))
+        self._waiting.append(_Job(run, future, settle, moves_funds, charges))
         if len(self._waiting) == 1 and not self._is_committing:
             self._loop.call_soon(self._hand_over)
         return future
@@ -163,12 +172,17 @@ class GroupWriter:
         error = self._attempt(group)
         if error is None:
             return
-        if _is_of_the_file(error):
+        if isinstance(error, OutcomeUnknown):
+            _log.error("ledger commit failed, and may be applied when the process ends: %s", error.__cause__)
+            _answer(group, error)
+            # a charge with an Idempotency-Key is left as it is: its client can ask for the answer again
+            holds = [job.charges for job in group if job.charges is not None]
+            self._undecided.add([hold for hold in holds if hold.fingerprint is None])
+        elif _is_of_the_file(error):
             _log.error("ledger commit failed, nothing was applied: %s", error)
-            for job in group:
-                job.result, job.error = None, _unavailable(error)
+            _answer(group, _unavailable(error))
         elif len(group) == 1:
-            group[0].result, group[0].error = None, error
+            _answer(group, error)
         else:
             for job in group:
                 self._commit([job])
@@ -176,14 +190,23 @@ class GroupWriter:
     def _attempt(self, group: list[_Job]) -> Exception | None:
         """What kept the whole transaction from being committed, or None."""
         try:
-            if self._work is None:
-                self._work = Work(connection.connect(self._path))
             with write_lock(self._path, connection.BUSY_TIMEOUT_S):
-                self._transact(self._work, group)
+                self._transact(self._ready(), group)
         except Exception as error:  # noqa: BLE001  every waiter must get an answer
-            self._disconnect()  # rolls back; a fresh connection knows nothing of the failure
+            if not self._is_undecided:
+                self._disconnect()  # rolls back; a fresh connection knows nothing of the failure
             return error
         return None
+
+    def _ready(self) -> Work:
+        """A connection, with nothing in the log but what was committed."""
+        if self._work is not None and self._is_undecided:
+            _overwrite(self._work.connection)
+            self._is_undecided = False
+            self._disconnect()
+        if self._work is None:
+            self._work = Work(connection.connect(self._path))
+        return self._work
 
     def _transact(self, work: Work, group: list[_Job]) -> None:
         work.begin(self._clock.now())
@@ -194,12 +217,59 @@ class GroupWriter:
             except VectollError as refusal:
                 job.error = refusal
         work.flush()
-        work.connection.execute("COMMIT")
+        try:
+            work.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if _may_be_in_the_log(error):
+                self._undo(work, error)
+            raise
+
+    def _undo(self, work: Work, error: sqlite3.Error) -> None:
+        """Make sure that what was not committed never is. Raises OutcomeUnknown.
+
+        On the same connection: should it be the last on the file, the next would read the log anew, and take what
+        is in it for committed. So it is kept until this succeeds, with the next group if need be.
+        """
+        self._is_undecided = True
+        try:
+            _overwrite(work.connection)
+        except sqlite3.Error:
+            raise OutcomeUnknown(
+                "The ledger cannot be written right now, and whether you were charged is not known yet. "
+                "A charge without an answer is given back.",
+                retry_after_s=1,
+            ) from error
+        self._is_undecided = False
 
     def _disconnect(self) -> None:
         if self._work is not None:
             self._work.connection.close()
             self._work = None
+
+
+def _answer(group: list[_Job], error: Exception) -> None:
+    for job in group:
+        job.result, job.error = None, error
+
+
+def _may_be_in_the_log(error: sqlite3.Error) -> bool:
+    """Whether a COMMIT that failed may have left the whole transaction in the log: not where writing it failed."""
+    code = getattr(error, "sqlite_errorcode", None)
+    is_written = code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+    return is_written and not isinstance(error, sqlite3.IntegrityError)
+
+
+def _overwrite(connection: sqlite3.Connection) -> None:
+    """Put a transaction that changes nothing in the place of the one that was not committed. Raises sqlite3.Error.
+
+    SQLite writes a transaction to the log and then waits for the disk. When that wait fails it forgets what it has
+    written, but the log still ends with it, valid. Each page in the log vouches for the one before, so one other page
+    at its beginning makes it worthless: this one is the file's first, and the last of its transaction.
+    """
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.execute(f"PRAGMA user_version = {version}")
 
 
 def _is_of_the_file(error: Exception) -> bool:

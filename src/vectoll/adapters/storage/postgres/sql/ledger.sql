@@ -18,6 +18,9 @@ FROM vectoll.charge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
 -- name: post
 SELECT outcome, seq, debit_balance, credit_balance FROM vectoll.post($1, false);
 
+-- name: give_back
+SELECT vectoll.give_back($1, $2);
+
 -- name: balance
 SELECT
     coalesce((SELECT balance FROM vectoll.accounts WHERE id = $1), 0) AS balance,

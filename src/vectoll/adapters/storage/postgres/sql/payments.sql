@@ -39,12 +39,15 @@ WHERE state = 'failed' AND since_block = 0 AND tx IS NULL AND updated_at < $1
 RETURNING id;
 
 -- name: consume_nonce
-WITH lapsed AS (
+WITH this_moment AS (
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros
+), lapsed AS (
     DELETE FROM vectoll.sign_in_nonces WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM vectoll.sign_in_nonces
-        WHERE good_until <= $3 AND NOT (wallet = $1 AND nonce = $2)
+        WHERE good_until <= (SELECT micros FROM this_moment) AND NOT (wallet = $1 AND nonce = $2)
         LIMIT 100 FOR UPDATE SKIP LOCKED))
 )
-INSERT INTO vectoll.sign_in_nonces AS n (wallet, nonce, good_until) VALUES ($1, $2, $4)
-ON CONFLICT (wallet, nonce) DO UPDATE SET good_until = excluded.good_until WHERE n.good_until <= $3
+INSERT INTO vectoll.sign_in_nonces AS n (wallet, nonce, good_until) VALUES ($1, $2, $3)
+ON CONFLICT (wallet, nonce) DO UPDATE SET good_until = excluded.good_until
+WHERE n.good_until <= (SELECT micros FROM this_moment)
 RETURNING wallet;

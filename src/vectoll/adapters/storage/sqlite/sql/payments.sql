@@ -39,7 +39,8 @@ DELETE FROM payments WHERE state = 'failed' AND since_block = 0 AND tx IS NULL A
 SELECT 1 FROM payments WHERE network = ? AND tx = ? AND log_index = ? AND id <> ?;
 
 -- name: forget_nonces
-DELETE FROM sign_in_nonces WHERE good_until <= ?;
+DELETE FROM sign_in_nonces
+WHERE (wallet, nonce) IN (SELECT wallet, nonce FROM sign_in_nonces WHERE good_until <= ? ORDER BY good_until LIMIT ?);
 
 -- name: consume_nonce
 INSERT INTO sign_in_nonces (wallet, nonce, good_until) VALUES (?, ?, ?) ON CONFLICT (wallet, nonce) DO NOTHING;

@@ -40,6 +40,8 @@ class Undecided:
 
     def add(self, holds: Sequence[Hold]) -> None:
         """Remember them: durably on return, or in memory where they cannot be written. Blocks for the disk."""
+        if not holds:
+            return
         try:
             self._write(holds)
         except OSError as error:
