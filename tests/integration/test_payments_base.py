@@ -351,6 +351,36 @@ async def test_a_used_authorisation_is_no_proof_without_its_own_transfer(
     assert await vectoll.balance(payer.address.lower()) == 0
 
 
+@pytest.mark.parametrize(
+    "hidden", [{"eth_getTransactionReceipt"}, {"eth_getTransactionReceipt", "eth_getLogs"}]
+)
+@pytest.mark.parametrize("is_credited", [False, True])
+async def test_a_node_that_lacks_receipts_or_logs_cannot_say_that_a_payment_went_elsewhere(
+    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str, hidden: set[str],
+    is_credited: bool,
+) -> None:  # fmt: skip
+    """Its block is final and its state is known; its transaction's index lags."""
+    payment = header(authorize(payer, pay_to, TEN))
+    if is_credited:
+        await vectoll.top_ups.top_up(payment)
+    else:
+        await submitted_unmined(vectoll, chain, payment)
+        chain.set_automine(True)
+    chain.mine(5)
+    real_call = rail._rpc.call
+
+    async def lag(method: str, *params: object) -> Any:
+        if method in hidden:
+            return [] if method == "eth_getLogs" else None
+        return await real_call(method, *params)
+
+    rail._rpc.call = lag  # type: ignore[method-assign]
+    assert await vectoll.top_ups.reconcile() == []
+    rail._rpc.call = real_call  # type: ignore[method-assign]
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.CREDITED]
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
 async def assert_used_otherwise(vectoll: Service, chain: Anvil, payer: LocalAccount) -> None:
     assert await vectoll.top_ups.reconcile() == []
     chain.mine(4)

@@ -25,6 +25,7 @@ _TRANSFER_TYPE = keccak256(
     b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
 _USED = "0x" + keccak256(b"AuthorizationUsed(address,bytes32)").hex()
+_CANCELED = "0x" + keccak256(b"AuthorizationCanceled(address,bytes32)").hex()
 _TRANSFER = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
 _LAG = 10
 """Blocks by which one node behind a provider's address may be ahead of another."""
@@ -109,27 +110,35 @@ class Eip3009:
     async def _search(self, auth: TransferAuthorization, since: int, latest: _Head) -> Sighting:
         """The authorisation was used or cancelled by somebody: find out where, and for what.
 
-        Whether that is final is asked first: what was used by then is in a block that is searched below.
+        Only what was read proves that it was not for us: a cancellation, or the receipt of its use. A log or receipt
+        that is not there may be missing from this one node: RpcUnavailable.
         """
         final = await self._block("finalized")
-        is_settled = await self._is_used(auth, hex(final.number))
-        newest = max(latest.number, final.number)
+        log = await self._spending_log(auth, since, max(latest.number, final.number))
+        if log["topics"][0].lower() != _CANCELED:
+            receipt = await self._receipt(log["transactionHash"])
+            if receipt is None or not _has_log(receipt["logs"], auth, self.option):
+                raise RpcUnavailable("the node has the log, but not its receipt")
+            if (arrived := await self._arrived(auth, receipt, latest)) is not None:
+                return arrived
+        reason = "authorization_used_otherwise"
+        return Never(reason) if int(log["blockNumber"], 16) <= final.number else Missing(reason)
+
+    async def _spending_log(self, auth: TransferAuthorization, since: int, newest: int) -> Mapping[str, Any]:
+        """The log of the authorisation's use or cancellation: there is one. Raises RpcUnavailable if not here."""
         for start in range(since, newest + 1, _LOG_SPAN):
             logs = await self._rpc.call(
                 "eth_getLogs",
                 {
                     "address": self.option.asset,
-                    "topics": [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"],
+                    "topics": [[_USED, _CANCELED], _topic(auth.payer.text), f"0x{auth.nonce.hex()}"],
                     "fromBlock": hex(start),
                     "toBlock": hex(min(start + _LOG_SPAN - 1, newest)),
                 },
             )
-            for log in logs:
-                found = await self._receipt(log["transactionHash"])
-                if found is not None and (arrived := await self._arrived(auth, found, latest)) is not None:
-                    return arrived
-        reason = "authorization_used_otherwise"
-        return Never(reason) if is_settled else Missing(reason)
+            if logs:
+                return dict(logs[0])
+        raise RpcUnavailable("the authorisation is used, and the node does not show where")
 
     async def _arrived(
         self, auth: TransferAuthorization, receipt: Mapping[str, Any], latest: _Head
@@ -202,18 +211,28 @@ def _paired_log(
     The token emits the two back to back. Anything looser would take another payment's transfer, in the same
     transaction, for this one's.
     """
-    used = [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"]
     moved = [_TRANSFER, _topic(auth.payer.text), _topic(option.pay_to)]
-    by_index = {
-        int(log["logIndex"], 16): log for log in logs if log["address"].lower() == option.asset.lower()
-    }
+    by_index = {int(log["logIndex"], 16): log for log in logs if _is_of(option, log)}
     for index, log in by_index.items():
         follower = by_index.get(index + 1)
-        if follower is None or _topics(log) != used or _topics(follower) != moved:
+        if follower is None or not _is_use(log, auth) or _topics(follower) != moved:
             continue
         if int(follower["data"], 16) == auth.value:
             return index
     return None
+
+
+def _has_log(logs: Sequence[Mapping[str, Any]], auth: TransferAuthorization, option: PaymentOption) -> bool:
+    """Whether these are the logs of the transaction that used this authorisation."""
+    return any(_is_of(option, log) and _is_use(log, auth) for log in logs)
+
+
+def _is_of(option: PaymentOption, log: Mapping[str, Any]) -> bool:
+    return bool(log["address"].lower() == option.asset.lower())
+
+
+def _is_use(log: Mapping[str, Any], auth: TransferAuthorization) -> bool:
+    return _topics(log) == [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"]
 
 
 def _topics(log: Mapping[str, Any]) -> list[str]:
