@@ -18,7 +18,7 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from vectoll.core.payment_header import parse_payment, parse_payment_header, render_payment
@@ -31,6 +31,7 @@ from vectoll.core.topup_rules import (
     may_be_contract,
     original_result,
     outcome_of,
+    reopened_as,
 )
 from vectoll.core.topup_settle import PATIENT, Settlement, Waiting
 from vectoll.domain.errors import RateLimited, Unavailable, VectollError
@@ -172,7 +173,7 @@ class TopUps:
         if earlier is None and (earlier := await self._store.insert(fresh)) is None:
             return fresh
         if is_open_again(earlier, now):
-            reopened = await self._store.advance(earlier, replace(fresh, created_at=earlier.created_at))
+            reopened = await self._store.advance(earlier, reopened_as(fresh, earlier))
             if reopened is not None:
                 return reopened
         raise PaymentInProgress(payment.id)

@@ -77,6 +77,17 @@ def is_open_again(earlier: Intent, now: datetime) -> bool:
     return abandoned or earlier.state is IntentState.FAILED
 
 
+def reopened_as(fresh: Intent, earlier: Intent) -> Intent:
+    """The intent of a new attempt. What was sent once stays on record: it says where the payment may be found."""
+    return replace(
+        fresh,
+        created_at=earlier.created_at,
+        since_block=earlier.since_block,
+        tx=earlier.tx,
+        raw_tx=earlier.raw_tx,
+    )
+
+
 def is_abandoned(intent: Intent, now: datetime) -> bool:
     """Whether a verified payment was left behind unsent: its process died, or its chain fell silent."""
     return intent.state is IntentState.VERIFIED and is_stale(intent, now)

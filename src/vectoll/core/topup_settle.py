@@ -84,7 +84,8 @@ class Settlement:
         except RpcUnavailable:
             await self.move(intent, state=IntentState.FAILED, reason="rail_unavailable")
             raise RailUnavailable from None
-        return await self.move(intent, state=IntentState.VERIFIED, since_block=since_block)
+        first = intent.since_block or since_block  # of a payment that was sent before, the first attempt's
+        return await self.move(intent, state=IntentState.VERIFIED, since_block=first)
 
     async def submit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
         """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded."""

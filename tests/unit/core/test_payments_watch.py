@@ -22,9 +22,11 @@ from vectoll.domain.payments import (
     Intent,
     IntentState,
     Missing,
+    Never,
     Payment,
     PaymentInProgress,
     PaymentOutcomeUnknown,
+    PaymentRefused,
     Sighting,
     Submission,
 )
@@ -152,6 +154,28 @@ async def test_a_received_payment_whose_process_died_may_be_sent_again(clock: Fi
         await service.top_up(payment)
     clock.time += timedelta(seconds=61)
     assert (await service.top_up(payment)).is_new
+
+
+class Sated(FakeRail):
+    """Has had this payment before."""
+
+    async def verify(self, payment: Payment) -> int:
+        raise PaymentRefused("authorization_used", "")
+
+
+async def test_a_failed_payment_that_was_sent_once_keeps_what_it_was_sent_as_when_it_comes_again(
+    clock: FixedClock,
+) -> None:
+    store, payment = MemoryStore(clock), header(Wallet())
+    with pytest.raises(PaymentRefused):
+        await top_ups(Flaky(Never("expired")), store, clock).top_up(payment)
+    sent = (await store.payments.list())[0]
+    assert sent.tx is not None
+    with pytest.raises(PaymentRefused):
+        await top_ups(Sated(), store, clock).top_up(payment)
+    again = (await store.payments.list())[0]
+    assert (again.state, again.reason) == (IntentState.FAILED, "authorization_used")
+    assert (again.tx, again.raw_tx, again.since_block) == (sent.tx, sent.raw_tx, sent.since_block)
 
 
 class Busy(MemoryPayments):
