@@ -21,6 +21,7 @@ from vectoll.domain.payments import (
     PaymentOutcomeUnknown,
     PaymentRefused,
     RailUnavailable,
+    Sighting,
     Submission,
     usdc_amount,
 )
@@ -129,11 +130,20 @@ class Settlement:
             await asyncio.sleep(self._waiting.poll_s)
 
     async def look(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
-        """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw."""
+        """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw.
+
+        Absence is left to the watch, which has the time to ask again.
+        """
         try:
             sighting = await rail.look(payment, intent)
         except RpcUnavailable:
             return intent
+        if isinstance(sighting, Never) and sighting.by_absence:
+            return intent
+        return await self.conclude(rail, intent, sighting)
+
+    async def conclude(self, rail: Rail, intent: Intent, sighting: Sighting) -> Intent:
+        """Draw the conclusion; the intent unchanged when there is none to draw."""
         match sighting:
             case Arrived() if intent.state is IntentState.CREDITED:
                 return await self.move(intent, is_final=True) if sighting.is_final else intent

@@ -15,6 +15,9 @@ from vectoll.domain.payments import (
     UNSETTLED,
     Intent,
     IntentState,
+    Never,
+    Payment,
+    PaymentId,
     PaymentInProgress,
     PaymentOutcomeUnknown,
     PaymentRefused,
@@ -29,6 +32,11 @@ _log = logging.getLogger(__name__)
 
 REFUSED_KEPT = timedelta(days=1)
 """How long a payment that was refused before it was sent is remembered: strangers make as many as they like."""
+
+ABSENCES_TO_FAIL = 2
+ABSENCES_TO_REVERSE = 5
+"""In how many rounds in a row a chain must lack a payment, by blocks in which it can come no more, before it is
+believed: a node that was restored from a snapshot has holes, and what is taken back may have been spent."""
 
 _ROUNDS_PER_UPKEEP = 20
 """Every so many rounds of the watch, what is less urgent: old refusals, and the settlement keys' funds."""
@@ -52,6 +60,7 @@ class Watch:
         self._clock = clock
         self._metrics = metrics
         self._busy = busy
+        self._absences: Counter[PaymentId] = Counter()
 
     async def run(self, interval_s: float) -> None:
         """A round now and every ``interval_s`` seconds, until cancelled."""
@@ -71,6 +80,7 @@ class Watch:
         changed = []
         found = [intent for intent in await self._store.open() if intent.network in self._rails]
         self._report_open(found)
+        self._absences = Counter({i.id: self._absences[i.id] for i in found if i.id in self._absences})
         for intent in found:
             if intent.id in self._busy:
                 continue
@@ -101,7 +111,7 @@ class Watch:
             if not is_stale(intent, now):
                 return intent
             return await self._settlement.move(intent, state=IntentState.FAILED, reason="interrupted")
-        after = await self._settlement.look(rail, payment, intent)
+        after = await self._look(rail, payment, intent)
         if after is not intent or not may_send:
             return after
         if intent.raw_tx is not None:
@@ -111,6 +121,18 @@ class Watch:
         elif not is_abandoned(intent, now):
             return intent
         return await self._settlement.resubmit(rail, payment, intent)
+
+    async def _look(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+        """Ask the chain once and draw the conclusion; from absence only when it was there several times in a row."""
+        sighting = await rail.look(payment, intent)
+        if isinstance(sighting, Never) and sighting.by_absence:
+            self._absences[intent.id] += 1
+            is_credited = intent.state is IntentState.CREDITED
+            if self._absences[intent.id] < (ABSENCES_TO_REVERSE if is_credited else ABSENCES_TO_FAIL):
+                return intent
+        else:
+            self._absences.pop(intent.id, None)
+        return await self._settlement.conclude(rail, intent, sighting)
 
     def _report_open(self, found: Sequence[Intent]) -> None:
         counts = Counter(self._family(intent) for intent in found if intent.state in UNSETTLED)

@@ -185,6 +185,8 @@ class Never:
     """Not there, and it never can be, by blocks that are final."""
 
     reason: str
+    by_absence: bool = False
+    """Whether it is lapsed and not there, rather than there and something else: one node may have a hole in it."""
 
 
 Sighting = Arrived | Missing | Never

@@ -19,6 +19,7 @@ from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import usd
 from vectoll.domain.payments import (
+    Arrived,
     Intent,
     IntentState,
     Missing,
@@ -98,8 +99,9 @@ async def test_a_silent_chain_changes_nothing_and_a_missing_payment_is_sent_agai
     with pytest.raises(PaymentOutcomeUnknown):
         await service.top_up(header(Wallet()))
     assert await service.reconcile() == []
+    assert rail.resent == 0, "nobody knows whether it is missing"
     assert await service.reconcile() == []
-    assert rail.resent == 2
+    assert rail.resent == 1
     assert [i.state for i in await service.reconcile()] == [IntentState.CREDITED]
 
 
@@ -112,6 +114,32 @@ async def test_other_terms_since_are_told_and_do_not_end_the_round(
     elsewhere = FakeRail(replace(OPTION, pay_to="0x" + "77" * 20))
     assert await top_ups(elsewhere, store, clock).reconcile() == []
     assert "payment_not_watched" in caplog.text
+
+
+@pytest.mark.parametrize("between", [Missing(), Arrived("0x01", 5_000_000, 0, 1, is_final=False)])
+async def test_a_credit_is_taken_back_only_when_its_payment_is_absent_five_rounds_in_a_row(
+    clock: FixedClock, between: Sighting
+) -> None:
+    store, wallet, gone = MemoryStore(clock), Wallet(), Never("expired", by_absence=True)
+    rail = Flaky(Arrived("0x01", 5_000_000, 0, 1, is_final=False))
+    service = top_ups(rail, store, clock)
+    await service.top_up(header(wallet))
+    rail.script = [*[gone] * 4, between, *[gone] * 2, RpcUnavailable(), *[gone] * 3]
+    for _ in range(10):
+        assert await service.reconcile() == []
+    assert [i.state for i in await service.reconcile()] == [IntentState.REVERSED]
+    assert (await store.ledger.balance(AccountId(wallet.id))).balance == 0
+
+
+async def test_a_payment_has_failed_when_it_is_absent_in_two_rounds_and_not_while_its_client_waits(
+    clock: FixedClock,
+) -> None:
+    gone = Never("expired", by_absence=True)
+    service = top_ups(Flaky(gone, gone, gone), MemoryStore(clock), clock)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(header(Wallet()))
+    assert await service.reconcile() == []
+    assert [i.state for i in await service.reconcile()] == [IntentState.FAILED]
 
 
 class Mute(FakeRail):
@@ -168,7 +196,7 @@ async def test_a_failed_payment_that_was_sent_once_keeps_what_it_was_sent_as_whe
 ) -> None:
     store, payment = MemoryStore(clock), header(Wallet())
     with pytest.raises(PaymentRefused):
-        await top_ups(Flaky(Never("expired")), store, clock).top_up(payment)
+        await top_ups(Flaky(Never("failed_on_chain")), store, clock).top_up(payment)
     sent = (await store.payments.list())[0]
     assert sent.tx is not None
     with pytest.raises(PaymentRefused):

@@ -104,7 +104,7 @@ class Eip3009:
         """Nobody has used the authorisation. Once it has lapsed by a final block, nobody can."""
         final = await self._block("finalized")
         if final.timestamp >= auth.valid_before and not await self._is_used(auth, hex(final.number)):
-            return Never("expired")
+            return Never("expired", by_absence=True)
         return Missing()
 
     async def _search(self, auth: TransferAuthorization, since: int, latest: _Head) -> Sighting:
