@@ -8,6 +8,7 @@ from vectoll.domain.errors import RateLimited, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.payments import (
+    MAX_TIMEOUT_S,
     MAX_VALIDITY_S,
     MIN_VALIDITY_S,
     Arrived,
@@ -109,7 +110,9 @@ def check_times(payment: Payment, now: datetime) -> None:
         raise PaymentRefused("expired", "The payment has expired, or is about to: check validBefore.")
     if auth.valid_before > unix_s + MAX_VALIDITY_S:
         raise PaymentRefused(
-            "valid_too_long", "The payment is valid for more than a day: sign a shorter one."
+            "valid_too_long",
+            f"The payment is valid for more than {MAX_VALIDITY_S // 60} minutes: sign one that is valid for "
+            f"{MAX_TIMEOUT_S} seconds.",
         )
 
 

@@ -302,6 +302,15 @@ async def test_a_payment_that_lapsed_while_its_outcome_is_open_is_no_reason_to_s
         await service.top_up(payment)
 
 
+async def test_a_payment_that_is_valid_for_longer_than_is_asked_for_is_told_for_how_long(
+    clock: FixedClock,
+) -> None:
+    service, now = top_ups(FakeRail(), MemoryStore(clock), clock), int(clock.now().timestamp())
+    await service.top_up(Wallet().payment(validBefore=str(now + 900))["payment-signature"])
+    with pytest.raises(PaymentRefused, match="more than 15 minutes: sign one that is valid for 300 seconds"):
+        await service.top_up(Wallet().payment(validBefore=str(now + 901))["payment-signature"])
+
+
 class Relayed(FakeRail):
     """Settled by somebody else, whose transaction is not known here."""
 
