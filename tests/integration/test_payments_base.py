@@ -283,6 +283,20 @@ async def test_a_dropped_transaction_is_sent_again_the_very_same(
     assert await vectoll.balance(payer.address.lower()) == usd("10")
 
 
+async def test_one_balance_is_not_taken_for_several_payments_that_are_open(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """Each alone would pass its simulation until the first is in a block."""
+    await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, 60 * TEN)))
+    assert await refused(vectoll, header(authorize(payer, pay_to, 41 * TEN))) == "insufficient_funds"
+    payment = header(authorize(payer, pay_to, 40 * TEN))
+    await submitted_unmined(vectoll, chain, payment)
+    chain.set_automine(True)
+    chain.mine()
+    assert len(await vectoll.top_ups.reconcile()) == 2
+    assert await vectoll.balance(payer.address.lower()) == usd("1000")
+
+
 async def front_run(chain: Anvil, intent: Intent, data: str, to: str = USDC) -> None:
     """Somebody else's transaction is mined first; ours then reverts."""
     chain.rpc("anvil_dropTransaction", intent.tx)
@@ -543,7 +557,7 @@ async def test_a_transaction_is_on_record_before_the_first_byte_leaves(
 
 
 async def test_four_processes_with_one_gas_key_settle_all_their_payments(
-    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
+    vectoll: Service, chain: Anvil, rail: BaseRail, pay_to: str
 ) -> None:
     """All ask for the next nonce at the same moment; those that are too late take another.
 
@@ -555,15 +569,18 @@ async def test_four_processes_with_one_gas_key_settle_all_their_payments(
         for other in rails[1:]:
             stack.push_async_callback(other.close)
         services = [service([each], vectoll.store, timeout_s=3) for each in rails] * 4
-        payments = [header(authorize(payer, pay_to, TEN)) for _ in services]
+        payers = [Account.create() for _ in services]
+        for each in payers:
+            chain.fund(each.address, TEN)
+        payments = [header(authorize(each, pay_to, TEN)) for each in payers]
         calls = (s.top_ups.top_up(p) for s, p in zip(services, payments, strict=True))
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(outcome, Outcome | PaymentOutcomeUnknown)
         async with asyncio.timeout(30):
-            while await vectoll.balance(payer.address.lower()) < usd("160"):
+            while sum([await vectoll.balance(each.address.lower()) for each in payers]) < usd("160"):
                 await vectoll.top_ups.reconcile()
     assert chain.usdc(pay_to) == 16 * TEN
-    assert await vectoll.balance(payer.address.lower()) == usd("160")
+    assert [await vectoll.balance(each.address.lower()) for each in payers] == [usd("10")] * 16
 
 
 async def test_a_nonce_that_others_are_quicker_to_use_ten_times_is_no_reason_to_fail(

@@ -228,6 +228,20 @@ async def test_an_unknown_outcome_is_credited_once_it_shows(
     assert await vectoll.balance(str(payer.pubkey())) == usd("10")
 
 
+async def test_one_balance_is_not_taken_for_several_payments_that_are_open(
+    vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
+) -> None:
+    chain.rpc("test_hold", True)
+    for value in (60 * TEN, 40 * TEN):
+        payment = pay(payer, pay_to, FEE.pubkey(), value, chain.blockhash())
+        await submitted_unseen(vectoll, chain, header(payment))
+    third = pay(payer, pay_to, FEE.pubkey(), TEN, chain.blockhash())
+    assert await refused(vectoll, third) == "insufficient_funds"
+    chain.rpc("test_hold", False)
+    assert len(await vectoll.top_ups.reconcile()) == 2
+    assert await vectoll.balance(str(payer.pubkey())) == usd("1000")
+
+
 async def test_a_transaction_that_never_landed_fails_only_after_its_blockhash_lapsed_for_good(
     vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
 ) -> None:

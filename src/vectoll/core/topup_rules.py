@@ -1,5 +1,6 @@
 """The rules of top-ups that need neither chain nor store: what may be tried, and what a credit looks like."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -8,6 +9,7 @@ from vectoll.domain.errors import RateLimited, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.payments import (
+    MAX_OPEN_PER_PAYER,
     MAX_TIMEOUT_S,
     MAX_VALIDITY_S,
     MIN_VALIDITY_S,
@@ -113,6 +115,23 @@ def check_times(payment: Payment, now: datetime) -> None:
             "valid_too_long",
             f"The payment is valid for more than {MAX_VALIDITY_S // 60} minutes: sign one that is valid for "
             f"{MAX_TIMEOUT_S} seconds.",
+        )
+
+
+def check_open(others: Sequence[Intent]) -> None:
+    """Whether a payer may have another payment beside ``others`` that are open. Raises PaymentRefused."""
+    if len(others) >= MAX_OPEN_PER_PAYER:
+        raise PaymentRefused(
+            "too_many_open",
+            f"{MAX_OPEN_PER_PAYER} payments of this wallet are open: wait until one is settled.",
+        )
+
+
+def check_covered(payment: Payment, others: Sequence[Intent], balance: int) -> None:
+    """Whether the payer has enough for this payment and the open ones. Raises PaymentRefused."""
+    if balance < payment.base_units + sum(other.base_units for other in others):
+        raise PaymentRefused(
+            "insufficient_funds", "The payer has too little USDC for this payment beside those that are open."
         )
 
 

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vectoll.core.topup_rules import credit_of, reversal_of
-from vectoll.domain.errors import InvalidRequest, Unavailable
+from vectoll.core.topup_rules import check_covered, check_open, credit_of, reversal_of
+from vectoll.domain.errors import InvalidRequest, Unavailable, VectollError
 from vectoll.domain.payments import (
     Arrived,
     Intent,
@@ -66,10 +66,13 @@ class Settlement:
         it further, PaymentOutcomeUnknown for all else: once it is verified, a payment may yet be sent and arrive.
         """
         rail = self._rails[intent.network]
-        intent = await self._verify(rail, payment, intent)
+        verified = await self._verify(rail, payment, intent)
         try:
-            intent = await self.submit(rail, payment, intent)
-            return await self._await_arrival(rail, payment, intent)
+            await self._check_others(rail, payment, verified, intent.since_block)
+            sent = await self.submit(rail, payment, verified)
+            return await self._await_arrival(rail, payment, sent)
+        except RailUnavailable:
+            raise
         except (
             Unavailable,
             InvalidRequest,
@@ -79,14 +82,33 @@ class Settlement:
     async def _verify(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
         try:
             since_block = await rail.verify(payment)
-        except PaymentRefused as error:
-            await self.move(intent, state=IntentState.FAILED, reason=error.reason)
-            raise
-        except RpcUnavailable:
-            await self.move(intent, state=IntentState.FAILED, reason="rail_unavailable")
-            raise RailUnavailable from None
+        except (PaymentRefused, RpcUnavailable) as error:
+            raise await self._give_up(intent, error) from None
         first = intent.since_block or since_block  # of a payment that was sent before, the first attempt's
         return await self.move(intent, state=IntentState.VERIFIED, since_block=first)
+
+    async def _check_others(self, rail: Rail, payment: Payment, intent: Intent, since_block: int) -> None:
+        """What else the payer has open. Asked when this one is on record: of many at once none slips through.
+
+        ``since_block`` is what the intent had before it was verified.
+        """
+        at_large = await self._store.open_of(intent.network, intent.payer)
+        others = [other for other in at_large if other.id != intent.id]
+        try:
+            check_open(others)
+            if others:
+                check_covered(payment, others, await rail.balance(payment))
+        except (PaymentRefused, RpcUnavailable) as error:
+            raise await self._give_up(intent, error, since_block=since_block) from None
+
+    async def _give_up(
+        self, intent: Intent, error: PaymentRefused | RpcUnavailable, **changes: object
+    ) -> VectollError:
+        """Nothing was sent, nor will be. What the client is told."""
+        refused = error if isinstance(error, PaymentRefused) else None
+        reason = refused.reason if refused else "rail_unavailable"
+        await self.move(intent, state=IntentState.FAILED, reason=reason, **changes)
+        return refused or RailUnavailable()
 
     async def submit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
         """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded."""

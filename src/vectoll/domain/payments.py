@@ -28,6 +28,9 @@ UNITS_PER_USDC_UNIT = 10**6
 
 MAX_TIMEOUT_S = 300
 """How long a client's signature should stay valid: goes into every requirement."""
+MAX_OPEN_PER_PAYER = 3
+"""How many payments of one wallet may be open at once: each is watched until it arrives or lapses."""
+
 MIN_VALIDITY_S = 10
 """A payment must stay valid this long yet when it comes in, or it may lapse on its way to the chain."""
 MAX_VALIDITY_S = 900
@@ -127,6 +130,10 @@ class IntentState(StrEnum):
 
 
 UNSETTLED = (IntentState.RECEIVED, IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
+
+
+AT_LARGE = (IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
+"""The chain would have accepted it, and what became of it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

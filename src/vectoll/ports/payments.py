@@ -50,6 +50,10 @@ class PaymentStore(Protocol):
         """Every intent that is not settled, and every credited one that is not final; oldest first."""
         ...
 
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents that the chain accepted and whose outcome is not known; oldest first."""
+        ...
+
     async def forget_refused(self, before: datetime) -> int:
         """Drop what was refused before it was ever sent, and not touched since ``before``; how many there were.
 
@@ -95,6 +99,10 @@ class Rail(Protocol):
 
         Raises PaymentRefused.
         """
+        ...
+
+    async def balance(self, payment: Payment) -> int:
+        """What there is where the payment comes from, in base units."""
         ...
 
     async def settle(self, payment: Payment, record: Record) -> None:

@@ -172,6 +172,17 @@ async def test_what_is_open_is_what_is_unsettled_or_not_final(store: Store) -> N
     assert [one.id for one in await store.payments.list(limit=2)] == ["pay_final", "pay_provisional"]
 
 
+async def test_what_a_payer_has_open_is_what_the_chain_accepted_and_nobody_saw_arrive(store: Store) -> None:
+    for state in IntentState:
+        if state is not IntentState.CREDITED:
+            await store.payments.insert(intent(state.value, state=state))
+    await store.payments.insert(intent("another's", state=IntentState.UNKNOWN, payer="0x" + "cd" * 20))
+    await store.payments.insert(intent("elsewhere", state=IntentState.UNKNOWN, network="eip155:1"))
+    found = await store.payments.open_of("eip155:8453", WALLET)
+    assert [one.id.removeprefix("pay_") for one in found] == ["verified", "submitting", "unknown"]
+    assert found[0] == intent("verified", state=IntentState.VERIFIED)
+
+
 async def test_a_nonce_is_good_once_per_wallet(store: Store) -> None:
     until = NOON + timedelta(minutes=5)
     uses = await asyncio.gather(*(store.nonces.consume(WALLET, "n", NOON, until) for _ in range(8)))

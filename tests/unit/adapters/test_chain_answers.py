@@ -90,6 +90,7 @@ def solana_payment() -> Payment:
             value=5_000_000,
             fee_payer=bytes([1]) * 32,
             mint=base58_decode(str(MINT)),
+            source=bytes([3]) * 32,
             destination=base58_decode(ACCOUNT),
             decimals=6,
             blockhash=base58_encode(bytes(32)),
@@ -125,6 +126,9 @@ async def test_any_answers_of_an_evm_node(answers: list[Any], is_known: bool) ->
             await rail.look(payment, intent_of(payment, "0x00" if is_known else None)), Arrived
         )
     rpc._answers = [*answers]
+    with contextlib.suppress(RpcUnavailable):
+        assert isinstance(await rail.balance(payment), int)
+    rpc._answers = [*answers]
     with contextlib.suppress(RpcUnavailable, PaymentRefused):
         assert await rail.verify(payment) >= 0
 
@@ -138,6 +142,8 @@ async def test_any_answers_of_a_solana_node(answers: list[Any], is_known: bool) 
         assert not isinstance(
             await spl.look(payment, intent_of(payment, "sig" if is_known else None)), Arrived
         )
+    with contextlib.suppress(RpcUnavailable):
+        assert isinstance(await Spl(Babbling([*answers]), SOLANA_OPTION).balance(payment), int)
     with contextlib.suppress(RpcUnavailable, PaymentRefused):
         await Spl(Babbling([*answers]), SOLANA_OPTION).verify(payment)
 

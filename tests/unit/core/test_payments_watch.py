@@ -28,6 +28,7 @@ from vectoll.domain.payments import (
     PaymentInProgress,
     PaymentOutcomeUnknown,
     PaymentRefused,
+    RailUnavailable,
     Sighting,
     Submission,
 )
@@ -234,6 +235,61 @@ async def test_one_client_starts_at_most_thirty_top_ups_a_minute_from_however_ma
     with pytest.raises(RateLimited):
         await service.top_up(header(Wallet()), "address:192.0.2.1")
     await service.top_up(header(Wallet()), "address:192.0.2.2")
+
+
+async def test_a_fourth_payment_waits_until_one_of_three_that_are_open_is_settled(clock: FixedClock) -> None:
+    wallet, rail, store = Wallet(), Flaky(*[Missing()] * 4), MemoryStore(clock)
+    service = top_ups(rail, store, clock)
+    for _ in range(3):
+        with pytest.raises(PaymentOutcomeUnknown):
+            await service.top_up(header(wallet))
+    fourth = header(wallet)
+    with pytest.raises(PaymentRefused, match="wait until one is settled"):
+        await service.top_up(fourth)
+    refused = (await store.payments.list(IntentState.FAILED))[0]
+    assert (refused.reason, refused.since_block) == ("too_many_open", 0)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(header(Wallet()))
+    await service.reconcile()
+    assert (await service.top_up(fourth)).is_new
+    assert len(rail.settled) == 5
+
+
+class Slow(FakeRail):
+    """Takes its time to verify, so that all that comes at once is there before any is sent."""
+
+    async def verify(self, payment: Payment) -> int:
+        await asyncio.sleep(0.01)
+        return 1
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        return Missing()
+
+
+async def test_of_ten_payments_of_one_payer_at_once_no_more_than_three_are_sent(clock: FixedClock) -> None:
+    wallet, rail = Wallet(), Slow()
+    service = top_ups(rail, MemoryStore(clock), clock)
+    outcomes = await asyncio.gather(
+        *(service.top_up(header(wallet)) for _ in range(10)), return_exceptions=True
+    )
+    assert len(rail.settled) <= 3
+    assert {type(outcome) for outcome in outcomes} <= {PaymentRefused, PaymentOutcomeUnknown}
+
+
+async def test_a_chain_that_falls_silent_before_a_second_payment_was_sent_leaves_nothing_open(
+    clock: FixedClock,
+) -> None:
+    class NoBalance(Flaky):
+        async def balance(self, payment: Payment) -> int:
+            raise RpcUnavailable
+
+    wallet, store = Wallet(), MemoryStore(clock)
+    service = top_ups(NoBalance(Missing()), store, clock)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(header(wallet))
+    with pytest.raises(RailUnavailable):
+        await service.top_up(header(wallet))
+    assert [i.state for i in await store.payments.list()] == [IntentState.FAILED, IntentState.UNKNOWN]
 
 
 class Unproved(FakeRail):

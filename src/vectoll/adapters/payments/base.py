@@ -55,6 +55,10 @@ class BaseRail:
             raise RpcUnavailable("the settlement key cannot pay for gas")
         return since_block
 
+    async def balance(self, payment: Payment) -> int:
+        """What there is where the payment comes from."""
+        return await self._token.balance(payment)
+
     async def settle(self, payment: Payment, record: Record) -> None:
         """Sign, record, send. One at a time, so that each takes the nonce after the last one sent.
 

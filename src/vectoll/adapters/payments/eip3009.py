@@ -81,6 +81,13 @@ class Eip3009:
             raise _refusal(error.message) from None
         return max(0, head.number - _LAG)
 
+    @reads_answers
+    async def balance(self, payment: Payment) -> int:
+        """What the payer has."""
+        data = call_data("balanceOf(address)", payment.payer.text)
+        call = {"to": self.option.asset, "data": f"0x{data.hex()}"}
+        return int(await self._rpc.call("eth_call", call, "latest"), 16)
+
     async def _awaits_deployment(self, payment: Payment) -> bool:
         """Whether this is a wallet's ERC-6492 signature, and the wallet is not there for the token to ask."""
         auth = authorization_of(payment)

@@ -36,6 +36,10 @@ class Token(Protocol):
         """Whether the chain would accept it."""
         ...
 
+    async def balance(self, payment: Payment) -> int:
+        """What there is where it comes from."""
+        ...
+
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """What the chain shows."""
         ...
@@ -49,6 +53,7 @@ class AnySender:
         self.option = token.option
         self.confirmations = token.confirmations
         self.check_signature = token.check_signature
+        self.balance = token.balance
         self.look = token.look
 
     async def verify(self, payment: Payment) -> int:
@@ -85,6 +90,10 @@ class FacilitatorRail:
     async def verify(self, payment: Payment) -> int:
         """Whether the chain would accept it."""
         return await self._token.verify(payment)
+
+    async def balance(self, payment: Payment) -> int:
+        """What there is where the payment comes from."""
+        return await self._token.balance(payment)
 
     async def settle(self, payment: Payment, record: Record) -> None:
         """Record, then ask. Neither success nor failure is believed: the chain is asked next, in either case."""

@@ -20,6 +20,7 @@ from vectoll.domain.payments import (
     Sighting,
 )
 from vectoll.domain.payments_solana import SolanaTransfer, parse_transfer
+from vectoll.domain.wallets import base58_encode
 from vectoll.ports.wallets import RpcUnavailable
 
 _BLOCKHASH_LIFE = 151
@@ -66,6 +67,13 @@ class Spl:
         if error is not None:
             raise _refusal(error)
         return height
+
+    @reads_answers
+    async def balance(self, payment: Payment) -> int:
+        """What the payer's token account has."""
+        source = base58_encode(transfer_of(payment).source)
+        result = await self._rpc.call("getTokenAccountBalance", source, {"commitment": "confirmed"})
+        return int(_value(result)["amount"])
 
     @reads_answers
     async def look(self, payment: Payment, intent: Intent) -> Sighting:

@@ -8,7 +8,7 @@ from datetime import datetime
 from vectoll.domain.ids import AccountId, KeyId, ModelId
 from vectoll.domain.ledger import Transfer, TransferCode
 from vectoll.domain.money import Amount
-from vectoll.domain.payments import UNSETTLED, Intent, IntentState, PaymentId
+from vectoll.domain.payments import AT_LARGE, UNSETTLED, Intent, IntentState, PaymentId
 from vectoll.ports.history import ChargeTotal, HistoryPage, history_page, largest_first
 from vectoll.ports.ledger import Ledger, UsageQuery
 from vectoll.ports.payments import EvidenceConsumed
@@ -76,6 +76,11 @@ class MemoryPayments:
     async def open(self) -> Sequence[Intent]:
         """What has still to be watched, oldest first."""
         return [i for i in self._intents.values() if i.state in UNSETTLED or _is_provisional(i)]
+
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents whose outcome is not known."""
+        mine = (i for i in self._intents.values() if (i.network, i.payer) == (network, payer))
+        return [i for i in mine if i.state in AT_LARGE]
 
     async def forget_refused(self, before: datetime) -> int:
         """Drop what was refused before it was sent."""

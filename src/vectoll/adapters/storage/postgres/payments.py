@@ -57,6 +57,10 @@ class PostgresPayments:
         """What has still to be watched, oldest first."""
         return [to_intent(row) for row in await self._database.fetch("open_payments")]
 
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents whose outcome is not known."""
+        return [to_intent(row) for row in await self._database.fetch("open_payments_of", network, payer)]
+
     async def forget_refused(self, before: datetime) -> int:
         """Drop what was refused before it was sent."""
         return len(await self._database.fetch("forget_refused", to_micros(before)))

@@ -81,6 +81,12 @@ class SqlitePayments:
             lambda db: [to_intent(row) for row in db.execute(sql("open_payments"))]
         )
 
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents whose outcome is not known."""
+        return self._reader.read(
+            lambda db: [to_intent(row) for row in db.execute(sql("open_payments_of"), (network, payer))]
+        )
+
     async def forget_refused(self, before: datetime) -> int:
         """Drop what was refused before it was sent."""
         return await self._writer.submit(
