@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Container, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import chain
 
 from vectoll.core.payment_header import parse_payment
 from vectoll.core.topup_rules import is_abandoned, is_stale, is_timely
@@ -26,7 +27,7 @@ from vectoll.domain.wallets import Family
 from vectoll.ports.clock import Clock
 from vectoll.ports.payment_metrics import PaymentMetrics
 from vectoll.ports.payments import PaymentStore, Rail
-from vectoll.ports.wallets import RpcUnavailable
+from vectoll.ports.wallets import RpcSilent, RpcUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,14 @@ ABSENCES_TO_FAIL = 2
 ABSENCES_TO_REVERSE = 5
 """In how many rounds in a row a chain must lack a payment, by blocks in which it can come no more, before it is
 believed: a node that was restored from a snapshot has holes, and what is taken back may have been spent."""
+
+LOOKS_AT_ONCE = 8
+"""How many payments of one rail are looked at at a time."""
+
+_EAGER = timedelta(minutes=5)
+"""So long a payment is looked at in every round, then after another tenth of its age."""
+_LONGEST_PAUSE = timedelta(hours=1)
+_AFTER_SILENCE = timedelta(minutes=1)
 
 _ROUNDS_PER_UPKEEP = 20
 """Every so many rounds of the watch, what is less urgent: old refusals, and the settlement keys' funds."""
@@ -61,6 +70,7 @@ class Watch:
         self._metrics = metrics
         self._busy = busy
         self._absences: Counter[PaymentId] = Counter()
+        self._due: dict[PaymentId, datetime] = {}
 
     async def run(self, interval_s: float) -> None:
         """A round now and every ``interval_s`` seconds, until cancelled."""
@@ -76,24 +86,57 @@ class Watch:
             await asyncio.sleep(interval_s)
 
     async def round(self, *, may_send: bool = True) -> Sequence[Intent]:
-        """Look once at every payment whose outcome is open; those whose state changed, as they are now."""
-        changed = []
+        """Look once at every open payment that is due; those whose state changed, as they are now."""
         found = [intent for intent in await self._store.open() if intent.network in self._rails]
         self._report_open(found)
-        self._absences = Counter({i.id: self._absences[i.id] for i in found if i.id in self._absences})
-        for intent in found:
-            if intent.id in self._busy:
-                continue
-            after = await self._try(intent, may_send=may_send)
-            if (after.state, after.is_final) != (intent.state, intent.is_final):
-                changed.append(after)
-                self._metrics.reconciled(self._family(after), after.state, after.is_final)
+        self._forget_all_but({intent.id for intent in found})
+        due = [i for i in found if i.id not in self._busy and self._is_due(i)]
+        shares = [deque(i for i in due if i.network == network) for network in self._rails]
+        changed = await asyncio.gather(*(self._share(share, may_send=may_send) for share in shares))
+        return list(chain.from_iterable(changed))
+
+    async def _share(self, share: deque[Intent], *, may_send: bool) -> Sequence[Intent]:
+        """One rail's, a few at a time; those that changed. Once its chain is silent the rest has to wait."""
+        changed = []
+
+        async def work() -> None:
+            while share:
+                intent = share.popleft()
+                after = await self._try(intent, may_send=may_send)
+                if after is None:
+                    share.clear()
+                elif (after.state, after.is_final) != (intent.state, intent.is_final):
+                    changed.append(after)
+                    self._metrics.reconciled(self._family(after), after.state, after.is_final)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(LOOKS_AT_ONCE, len(share))):
+                group.create_task(work())
         return changed
 
-    async def _try(self, intent: Intent, *, may_send: bool) -> Intent:
-        """What became of it; unchanged, and logged, when one payment's defect must not end the round of all."""
+    def _is_due(self, intent: Intent) -> bool:
+        due = self._due.get(intent.id)
+        return due is None or due <= self._clock.now()
+
+    def _put_off(self, intent: Intent, at_least: timedelta = timedelta()) -> None:
+        """When to look again: the longer it has been open, the later."""
+        now = self._clock.now()
+        age = now - intent.created_at
+        pause = min(age / 10, _LONGEST_PAUSE) if age > _EAGER else timedelta()
+        self._due[intent.id] = now + max(pause, at_least)
+
+    def _forget_all_but(self, found: Container[str]) -> None:
+        self._due = {payment: due for payment, due in self._due.items() if payment in found}
+        self._absences = Counter({payment: n for payment, n in self._absences.items() if payment in found})
+
+    async def _try(self, intent: Intent, *, may_send: bool) -> Intent | None:
+        """What became of it; None when its chain is silent. One payment's defect must not end the round of all."""
+        self._put_off(intent)
         try:
             return await self._reconcile(intent, may_send=may_send)
+        except RpcSilent:
+            self._put_off(intent, at_least=_AFTER_SILENCE)  # so that it is not what ends the next round, too
+            return None
         except (RpcUnavailable, PaymentInProgress, PaymentOutcomeUnknown, Unavailable):
             pass  # no answer now, or another process is at it: the next round looks again
         except PaymentRefused as error:  # the operator's own terms have changed since

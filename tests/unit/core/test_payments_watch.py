@@ -25,6 +25,7 @@ from vectoll.domain.payments import (
     Missing,
     Never,
     Payment,
+    PaymentId,
     PaymentInProgress,
     PaymentOutcomeUnknown,
     PaymentRefused,
@@ -33,7 +34,7 @@ from vectoll.domain.payments import (
     Submission,
 )
 from vectoll.ports.payments import Record
-from vectoll.ports.wallets import RpcUnavailable
+from vectoll.ports.wallets import RpcSilent, RpcUnavailable
 
 
 class Flaky(FakeRail):
@@ -141,6 +142,87 @@ async def test_a_payment_has_failed_when_it_is_absent_in_two_rounds_and_not_whil
         await service.top_up(header(Wallet()))
     assert await service.reconcile() == []
     assert [i.state for i in await service.reconcile()] == [IntentState.FAILED]
+
+
+class Crowded(FakeRail):
+    """Nothing arrives; each look takes a moment, and is refused an answer from the ``silent_from``-th on."""
+
+    def __init__(self, silent_from: int = 10_000) -> None:
+        super().__init__()
+        self.looked: list[str] = []
+        self.at_once = self.most = 0
+        self.silent_from = silent_from
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        self.looked.append(intent.id)
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0.01)
+        self.at_once -= 1
+        if len(self.looked) >= self.silent_from:
+            raise RpcSilent
+        return Missing()
+
+
+async def crowd(store: MemoryStore, clock: FixedClock, count: int) -> None:
+    service = top_ups(Flaky(*[Missing()] * count), store, clock)
+    for _ in range(count):
+        with pytest.raises(PaymentOutcomeUnknown):
+            await service.top_up(header(Wallet()))
+
+
+async def test_open_payments_are_looked_at_several_at_a_time(clock: FixedClock) -> None:
+    store, rail = MemoryStore(clock), Crowded()
+    await crowd(store, clock, 20)
+    await top_ups(rail, store, clock).reconcile()
+    assert len(set(rail.looked)) == len(rail.looked) == 20
+    assert rail.most == 8
+
+
+async def test_the_longer_a_payment_is_open_the_less_often_it_is_looked_at(clock: FixedClock) -> None:
+    store, rail = MemoryStore(clock), Crowded()
+    await crowd(store, clock, 1)
+    service = top_ups(rail, store, clock)
+    looks = []
+    for minutes in (4, 60, 600, 6000):
+        clock.advance(seconds=60 * minutes)
+        before = len(rail.looked)
+        for _ in range(240):
+            clock.advance(seconds=15)
+            await service.reconcile()
+        looks.append(len(rail.looked) - before)
+    assert 25 <= looks[0] <= 35, "in the first five minutes every round"
+    assert 3 <= looks[1] <= 6
+    assert all(1 <= few <= 2 for few in looks[2:])
+
+
+async def test_a_silent_chain_ends_its_round_and_what_was_asked_waits_behind_the_others(
+    clock: FixedClock,
+) -> None:
+    store, rail = MemoryStore(clock), Crowded(silent_from=1)
+    await crowd(store, clock, 20)
+    service = top_ups(rail, store, clock)
+    await service.reconcile()
+    assert len(rail.looked) == 8
+    rail.silent_from = 10_000
+    await service.reconcile()
+    assert len(set(rail.looked)) == len(rail.looked) == 20
+    clock.advance(seconds=61)
+    await service.reconcile()
+    assert len(rail.looked) == 40
+
+
+async def test_one_silent_chain_does_not_keep_another_from_being_looked_at(clock: FixedClock) -> None:
+    store, option = MemoryStore(clock), replace(OPTION, network="eip155:1")
+    await crowd(store, clock, 2)
+    other = FakeRail(option)
+    for intent in await store.payments.list():
+        payload = intent.payload.replace(b"eip155:8453", b"eip155:1")
+        elsewhere = replace(intent, id=PaymentId(f"{intent.id}1"), network="eip155:1", payload=payload)
+        await store.payments.insert(elsewhere)
+    rails = [Crowded(silent_from=1), other]
+    service = TopUps(rails, store.payments, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0))
+    assert [i.network for i in await service.reconcile()] == ["eip155:1"] * 2
 
 
 class Mute(FakeRail):

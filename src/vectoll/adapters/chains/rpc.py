@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import aiohttp
 import msgspec
 
-from vectoll.ports.wallets import RpcUnavailable
+from vectoll.ports.wallets import RpcSilent, RpcUnavailable
 
 MAX_ANSWER_BYTES = 8_000_000
 
@@ -62,7 +62,7 @@ class JsonRpc:
         self._id = 0
 
     async def call(self, method: str, *params: object) -> Any:
-        """The ``result`` member. Raises RpcError for an error answer, RpcUnavailable for none or nonsense."""
+        """The ``result`` member. Raises RpcError for an error, RpcSilent for no answer, RpcUnavailable for nonsense."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
         self._id += 1
@@ -78,7 +78,7 @@ class JsonRpc:
                     if len(raw) > MAX_ANSWER_BYTES:
                         raise RpcUnavailable("the answer is too large")
         except (TimeoutError, aiohttp.ClientError, OSError):
-            raise RpcUnavailable("no answer") from None
+            raise RpcSilent("no answer") from None
         return _result(raw)
 
     async def close(self) -> None:
