@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 REFUSED_KEPT = timedelta(days=1)
 """How long a payment that was refused before it was sent is remembered: strangers make as many as they like."""
 
+FAILED_KEPT = timedelta(days=30)
+"""How long one is that failed after it was sent: for questions, for it can move no money any more."""
+
 ABSENCES_TO_FAIL = 2
 ABSENCES_TO_REVERSE = 5
 """In how many rounds in a row a chain must lack a payment, by blocks in which it can come no more, before it is
@@ -186,7 +189,8 @@ class Watch:
         return self._rails[intent.network].option.family
 
     async def _upkeep(self) -> None:
-        await self._store.forget_refused(self._clock.now() - REFUSED_KEPT)
+        now = self._clock.now()
+        await self._store.forget_failed(now - REFUSED_KEPT, now - FAILED_KEPT)
         for rail in self._rails.values():
             try:
                 funds = await rail.funds()

@@ -54,10 +54,11 @@ class PaymentStore(Protocol):
         """One payer's intents that the chain accepted and whose outcome is not known; oldest first."""
         ...
 
-    async def forget_refused(self, before: datetime) -> int:
-        """Drop what was refused before it was ever sent, and not touched since ``before``; how many there were.
+    async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
+        """Drop failed payments that were not touched since; how many there were.
 
-        Nothing is lost with them: such a payment that comes again is judged anew.
+        Nothing is lost with them. What was refused before it was sent is judged anew when it comes again; what failed
+        after that can reach its chain no more, which refuses it.
         """
         ...
 

@@ -56,22 +56,27 @@ async def test_an_intent_is_kept_whole(store: Store) -> None:
     assert await store.payments.get(PaymentId("pay_unknown")) is None
 
 
-async def test_only_old_refusals_of_what_was_never_sent_are_forgotten(store: Store) -> None:
+async def test_failed_payments_are_forgotten_those_that_were_sent_later(store: Store) -> None:
     old, now = NOON, NOON + timedelta(days=2)
     refused = intent("refused", state=IntentState.FAILED)
-    kept = [
-        intent("fresh", state=IntentState.FAILED, updated_at=now),
+    sent = [
         intent("sent", state=IntentState.FAILED, tx="0x01"),
         intent("verified", state=IntentState.FAILED, since_block=7),
+    ]
+    kept = [
+        intent("fresh", state=IntentState.FAILED, updated_at=now),
         intent("open"),
         intent("unknown", state=IntentState.UNKNOWN),
+        intent("reversed", state=IntentState.REVERSED, tx="0x02"),
     ]
-    for each in (refused, *kept):
+    for each in (refused, *sent, *kept):
         assert await store.payments.insert(each) is None
-    assert await store.payments.forget_refused(old) == 0
-    assert await store.payments.forget_refused(now) == 1
-    assert [i.id for i in await store.payments.list()] == [i.id for i in reversed(kept)]
+    assert await store.payments.forget_failed(old, old) == 0
+    assert await store.payments.forget_failed(now, old) == 1
+    assert [i.id for i in await store.payments.list()] == [i.id for i in reversed([*sent, *kept])]
     assert await store.payments.insert(refused) is None, "it may come again"
+    assert await store.payments.forget_failed(old, now) == 2
+    assert [i.id for i in await store.payments.list()] == [i.id for i in (refused, *reversed(kept))]
 
 
 async def test_of_concurrent_inserts_one_wins_and_the_others_see_it(store: Store) -> None:

@@ -82,9 +82,10 @@ class MemoryPayments:
         mine = (i for i in self._intents.values() if (i.network, i.payer) == (network, payer))
         return [i for i in mine if i.state in AT_LARGE]
 
-    async def forget_refused(self, before: datetime) -> int:
-        """Drop what was refused before it was sent."""
-        old = [i.id for i in self._intents.values() if _was_refused(i) and i.updated_at < before]
+    async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
+        """Drop failed payments that were not touched since."""
+        failed = [i for i in self._intents.values() if i.state is IntentState.FAILED]
+        old = [i.id for i in failed if i.updated_at < (sent_before if _was_sent(i) else unsent_before)]
         for payment in old:
             del self._intents[payment]
         return len(old)
@@ -131,6 +132,6 @@ def _is_provisional(intent: Intent) -> bool:
     return intent.state is IntentState.CREDITED and not intent.is_final
 
 
-def _was_refused(intent: Intent) -> bool:
-    """Never verified, so never sent."""
-    return intent.state is IntentState.FAILED and not intent.since_block and intent.tx is None
+def _was_sent(intent: Intent) -> bool:
+    """As far as the record goes: it was verified."""
+    return intent.since_block > 0 or intent.tx is not None

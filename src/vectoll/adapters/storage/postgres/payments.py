@@ -61,9 +61,10 @@ class PostgresPayments:
         """One payer's intents whose outcome is not known."""
         return [to_intent(row) for row in await self._database.fetch("open_payments_of", network, payer)]
 
-    async def forget_refused(self, before: datetime) -> int:
-        """Drop what was refused before it was sent."""
-        return len(await self._database.fetch("forget_refused", to_micros(before)))
+    async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
+        """Drop failed payments that were not touched since."""
+        before = (to_micros(unsent_before), to_micros(sent_before))
+        return len(await self._database.fetch("forget_failed", *before))
 
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:
         """The newest intents, newest first."""

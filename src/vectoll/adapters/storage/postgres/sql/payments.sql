@@ -42,9 +42,9 @@ WHERE $1::text IS NULL OR state = $1
 ORDER BY seq DESC
 LIMIT $2;
 
--- name: forget_refused
+-- name: forget_failed
 DELETE FROM vectoll.payments
-WHERE state = 'failed' AND since_block = 0 AND tx IS NULL AND updated_at < $1
+WHERE state = 'failed' AND updated_at < CASE WHEN since_block = 0 AND tx IS NULL THEN $1::bigint ELSE $2 END
 RETURNING id;
 
 -- name: consume_nonce

@@ -41,8 +41,9 @@ WHERE ?1 IS NULL OR state = ?1
 ORDER BY seq DESC
 LIMIT ?2;
 
--- name: forget_refused
-DELETE FROM payments WHERE state = 'failed' AND since_block = 0 AND tx IS NULL AND updated_at < ?;
+-- name: forget_failed
+DELETE FROM payments
+WHERE state = 'failed' AND updated_at < CASE WHEN since_block = 0 AND tx IS NULL THEN ? ELSE ? END;
 
 -- name: evidence_consumed
 SELECT 1 FROM payments WHERE network = ? AND tx = ? AND log_index = ? AND id <> ?;
