@@ -30,7 +30,7 @@ _TRANSFER = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
 _LAG = 10
 """Blocks by which one node behind a provider's address may be ahead of another."""
 _LOG_SPAN = 2_000
-"""Blocks per search: what even frugal RPC providers allow."""
+"""Blocks per search, at most: many RPC providers allow that, some ten, which is found out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Eip3009:
         self.option = option
         self.confirmations = confirmations
         self.chain_id = int(option.network.partition(":")[2])
+        self._log_span = _LOG_SPAN
         self._domain = eip712_domain(
             option.extra["name"], option.extra["version"], self.chain_id, option.asset
         )
@@ -133,19 +134,33 @@ class Eip3009:
 
     async def _spending_log(self, auth: TransferAuthorization, since: int, newest: int) -> Mapping[str, Any]:
         """The log of the authorisation's use or cancellation: there is one. Raises RpcUnavailable if not here."""
-        for start in range(since, newest + 1, _LOG_SPAN):
-            logs = await self._rpc.call(
-                "eth_getLogs",
-                {
-                    "address": self.option.asset,
-                    "topics": [[_USED, _CANCELED], _topic(auth.payer.text), f"0x{auth.nonce.hex()}"],
-                    "fromBlock": hex(start),
-                    "toBlock": hex(min(start + _LOG_SPAN - 1, newest)),
-                },
-            )
+        self._log_span = min(
+            2 * self._log_span, _LOG_SPAN
+        )  # what was too much once may have been a busy node
+        start = since
+        while start <= newest:
+            end = min(start + self._log_span - 1, newest)
+            try:
+                logs = await self._logs(auth, start, end)
+            except RpcError:  # each node words it differently that these are too many blocks
+                if start == end:
+                    raise
+                self._log_span = (end - start + 1) // 2
+                continue
             if logs:
                 return dict(logs[0])
+            start = end + 1
         raise RpcUnavailable("the authorisation is used, and the node does not show where")
+
+    async def _logs(self, auth: TransferAuthorization, start: int, end: int) -> Sequence[Mapping[str, Any]]:
+        topics = [[_USED, _CANCELED], _topic(auth.payer.text), f"0x{auth.nonce.hex()}"]
+        wanted = {
+            "address": self.option.asset,
+            "topics": topics,
+            "fromBlock": hex(start),
+            "toBlock": hex(end),
+        }
+        return list(await self._rpc.call("eth_getLogs", wanted))
 
     async def _arrived(
         self, auth: TransferAuthorization, receipt: Mapping[str, Any], latest: _Head
