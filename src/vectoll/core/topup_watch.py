@@ -13,6 +13,7 @@ from vectoll.core.topup_rules import is_abandoned, is_stale, is_timely
 from vectoll.core.topup_settle import Settlement
 from vectoll.domain.errors import Unavailable
 from vectoll.domain.payments import (
+    AT_LARGE,
     UNSETTLED,
     Intent,
     IntentState,
@@ -48,6 +49,8 @@ LOOKS_AT_ONCE = 8
 _EAGER = timedelta(minutes=5)
 """So long a payment is looked at in every round, then after another tenth of its age."""
 _LONGEST_PAUSE = timedelta(hours=1)
+_ALARMING = timedelta(hours=1)
+"""Long after every payment has lapsed: what is not known now the RPC endpoint cannot say."""
 _AFTER_SILENCE = timedelta(minutes=1)
 
 _ROUNDS_PER_UPKEEP = 20
@@ -106,6 +109,7 @@ class Watch:
             while share:
                 intent = share.popleft()
                 after = await self._try(intent, may_send=may_send)
+                self._report_old(after or intent)
                 if after is None:
                     share.clear()
                 elif (after.state, after.is_final) != (intent.state, intent.is_final):
@@ -184,6 +188,12 @@ class Watch:
         counts = Counter(self._family(intent) for intent in found if intent.state in UNSETTLED)
         for rail in self._rails.values():
             self._metrics.open_payments(rail.option.family, counts[rail.option.family])
+
+    def _report_old(self, intent: Intent) -> None:
+        age = self._clock.now() - intent.created_at
+        if intent.state in AT_LARGE and age > _ALARMING:
+            details = {"payment": intent.id, "network": intent.network, "age_s": int(age.total_seconds())}
+            _log.error("payment_outcome_unknown", extra=details | {"reason": intent.reason})
 
     def _family(self, intent: Intent) -> Family:
         return self._rails[intent.network].option.family

@@ -196,6 +196,22 @@ async def test_the_longer_a_payment_is_open_the_less_often_it_is_looked_at(clock
     assert all(1 <= few <= 2 for few in looks[2:])
 
 
+async def test_a_payment_whose_outcome_is_unknown_for_an_hour_is_an_error_in_the_log(
+    clock: FixedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore(clock)
+    await crowd(store, clock, 1)
+    service = top_ups(Crowded(), store, clock)
+    clock.advance(seconds=3599)
+    await service.reconcile()
+    assert "payment_outcome_unknown" not in caplog.text
+    clock.advance(seconds=600)
+    await service.reconcile()
+    [record] = [r for r in caplog.records if r.message == "payment_outcome_unknown"]
+    assert record.levelname == "ERROR"
+    assert vars(record)["payment"] == (await store.payments.list())[0].id
+
+
 async def test_a_silent_chain_ends_its_round_and_what_was_asked_waits_behind_the_others(
     clock: FixedClock,
 ) -> None:
