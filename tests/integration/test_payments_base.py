@@ -672,6 +672,49 @@ async def test_a_contract_wallet_pays(
     assert await vectoll.balance(wallet.lower()) == usd("10")
 
 
+HEAVY = "614e205b600190038060035750" + "631626ba7e60e01b60005260206000f3"
+"""A wallet that says yes to everything, after work for 520,000 gas."""
+TWO_FACED = "3a15600657fe5b" + "631626ba7e60e01b60005260206000f3"
+"""One that says yes where gas costs nothing, which is in a simulation, and burns all of it elsewhere."""
+WILLING = "631626ba7e60e01b60005260206000f3"
+
+
+async def pays_from(wallet: str, vectoll: Service, pay_to: str) -> str:
+    payload = authorize(Account.create(), pay_to, TEN, holder=wallet) | {"signature": f"0x{'ab' * 66}"}
+    return await refused(vectoll, header(payload))
+
+
+@pytest.mark.parametrize("code", [HEAVY, TWO_FACED])
+async def test_a_wallet_that_fails_with_the_real_transactions_gas_fails_before_it_is_sent(
+    vectoll: Service, chain: Anvil, pay_to: str, code: str
+) -> None:
+    wallet, sent = Account.create().address, chain.transactions_of(GAS)
+    chain.rpc("anvil_setCode", wallet, f"0x{code}")
+    chain.fund(wallet, TEN)
+    assert await pays_from(wallet, vectoll, pay_to) in {"simulation_failed", "invalid_signature"}
+    assert chain.transactions_of(GAS) == sent
+
+
+async def test_a_wallet_whose_payment_reverted_pays_no_more_until_that_has_lapsed(
+    vectoll: Service, chain: Anvil, pay_to: str
+) -> None:
+    """It knows a simulation in a way of its own, and would burn our gas each time."""
+    wallet = Account.create().address
+    chain.rpc("anvil_setCode", wallet, f"0x{WILLING}")
+    chain.fund(wallet, 9 * TEN)
+    payload = authorize(Account.create(), pay_to, TEN, holder=wallet) | {"signature": f"0x{'ab' * 66}"}
+    await submitted_unmined(vectoll, chain, header(payload))
+    chain.rpc("anvil_setCode", wallet, "0xfe")
+    chain.set_automine(True)
+    chain.mine()
+    assert await vectoll.top_ups.reconcile() == []
+    chain.rpc("anvil_setCode", wallet, f"0x{WILLING}")
+    assert await pays_from(wallet, vectoll, pay_to) == "earlier_payment_failed"
+    chain.mine(4, seconds=400)
+    await vectoll.top_ups.reconcile()
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.FAILED]
+
+
 def counterfactual(chain: Anvil, owner: LocalAccount) -> tuple[str, str, str]:
     """A wallet's address before it is there, the factory that makes it, and the call that does."""
     factory = chain.deploy("Factory")

@@ -13,6 +13,7 @@ from vectoll.domain.payments import (
     MAX_TIMEOUT_S,
     MAX_VALIDITY_S,
     MIN_VALIDITY_S,
+    REVERTED,
     Arrived,
     Intent,
     IntentState,
@@ -124,6 +125,12 @@ def check_open(others: Sequence[Intent]) -> None:
         raise PaymentRefused(
             "too_many_open",
             f"{MAX_OPEN_PER_PAYER} payments of this wallet are open: wait until one is settled.",
+        )
+
+    if any(other.reason == REVERTED for other in others):
+        raise PaymentRefused(
+            "earlier_payment_failed",
+            "The chain did not execute this wallet's last payment: wait until it lapses.",
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from vectoll.core.topup_rules import check_covered, check_open, credit_of, reversal_of
 from vectoll.domain.errors import InvalidRequest, Unavailable, VectollError
 from vectoll.domain.payments import (
+    AT_LARGE,
     Arrived,
     Intent,
     IntentState,
@@ -175,6 +176,8 @@ class Settlement:
                 return await self._reverse(rail, intent, sighting)
             case Never():
                 return await self.move(intent, state=IntentState.FAILED, reason=sighting.reason)
+            case Missing(reason) if reason and reason != intent.reason and intent.state in AT_LARGE:
+                return await self.move(intent, reason=reason)
             case Missing() | Arrived():
                 return intent
 

@@ -187,6 +187,10 @@ class Missing:
     reason: str = ""
 
 
+REVERTED = "failed_on_chain"
+"""The reason of what is in a block, cost its fee and moved nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Never:
     """Not there, and it never can be, by blocks that are final."""

@@ -30,8 +30,9 @@ class RpcError(RpcUnavailable):
 
     @property
     def is_revert(self) -> bool:
-        """Whether a contract refused the call, which is an answer; anything else is the node's trouble."""
-        return self.code == 3 or "revert" in self.message.lower()
+        """Whether the code that was called refused or failed, which is an answer; all else is the node's trouble."""
+        message = self.message.lower().replace(" ", "")
+        return self.code == 3 or any(word in message for word in ("revert", "outofgas", "invalidopcode"))
 
 
 def reads_answers(

@@ -8,6 +8,7 @@ from vectoll.adapters.chains.evm import call_data, eip712_digest, eip712_domain,
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError, reads_answers
 from vectoll.adapters.chains.secp256k1 import keccak256, recover
 from vectoll.domain.payments import (
+    REVERTED,
     Arrived,
     Intent,
     Missing,
@@ -68,10 +69,14 @@ class Eip3009:
         return recover(digest, auth.signature) == auth.payer.raw
 
     @reads_answers
-    async def verify(self, payment: Payment, sender: str) -> int:
-        """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong."""
+    async def verify(self, payment: Payment, sender: Mapping[str, str]) -> int:
+        """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong.
+
+        ``sender`` is the call's ``from``, and the gas and its price where they are known: code can tell a simulation
+        by them.
+        """
         head = await self._block("latest")  # asked first: what arrives, arrives after it
-        call = {"from": sender, "to": self.option.asset, "data": f"0x{transfer_call(payment).hex()}"}
+        call = {**sender, "to": self.option.asset, "data": f"0x{transfer_call(payment).hex()}"}
         try:
             await self._rpc.call("eth_call", call, "latest")
         except RpcError as error:
@@ -106,14 +111,15 @@ class Eip3009:
             return arrived
         if await self._is_used(auth, "latest"):
             return await self._search(auth, intent.since_block, latest)
-        return await self._unused(auth)
+        has_reverted = receipt is not None and int(receipt["status"], 16) != 1
+        return await self._unused(auth, REVERTED if has_reverted else "")
 
-    async def _unused(self, auth: TransferAuthorization) -> Sighting:
+    async def _unused(self, auth: TransferAuthorization, reason: str) -> Sighting:
         """Nobody has used the authorisation. Once it has lapsed by a final block, nobody can."""
         final = await self._block("finalized")
         if final.timestamp >= auth.valid_before and not await self._is_used(auth, hex(final.number)):
             return Never("expired", by_absence=True)
-        return Missing()
+        return Missing(reason)
 
     async def _search(self, auth: TransferAuthorization, since: int, latest: _Head) -> Sighting:
         """The authorisation was used or cancelled by somebody: find out where, and for what.

@@ -58,7 +58,7 @@ class AnySender:
 
     async def verify(self, payment: Payment) -> int:
         """Run the transfer as the recipient would send it."""
-        return await self._token.verify(payment, self.option.pay_to)
+        return await self._token.verify(payment, {"from": self.option.pay_to})
 
 
 class FacilitatorRail:

@@ -9,6 +9,7 @@ from typing import Any
 from vectoll.adapters.chains.rpc import JsonRpc, reads_answers
 from vectoll.adapters.chains.solana import is_signature
 from vectoll.domain.payments import (
+    REVERTED,
     Arrived,
     Intent,
     IntentState,
@@ -93,7 +94,7 @@ class Spl:
             return Never("expired", by_absence=True)
         is_final = status.get("confirmationStatus") == "finalized"
         if status.get("err") is not None:
-            return Never("failed_on_chain") if is_final else Missing("failed_on_chain")
+            return Never(REVERTED) if is_final else Missing(REVERTED)
         if status.get("confirmationStatus") not in ("confirmed", "finalized"):
             return Missing()
         return await self._arrived(transfer, signature, is_final)
