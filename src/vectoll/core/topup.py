@@ -127,6 +127,7 @@ class TopUps:
         if not MIN_TOP_UP <= usdc_amount(payment.base_units) <= MAX_TOP_UP:
             raise PaymentRefused("amount_out_of_range", "A top-up is $5 to $10,000.")
         check_times(payment, self._clock.now())
+        await self._count(ATTEMPTS_PER_CLIENT, "top-ups-by", client)  # before what all share
         rail = self._rails[payment.option.network]
         if rail.check_signature(payment):
             await self._count(ATTEMPTS_PER_PAYER, "top-ups", payment.payer.text)
@@ -134,7 +135,6 @@ class TopUps:
             await self._count(UNPROVED_ATTEMPTS, "top-ups-unproved")
         else:
             raise PaymentRefused("invalid_signature", "The payment's signature does not match its payer.")
-        await self._count(ATTEMPTS_PER_CLIENT, "top-ups-by", client)
 
     async def _count(self, limit: RateLimit, *key: str) -> None:
         decision = await self._limiter.hit(limit, *key)

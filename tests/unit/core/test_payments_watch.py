@@ -405,6 +405,17 @@ async def test_signatures_that_only_a_chain_can_check_are_limited_for_all_togeth
         await service.top_up(header(Wallet()), "address:60")
 
 
+async def test_one_client_does_not_use_up_what_all_contract_wallets_share(clock: FixedClock) -> None:
+    service = top_ups(Unproved(), MemoryStore(clock), clock)
+    outcomes = [
+        await asyncio.gather(service.top_up(header(Wallet()), "address:1"), return_exceptions=True)
+        for _ in range(70)
+    ]
+    assert sum(isinstance(outcome, RateLimited) for [outcome] in outcomes) == 40
+    for _ in range(30):
+        await service.top_up(header(Wallet()), "address:2")
+
+
 async def test_a_process_that_may_not_send_looks_and_sends_nothing(clock: FixedClock) -> None:
     store, wallet = MemoryStore(clock), Wallet()
     with pytest.raises(PaymentOutcomeUnknown):
