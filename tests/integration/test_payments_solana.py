@@ -363,6 +363,8 @@ async def test_a_dropped_fork_takes_the_credit_back(
     changed = await vectoll.top_ups.reconcile()
     assert [i.state for i in changed] == [IntentState.REVERSED]
     assert await vectoll.balance(str(payer.pubkey())) == 0
+    with pytest.raises(PaymentRefused, match="sign a new one"):
+        await vectoll.top_ups.top_up(payment)
     assert (await vectoll.store.ledger.verify()).is_clean
 
 

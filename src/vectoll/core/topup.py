@@ -112,6 +112,10 @@ class TopUps:
         earlier = await self._store.get(payment.id)
         if earlier is not None and earlier.state is IntentState.CREDITED:
             return Outcome(original_result(earlier, payment), is_new=False)
+        if earlier is not None and earlier.state is IntentState.REVERSED:
+            raise PaymentRefused(
+                "reversed", "The chain dropped this payment, and its credit was taken back: sign a new one."
+            )
         if earlier is not None and not is_open_again(earlier, self._clock.now()):
             raise PaymentInProgress(payment.id)  # whatever is wrong with it by now: it may have moved money
         await self._admit(payment, client)
