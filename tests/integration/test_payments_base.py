@@ -229,7 +229,7 @@ async def submitted_unmined(vectoll: Service, chain: Anvil, payment: str) -> Int
     """Submit while no block is made: the outcome stays unknown."""
     chain.set_automine(False)
     with pytest.raises(PaymentOutcomeUnknown):
-        await service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.1).top_ups.top_up(
+        await service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.3).top_ups.top_up(
             payment
         )
     intent = await open_intent(vectoll)
@@ -530,7 +530,7 @@ async def test_a_failed_send_leaves_no_gap_in_the_gas_keys_nonces(
         return await real_call(method, *params)
 
     rail._rpc.call = refuse_once  # type: ignore[method-assign]
-    quick = service([rail], vectoll.store, timeout_s=0.1)
+    quick = service([rail], vectoll.store, timeout_s=0.3)
     with pytest.raises(PaymentOutcomeUnknown):
         await quick.top_ups.top_up(first)
     second = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 2 * TEN)))).intent

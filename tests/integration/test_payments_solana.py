@@ -199,7 +199,7 @@ async def test_a_payer_without_funds_or_with_a_lapsed_blockhash_is_refused(
 
 
 async def submitted_unseen(vectoll: Service, chain: Svm, payment: str) -> Intent:
-    quick = service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.1)
+    quick = service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.3)
     with pytest.raises(PaymentOutcomeUnknown):
         await quick.top_ups.top_up(payment)
     intent = (await vectoll.store.payments.list())[0]

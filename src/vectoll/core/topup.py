@@ -178,7 +178,7 @@ class TopUps:
         await self._watch.run(interval_s)
 
     async def close(self) -> None:
-        """Wait for the settlements in progress; each ends within the waiting time."""
+        """Wait for the settlements in progress; each ends within the waiting time and what the database takes."""
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 

@@ -5,8 +5,9 @@ only the chain decides what became of the money. Credit and ``credited`` are one
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from vectoll.core.topup_rules import check_covered, check_open, credit_of, reversal_of
 from vectoll.domain.errors import InvalidRequest, Unavailable, VectollError
@@ -29,12 +30,14 @@ from vectoll.domain.payments import (
 from vectoll.ports.clock import Clock
 from vectoll.ports.payment_metrics import PaymentMetrics
 from vectoll.ports.payments import EvidenceConsumed, PaymentStore, Rail
-from vectoll.ports.wallets import RpcUnavailable
+from vectoll.ports.wallets import RpcSilent, RpcUnavailable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long a client is kept waiting for its chain, and how often the chain is asked."""
+    """How long a client is kept waiting for its chain, from first to last, and how often the chain is asked."""
 
     timeout_s: float = 45.0
     poll_s: float = 0.5
@@ -67,11 +70,12 @@ class Settlement:
         it further, PaymentOutcomeUnknown for all else: once it is verified, a payment may yet be sent and arrive.
         """
         rail = self._rails[intent.network]
-        verified = await self._verify(rail, payment, intent)
+        deadline = asyncio.get_running_loop().time() + self._waiting.timeout_s
+        verified = await self._verify(rail, payment, intent, deadline)
         try:
-            await self._check_others(rail, payment, verified, intent.since_block)
-            sent = await self.submit(rail, payment, verified)
-            return await self._await_arrival(rail, payment, sent)
+            await self._check_others(rail, payment, verified, intent.since_block, deadline)
+            sent = await self.submit(rail, payment, verified, deadline)
+            return await self._await_arrival(rail, payment, sent, deadline)
         except RailUnavailable:
             raise
         except (
@@ -80,15 +84,17 @@ class Settlement:
         ) as error:  # the ledger's: it says that nothing was charged, which is not so
             raise PaymentOutcomeUnknown(intent.id) from error
 
-    async def _verify(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def _verify(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         try:
-            since_block = await rail.verify(payment)
+            since_block = await _by(deadline, rail.verify(payment))
         except (PaymentRefused, RpcUnavailable) as error:
             raise await self._give_up(intent, error) from None
         first = intent.since_block or since_block  # of a payment that was sent before, the first attempt's
         return await self.move(intent, state=IntentState.VERIFIED, since_block=first)
 
-    async def _check_others(self, rail: Rail, payment: Payment, intent: Intent, since_block: int) -> None:
+    async def _check_others(
+        self, rail: Rail, payment: Payment, intent: Intent, since_block: int, deadline: float
+    ) -> None:
         """What else the payer has open. Asked when this one is on record: of many at once none slips through.
 
         ``since_block`` is what the intent had before it was verified.
@@ -98,7 +104,7 @@ class Settlement:
         try:
             check_open(others)
             if others:
-                check_covered(payment, others, await rail.balance(payment))
+                check_covered(payment, others, await _by(deadline, rail.balance(payment)))
         except (PaymentRefused, RpcUnavailable) as error:
             raise await self._give_up(intent, error, since_block=since_block) from None
 
@@ -111,7 +117,9 @@ class Settlement:
         await self.move(intent, state=IntentState.FAILED, reason=reason, **changes)
         return refused or RailUnavailable()
 
-    async def submit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def submit(
+        self, rail: Rail, payment: Payment, intent: Intent, deadline: float | None = None
+    ) -> Intent:
         """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded."""
         recorded = intent
 
@@ -122,9 +130,9 @@ class Settlement:
             )
 
         try:
-            await rail.settle(payment, record)
+            await _by(deadline, rail.settle(payment, record))
         except RpcUnavailable:
-            if recorded is intent:  # nothing was sent; reconciling sends it when the chain answers again
+            if recorded is intent:  # reconciling finds out, and sends it when the chain answers again
                 raise PaymentOutcomeUnknown(intent.id) from None
         return recorded
 
@@ -136,11 +144,10 @@ class Settlement:
             return intent
         return await self.submit(rail, payment, intent)
 
-    async def _await_arrival(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def _await_arrival(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._waiting.timeout_s
         while True:
-            intent = await self.look(rail, payment, intent)
+            intent = await self._look(rail, payment, intent, deadline)
             if intent.state is IntentState.CREDITED:
                 return intent
             if intent.state is IntentState.FAILED:
@@ -152,13 +159,13 @@ class Settlement:
                 raise PaymentOutcomeUnknown(intent.id)
             await asyncio.sleep(self._waiting.poll_s)
 
-    async def look(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def _look(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw.
 
         Absence is left to the watch, which has the time to ask again.
         """
         try:
-            sighting = await rail.look(payment, intent)
+            sighting = await _by(deadline, rail.look(payment, intent))
         except RpcUnavailable:
             return intent
         if isinstance(sighting, Never) and sighting.by_absence:
@@ -210,3 +217,12 @@ class Settlement:
 
     async def _reread(self, intent: Intent) -> Intent:
         return await self._store.get(intent.id) or intent
+
+
+async def _by(deadline: float | None, answer: Awaitable[T]) -> T:
+    """A rail's answer. Raises RpcSilent when there is none by then, in the event loop's time."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await answer
+    except TimeoutError:
+        raise RpcSilent from None

@@ -365,8 +365,8 @@ class Slow(FakeRail):
 
 
 async def test_of_ten_payments_of_one_payer_at_once_no_more_than_three_are_sent(clock: FixedClock) -> None:
-    wallet, rail = Wallet(), Slow()
-    service = top_ups(rail, MemoryStore(clock), clock)
+    wallet, rail, waiting = Wallet(), Slow(), Waiting(timeout_s=0.2, poll_s=0.1)
+    service = TopUps([rail], MemoryStore(clock).payments, MemoryRateLimiter(), clock, waiting)
     outcomes = await asyncio.gather(
         *(service.top_up(header(wallet)) for _ in range(10)), return_exceptions=True
     )
@@ -388,6 +388,60 @@ async def test_a_chain_that_falls_silent_before_a_second_payment_was_sent_leaves
     with pytest.raises(RailUnavailable):
         await service.top_up(header(wallet))
     assert [i.state for i in await store.payments.list()] == [IntentState.FAILED, IntentState.UNKNOWN]
+
+
+class Hanging(FakeRail):
+    """Never answers one of its questions."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self.question = question
+
+    async def _hang(self, question: str) -> None:
+        if self.question == question:
+            await asyncio.Event().wait()
+
+    async def verify(self, payment: Payment) -> int:
+        await self._hang("verify")
+        return 1
+
+    async def balance(self, payment: Payment) -> int:
+        await self._hang("balance")
+        return 10**9
+
+    async def settle(self, payment: Payment, record: Record) -> None:
+        await self._hang("nonce")
+        await super().settle(payment, record)
+        await self._hang("settle")
+
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        await self._hang("look")
+        return Missing()
+
+
+@pytest.mark.parametrize(
+    ("question", "error", "state"),
+    [
+        ("verify", RailUnavailable, IntentState.FAILED),
+        ("balance", RailUnavailable, IntentState.FAILED),
+        ("nonce", PaymentOutcomeUnknown, IntentState.VERIFIED),
+        ("settle", PaymentOutcomeUnknown, IntentState.UNKNOWN),
+        ("look", PaymentOutcomeUnknown, IntentState.UNKNOWN),
+    ],
+)
+async def test_a_client_waits_no_longer_than_the_timeout_whatever_does_not_answer(
+    clock: FixedClock, question: str, error: type[Exception], state: IntentState
+) -> None:
+    store, wallet = MemoryStore(clock), Wallet()
+    with pytest.raises(PaymentOutcomeUnknown):
+        await top_ups(Flaky(Missing()), store, clock).top_up(header(wallet))
+    waiting = Waiting(timeout_s=0.2, poll_s=0.01)
+    service = TopUps([Hanging(question)], store.payments, MemoryRateLimiter(), clock, waiting)
+    async with asyncio.timeout(1):
+        with pytest.raises(error):
+            await service.top_up(header(wallet))
+        await service.close()
+    assert (await store.payments.list())[0].state is state
 
 
 class Unproved(FakeRail):
