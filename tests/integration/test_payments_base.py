@@ -562,7 +562,7 @@ async def test_four_processes_with_one_gas_key_settle_all_their_payments(
     """All ask for the next nonce at the same moment; those that are too late take another.
 
     Two of one nonce are sometimes accepted both, when the later one pays more for its gas: it replaces the other, which
-    reconciling signs anew.
+    is signed anew a second later.
     """
     rails = [rail, *(base_rail(chain.url, USDC, pay_to, GAS_KEY) for _ in range(3))]
     async with AsyncExitStack() as stack:
@@ -617,6 +617,25 @@ async def test_a_transaction_whose_nonce_somebody_else_used_is_signed_anew(
     changed = await vectoll.top_ups.reconcile()
     assert [i.state for i in changed] == [IntentState.CREDITED]
     assert changed[0].tx != intent.tx
+    assert chain.usdc(pay_to) == TEN
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_a_client_whose_transaction_was_replaced_waits_a_second_for_another_one(
+    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
+) -> None:
+    """Another gateway with the same key was quicker to use its nonce."""
+    chain.set_automine(False)
+    waiting = asyncio.create_task(vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN))))
+    async with asyncio.timeout(5):
+        while not chain.rpc("txpool_content")["pending"]:  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(0.02)
+    first = await open_intent(vectoll)
+    chain.rpc("anvil_dropTransaction", first.tx)
+    chain.rpc("anvil_setNonce", GAS, hex(chain.transactions_of(GAS) + 1))
+    chain.set_automine(True)
+    outcome = await asyncio.wait_for(waiting, 3)
+    assert outcome.intent.tx != first.tx
     assert chain.usdc(pay_to) == TEN
     assert await vectoll.balance(payer.address.lower()) == usd("10")
 

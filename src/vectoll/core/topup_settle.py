@@ -41,6 +41,8 @@ class Waiting:
 
     timeout_s: float = 45.0
     poll_s: float = 0.5
+    resend_s: float = 1.0
+    """How often the transaction is sent again meanwhile: another gateway with its key may have replaced it."""
 
 
 PATIENT = Waiting()
@@ -136,16 +138,19 @@ class Settlement:
                 raise PaymentOutcomeUnknown(intent.id) from None
         return recorded
 
-    async def resubmit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def resubmit(
+        self, rail: Rail, payment: Payment, intent: Intent, deadline: float | None = None
+    ) -> Intent:
         """``submit``, if the chain would still accept it; the intent unchanged, and no fee spent, if not."""
         try:
-            await rail.verify(payment)
+            await _by(deadline, rail.verify(payment))
         except PaymentRefused:
             return intent
-        return await self.submit(rail, payment, intent)
+        return await self.submit(rail, payment, intent, deadline)
 
     async def _await_arrival(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         loop = asyncio.get_running_loop()
+        resend_at = loop.time() + self._waiting.resend_s
         while True:
             intent = await self._look(rail, payment, intent, deadline)
             if intent.state is IntentState.CREDITED:
@@ -157,7 +162,19 @@ class Settlement:
             if loop.time() >= deadline:
                 await self.move(intent, state=IntentState.UNKNOWN)
                 raise PaymentOutcomeUnknown(intent.id)
+            if loop.time() >= resend_at and intent.raw_tx is not None:
+                intent = await self._resend(rail, payment, intent, deadline)
+                resend_at = loop.time() + self._waiting.resend_s
             await asyncio.sleep(self._waiting.poll_s)
+
+    async def _resend(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
+        """Send it again, and anew where another gateway's transaction took its place."""
+        try:
+            if await _by(deadline, rail.resend(intent)):
+                return intent
+            return await self.resubmit(rail, payment, intent, deadline)
+        except (RpcUnavailable, PaymentOutcomeUnknown):  # the next look finds out
+            return intent
 
     async def _look(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw.
