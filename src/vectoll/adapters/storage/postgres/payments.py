@@ -25,10 +25,14 @@ class PostgresPayments:
     async def insert(self, intent: Intent) -> Intent | None:
         """None when written, else what is stored under this id."""
         try:
-            written = await self._database.fetch("insert_payment", *from_intent(intent), is_repeatable=False)
+            if await self._database.fetch("insert_payment", *from_intent(intent), is_repeatable=False):
+                return None
         except OutcomeUnknown:
-            return None if await self.get(intent.id) == intent else await self.get(intent.id)
-        return None if written else await self.get(intent.id)
+            stored = await self.get(intent.id)
+            if stored is None:  # not now, and not known whether it still comes
+                raise
+            return None if stored == intent else stored
+        return await self.get(intent.id)
 
     async def get(self, payment: PaymentId) -> Intent | None:
         """One intent."""
