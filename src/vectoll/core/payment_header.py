@@ -86,7 +86,7 @@ def parse_payment(payload: bytes, options: Sequence[PaymentOption]) -> Payment:
     """
     try:
         header = _DECODER.decode(payload)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise _malformed() from None
     accepted = header.accepted or _Accepted()
     scheme = accepted.scheme or header.scheme

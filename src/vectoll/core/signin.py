@@ -98,7 +98,7 @@ def _decode(header: str) -> _Payload:
         raise SignInRefused(SignInRule.MALFORMED)
     try:
         return _DECODER.decode(binascii.a2b_base64(header.encode("ascii"), strict_mode=True))
-    except (UnicodeError, binascii.Error, msgspec.DecodeError):
+    except (UnicodeError, binascii.Error, msgspec.DecodeError, RecursionError):
         raise SignInRefused(SignInRule.MALFORMED) from None
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.chains.svm import MINT
 from tests.wallets import OPTION, Wallet
 
-from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.chains.rpc import JsonRpc, _result
 from vectoll.adapters.chains.secp256k1 import SigningKey
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.eip3009 import Eip3009
@@ -146,6 +146,12 @@ async def test_any_answers_of_a_solana_node(answers: list[Any], is_known: bool) 
         assert isinstance(await Spl(Babbling([*answers]), SOLANA_OPTION).balance(payment), int)
     with contextlib.suppress(RpcUnavailable, PaymentRefused):
         await Spl(Babbling([*answers]), SOLANA_OPTION).verify(payment)
+
+
+@pytest.mark.parametrize("raw", [b'{"result":' + b"[" * 1500, b'{"result":"\xff"}', b"", b"[]", b"{}"])
+def test_what_is_not_json_rpc_is_no_answer(raw: bytes) -> None:
+    with pytest.raises(RpcUnavailable):
+        _result(raw)
 
 
 @pytest.mark.parametrize("error", ["Pausable: paused", "Blacklistable: account is blacklisted"])

@@ -503,6 +503,18 @@ async def test_any_header_is_400_or_401(paying: Shop, value: str) -> None:
     await rejects(paying, value)
 
 
+@pytest.mark.parametrize("base", ["/api/v1", "/v1"])
+async def test_json_nested_more_deeply_than_can_be_read_is_malformed(paying: Shop, base: str) -> None:
+    value = base64.b64encode(b'{"x":' + b"[" * 1500 + b"}").decode()
+    signed_in = await paying.embed({"sign-in-with-x": value}, path=f"{base}/embeddings")
+    assert signed_in.status_code == 401
+    assert "not base64 of a JSON sign-in payload" in signed_in.text
+    for path in ("embeddings", "x402/top-up"):
+        paid = await paying.embed({"payment-signature": value}, path=f"{base}/{path}")
+        assert paid.status_code == 400
+        assert "X402_INVALID_PAYMENT" in paid.text.upper()
+
+
 @FUZZ
 @given(st.dictionaries(FIELDS, VALUES, min_size=1))
 async def test_any_json_in_a_payment_is_400(paying: Shop, document: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class JsonRpc:
 def _result(raw: bytes) -> Any:
     try:
         answer = msgspec.json.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RpcUnavailable("the answer is not JSON") from None
     if not isinstance(answer, dict):
         raise RpcUnavailable("the answer is not an object")
