@@ -1,6 +1,5 @@
 """Settlement by a remote x402 facilitator. It sends; whether money arrived is read from the chain, not from it."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -9,7 +8,7 @@ import msgspec
 
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.payments.eip3009 import Eip3009
-from vectoll.core.payment_header import requirement, scheme_payload
+from vectoll.core.payment_header import render_payment, requirement
 from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
 from vectoll.ports.payments import Record
 from vectoll.ports.wallets import RpcUnavailable
@@ -98,10 +97,12 @@ class FacilitatorRail:
     async def settle(self, payment: Payment, record: Record) -> None:
         """Record, then ask. Neither success nor failure is believed: the chain is asked next, in either case."""
         await record(Submission(None, None))
-        wanted = requirement(payment)
-        payload = {"x402Version": 2, "accepted": wanted, "payload": scheme_payload(payment)}
         body = msgspec.json.encode(
-            {"x402Version": 2, "paymentPayload": payload, "paymentRequirements": wanted}
+            {
+                "x402Version": 2,
+                "paymentPayload": msgspec.Raw(render_payment(payment)),
+                "paymentRequirements": requirement(payment),
+            }
         )
         try:
             async with (
@@ -109,7 +110,7 @@ class FacilitatorRail:
                 session.post(self._url, data=body, headers=self._headers, allow_redirects=False) as answer,
             ):
                 await answer.content.read(65_536)
-        except (TimeoutError, aiohttp.ClientError, asyncio.IncompleteReadError, OSError):
+        except (TimeoutError, aiohttp.ClientError, OSError):
             raise RpcUnavailable("the facilitator does not answer") from None
 
     async def resend(self, intent: Intent) -> bool:  # noqa: ARG002 - the port's signature
