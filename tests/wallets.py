@@ -77,6 +77,9 @@ class FakeRail:
     async def verify(self, payment: Payment) -> int:
         return 1
 
+    async def balance(self, payment: Payment) -> int:
+        return 10**15
+
     async def settle(self, payment: Payment, record: Record) -> None:
         await record(Submission(f"0x{payment.id[4:]}", b"\x02"))
         self.settled.append(payment)

@@ -230,7 +230,7 @@ class Payer:
         payer = Account.create()
         units = rng.randrange(5, 20) * 10**6
         await asyncio.to_thread(self.chain.fund, payer.address, units)
-        headers = {"payment-signature": header(authorize(payer, self.pay_to, units, valid_for_s=3600))}
+        headers = {"payment-signature": header(authorize(payer, self.pay_to, units, valid_for_s=800))}
         for trial in range(8):
             answer = await client.send("payer", "POST", TOP_UP, headers)
             if answer is not None and answer.status == 200:

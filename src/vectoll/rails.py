@@ -31,7 +31,7 @@ from vectoll.core.wallet_keys import WalletKeys
 from vectoll.domain.allowances import TOKEN_DECIMALS
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.payments import PaymentOption
-from vectoll.domain.siwx import BASE, SOLANA, SignInRules, host_of
+from vectoll.domain.siwx import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, SignInRules, host_of
 from vectoll.domain.wallets import Family, base58_decode, base58_encode, parse_wallet
 from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
@@ -43,13 +43,13 @@ from vectoll.ports.store import Store
 from vectoll.ports.wallets import SignatureVerifier
 from vectoll.settings import BaseSettings, Settings, SolanaSettings
 
-_BASE_USDC = {
+_BASE_USDC: Mapping[str, tuple[str, str]] = {
     BASE: ("0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "USD Coin"),
-    "eip155:84532": ("0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
+    BASE_SEPOLIA: ("0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
 }
-_SOLANA_USDC = {
+_SOLANA_USDC: Mapping[str, str] = {
     SOLANA: "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
-    "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1": "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
+    SOLANA_DEVNET: "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
 }
 
 

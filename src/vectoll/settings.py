@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from vectoll.domain.catalog import ModelKind, Pooling, Privacy, TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.siwx import BASE, SOLANA, BaseNetwork, SolanaNetwork
 from vectoll.settings_sources import explain, read_sources
 
 DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
@@ -125,7 +126,7 @@ class SiwxSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class BaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[x402.base]``: USDC on Base. Needs `rpc_url`, `pay_to`, and one of `settlement_key` and `facilitator_url`."""
 
-    network: Literal["eip155:8453", "eip155:84532"] = "eip155:8453"  # Base, or Base Sepolia to rehearse.
+    network: BaseNetwork = BASE  # Base, or Base Sepolia to rehearse.
     rpc_url: str | None = None  # A JSON-RPC endpoint of the network.
     pay_to: str | None = None  # The address that receives; its key is not needed here.
     asset: str | None = None  # The USDC contract; Circle's on the network when left out.
@@ -147,9 +148,7 @@ class BaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class SolanaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[x402.solana]``: USDC on Solana. Needs what `[x402.base]` needs."""
 
-    network: Literal["solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"] = (
-        "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"  # Mainnet, or devnet to rehearse.
-    )
+    network: SolanaNetwork = SOLANA  # Mainnet, or devnet to rehearse.
     rpc_url: str | None = None  # A JSON-RPC endpoint of the network.
     pay_to: str | None = None  # The wallet that receives; its USDC account must exist.
     asset: str | None = None  # The USDC mint; Circle's on the network when left out.

@@ -175,7 +175,7 @@ async def test_what_does_not_fit_our_own_terms_is_refused_before_any_rpc(
         header(authorize(payer, pay_to, 4_999_999)): "amount_out_of_range",
         header(authorize(payer, pay_to, 10_000_000_001)): "amount_out_of_range",
         header(authorize(payer, pay_to, TEN, valid_for_s=5)): "expired",
-        header(authorize(payer, pay_to, TEN, valid_for_s=90_000)): "valid_too_long",
+        header(authorize(payer, pay_to, TEN, valid_for_s=960)): "valid_too_long",
         header(authorize(payer, pay_to, TEN, valid_after=2**40)): "not_yet_valid",
         changed(value="1e7"): "malformed",
         changed(value="10000000.0"): "malformed",
@@ -229,7 +229,7 @@ async def submitted_unmined(vectoll: Service, chain: Anvil, payment: str) -> Int
     """Submit while no block is made: the outcome stays unknown."""
     chain.set_automine(False)
     with pytest.raises(PaymentOutcomeUnknown):
-        await service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.1).top_ups.top_up(
+        await service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.3).top_ups.top_up(
             payment
         )
     intent = await open_intent(vectoll)
@@ -263,6 +263,7 @@ async def test_a_payment_that_never_reached_a_block_fails_only_after_it_lapsed_b
     chain.mine(seconds=400)
     assert await vectoll.top_ups.reconcile() == [], "the block in which it lapsed is not final yet"
     chain.mine(4)
+    assert await vectoll.top_ups.reconcile() == [], "one look at a chain may miss it"
     changed = await vectoll.top_ups.reconcile()
     assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "expired")]
     assert chain.usdc(pay_to) == 0
@@ -280,6 +281,20 @@ async def test_a_dropped_transaction_is_sent_again_the_very_same(
     changed = await vectoll.top_ups.reconcile()
     assert [i.tx for i in changed] == [intent.tx]
     assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_one_balance_is_not_taken_for_several_payments_that_are_open(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """Each alone would pass its simulation until the first is in a block."""
+    await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, 60 * TEN)))
+    assert await refused(vectoll, header(authorize(payer, pay_to, 41 * TEN))) == "insufficient_funds"
+    payment = header(authorize(payer, pay_to, 40 * TEN))
+    await submitted_unmined(vectoll, chain, payment)
+    chain.set_automine(True)
+    chain.mine()
+    assert len(await vectoll.top_ups.reconcile()) == 2
+    assert await vectoll.balance(payer.address.lower()) == usd("1000")
 
 
 async def front_run(chain: Anvil, intent: Intent, data: str, to: str = USDC) -> None:
@@ -349,6 +364,36 @@ async def test_a_used_authorisation_is_no_proof_without_its_own_transfer(
     changed = await vectoll.top_ups.reconcile()
     assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "authorization_used_otherwise")]
     assert await vectoll.balance(payer.address.lower()) == 0
+
+
+@pytest.mark.parametrize(
+    "hidden", [{"eth_getTransactionReceipt"}, {"eth_getTransactionReceipt", "eth_getLogs"}]
+)
+@pytest.mark.parametrize("is_credited", [False, True])
+async def test_a_node_that_lacks_receipts_or_logs_cannot_say_that_a_payment_went_elsewhere(
+    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str, hidden: set[str],
+    is_credited: bool,
+) -> None:  # fmt: skip
+    """Its block is final and its state is known; its transaction's index lags."""
+    payment = header(authorize(payer, pay_to, TEN))
+    if is_credited:
+        await vectoll.top_ups.top_up(payment)
+    else:
+        await submitted_unmined(vectoll, chain, payment)
+        chain.set_automine(True)
+    chain.mine(5)
+    real_call = rail._rpc.call
+
+    async def lag(method: str, *params: object) -> Any:
+        if method in hidden:
+            return [] if method == "eth_getLogs" else None
+        return await real_call(method, *params)
+
+    rail._rpc.call = lag  # type: ignore[method-assign]
+    assert await vectoll.top_ups.reconcile() == []
+    rail._rpc.call = real_call  # type: ignore[method-assign]
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.CREDITED]
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
 
 
 async def assert_used_otherwise(vectoll: Service, chain: Anvil, payer: LocalAccount) -> None:
@@ -450,6 +495,8 @@ async def test_a_reorganised_chain_takes_the_credit_back_when_the_payment_cannot
     chain.rpc("anvil_dropAllTransactions")
     assert chain.usdc(pay_to) == 0
     chain.mine(4, seconds=400)
+    for _ in range(4):
+        assert await vectoll.top_ups.reconcile() == []
     changed = await vectoll.top_ups.reconcile()
     assert [(i.id, i.state) for i in changed] == [(credited.id, IntentState.REVERSED)]
     assert await vectoll.balance(payer.address.lower()) == 0
@@ -483,7 +530,7 @@ async def test_a_failed_send_leaves_no_gap_in_the_gas_keys_nonces(
         return await real_call(method, *params)
 
     rail._rpc.call = refuse_once  # type: ignore[method-assign]
-    quick = service([rail], vectoll.store, timeout_s=0.1)
+    quick = service([rail], vectoll.store, timeout_s=0.3)
     with pytest.raises(PaymentOutcomeUnknown):
         await quick.top_ups.top_up(first)
     second = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, 2 * TEN)))).intent
@@ -510,27 +557,30 @@ async def test_a_transaction_is_on_record_before_the_first_byte_leaves(
 
 
 async def test_four_processes_with_one_gas_key_settle_all_their_payments(
-    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
+    vectoll: Service, chain: Anvil, rail: BaseRail, pay_to: str
 ) -> None:
     """All ask for the next nonce at the same moment; those that are too late take another.
 
     Two of one nonce are sometimes accepted both, when the later one pays more for its gas: it replaces the other, which
-    reconciling signs anew.
+    is signed anew a second later.
     """
     rails = [rail, *(base_rail(chain.url, USDC, pay_to, GAS_KEY) for _ in range(3))]
     async with AsyncExitStack() as stack:
         for other in rails[1:]:
             stack.push_async_callback(other.close)
         services = [service([each], vectoll.store, timeout_s=3) for each in rails] * 4
-        payments = [header(authorize(payer, pay_to, TEN)) for _ in services]
+        payers = [Account.create() for _ in services]
+        for each in payers:
+            chain.fund(each.address, TEN)
+        payments = [header(authorize(each, pay_to, TEN)) for each in payers]
         calls = (s.top_ups.top_up(p) for s, p in zip(services, payments, strict=True))
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(outcome, Outcome | PaymentOutcomeUnknown)
         async with asyncio.timeout(30):
-            while await vectoll.balance(payer.address.lower()) < usd("160"):
+            while sum([await vectoll.balance(each.address.lower()) for each in payers]) < usd("160"):
                 await vectoll.top_ups.reconcile()
     assert chain.usdc(pay_to) == 16 * TEN
-    assert await vectoll.balance(payer.address.lower()) == usd("160")
+    assert [await vectoll.balance(each.address.lower()) for each in payers] == [usd("10")] * 16
 
 
 async def test_a_nonce_that_others_are_quicker_to_use_ten_times_is_no_reason_to_fail(
@@ -567,6 +617,25 @@ async def test_a_transaction_whose_nonce_somebody_else_used_is_signed_anew(
     changed = await vectoll.top_ups.reconcile()
     assert [i.state for i in changed] == [IntentState.CREDITED]
     assert changed[0].tx != intent.tx
+    assert chain.usdc(pay_to) == TEN
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
+async def test_a_client_whose_transaction_was_replaced_waits_a_second_for_another_one(
+    vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
+) -> None:
+    """Another gateway with the same key was quicker to use its nonce."""
+    chain.set_automine(False)
+    waiting = asyncio.create_task(vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN))))
+    async with asyncio.timeout(5):
+        while not chain.rpc("txpool_content")["pending"]:  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(0.02)
+    first = await open_intent(vectoll)
+    chain.rpc("anvil_dropTransaction", first.tx)
+    chain.rpc("anvil_setNonce", GAS, hex(chain.transactions_of(GAS) + 1))
+    chain.set_automine(True)
+    outcome = await asyncio.wait_for(waiting, 3)
+    assert outcome.intent.tx != first.tx
     assert chain.usdc(pay_to) == TEN
     assert await vectoll.balance(payer.address.lower()) == usd("10")
 
@@ -620,6 +689,49 @@ async def test_a_contract_wallet_pays(
     payload = authorize(payer, pay_to, TEN, holder=wallet)
     assert (await vectoll.top_ups.top_up(header(payload))).intent.payer == wallet.lower()
     assert await vectoll.balance(wallet.lower()) == usd("10")
+
+
+HEAVY = "614e205b600190038060035750" + "631626ba7e60e01b60005260206000f3"
+"""A wallet that says yes to everything, after work for 520,000 gas."""
+TWO_FACED = "3a15600657fe5b" + "631626ba7e60e01b60005260206000f3"
+"""One that says yes where gas costs nothing, which is in a simulation, and burns all of it elsewhere."""
+WILLING = "631626ba7e60e01b60005260206000f3"
+
+
+async def pays_from(wallet: str, vectoll: Service, pay_to: str) -> str:
+    payload = authorize(Account.create(), pay_to, TEN, holder=wallet) | {"signature": f"0x{'ab' * 66}"}
+    return await refused(vectoll, header(payload))
+
+
+@pytest.mark.parametrize("code", [HEAVY, TWO_FACED])
+async def test_a_wallet_that_fails_with_the_real_transactions_gas_fails_before_it_is_sent(
+    vectoll: Service, chain: Anvil, pay_to: str, code: str
+) -> None:
+    wallet, sent = Account.create().address, chain.transactions_of(GAS)
+    chain.rpc("anvil_setCode", wallet, f"0x{code}")
+    chain.fund(wallet, TEN)
+    assert await pays_from(wallet, vectoll, pay_to) in {"simulation_failed", "invalid_signature"}
+    assert chain.transactions_of(GAS) == sent
+
+
+async def test_a_wallet_whose_payment_reverted_pays_no_more_until_that_has_lapsed(
+    vectoll: Service, chain: Anvil, pay_to: str
+) -> None:
+    """It knows a simulation in a way of its own, and would burn our gas each time."""
+    wallet = Account.create().address
+    chain.rpc("anvil_setCode", wallet, f"0x{WILLING}")
+    chain.fund(wallet, 9 * TEN)
+    payload = authorize(Account.create(), pay_to, TEN, holder=wallet) | {"signature": f"0x{'ab' * 66}"}
+    await submitted_unmined(vectoll, chain, header(payload))
+    chain.rpc("anvil_setCode", wallet, "0xfe")
+    chain.set_automine(True)
+    chain.mine()
+    assert await vectoll.top_ups.reconcile() == []
+    chain.rpc("anvil_setCode", wallet, f"0x{WILLING}")
+    assert await pays_from(wallet, vectoll, pay_to) == "earlier_payment_failed"
+    chain.mine(4, seconds=400)
+    await vectoll.top_ups.reconcile()
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.FAILED]
 
 
 def counterfactual(chain: Anvil, owner: LocalAccount) -> tuple[str, str, str]:

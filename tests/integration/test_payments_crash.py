@@ -122,7 +122,7 @@ async def test_a_payment_that_was_being_settled_at_the_crash_is_credited_after_i
             again = client.post("/api/v1/x402/top-up", headers={"payment-signature": payment})
     assert credited["transaction"] == submitted["transaction"]
     assert chain.usdc(PAY_TO) - before == TEN
-    assert (again.status_code, again.json()["data"]["newBalance"]) == (200, 10)
+    assert (again.status_code, again.json()["data"]["amountCredited"]) == (200, 10)
     assert len(payments(vectoll)) == 1
     vectoll.verify()
 

@@ -16,7 +16,7 @@ from tests.chains.anvil import USDC, Anvil, authorize, run_anvil, transfer_call
 from tests.chains.svm import MINT, Svm, pay, run_svm
 from tests.integration.payments import Service, base_option, encode, header, service
 
-from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError
 from vectoll.adapters.payments.eip3009 import Eip3009
 from vectoll.adapters.payments.facilitator import AnySender, FacilitatorRail
 from vectoll.adapters.payments.spl import Spl
@@ -132,6 +132,41 @@ async def test_a_claimed_success_without_money_is_no_credit(
     await vectoll.top_ups.reconcile()
     assert len(facilitator[0].seen) == 1, "never asked to settle twice"
     assert (await vectoll.store.payments.list())[0].state is IntentState.UNKNOWN
+
+
+@pytest.mark.parametrize("allowed", [1, 10, 700])
+async def test_a_node_that_shows_logs_of_few_blocks_at_a_time_shows_them_all_the_same(
+    vectoll: Service,
+    evm: Anvil,
+    facilitator: tuple[Facilitator, str],
+    pay_to: str,
+    allowed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    payer, double = Account.create(), facilitator[0]
+    evm.fund(payer.address, 2 * TEN)
+    real_call, refused = JsonRpc.call, []
+
+    def settle_among_others(payload: dict[str, Any]) -> None:
+        evm.mine(100)
+        evm.send(USDC, transfer_call(payload))
+        evm.mine(20)
+
+    async def refuse_many(rpc: JsonRpc, method: str, *params: Any) -> Any:
+        if method == "eth_getLogs":
+            blocks = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
+            if blocks > allowed:
+                refused.append(blocks)
+                raise RpcError(-32600, "up to a few block range")
+        return await real_call(rpc, method, *params)
+
+    double.settle = settle_among_others
+    monkeypatch.setattr(JsonRpc, "call", refuse_many)
+    await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN, now=evm.now())))
+    learnt = len(refused)
+    await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN, now=evm.now())))
+    assert await vectoll.balance(payer.address.lower()) == usd("20")
+    assert len(refused) - learnt <= 1, "what worked is remembered"
 
 
 @pytest.mark.parametrize("crowd", [0, 150])

@@ -199,7 +199,7 @@ async def test_a_payer_without_funds_or_with_a_lapsed_blockhash_is_refused(
 
 
 async def submitted_unseen(vectoll: Service, chain: Svm, payment: str) -> Intent:
-    quick = service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.1)
+    quick = service([*vectoll.top_ups._rails.values()], vectoll.store, timeout_s=0.3)
     with pytest.raises(PaymentOutcomeUnknown):
         await quick.top_ups.top_up(payment)
     intent = (await vectoll.store.payments.list())[0]
@@ -228,6 +228,20 @@ async def test_an_unknown_outcome_is_credited_once_it_shows(
     assert await vectoll.balance(str(payer.pubkey())) == usd("10")
 
 
+async def test_one_balance_is_not_taken_for_several_payments_that_are_open(
+    vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
+) -> None:
+    chain.rpc("test_hold", True)
+    for value in (60 * TEN, 40 * TEN):
+        payment = pay(payer, pay_to, FEE.pubkey(), value, chain.blockhash())
+        await submitted_unseen(vectoll, chain, header(payment))
+    third = pay(payer, pay_to, FEE.pubkey(), TEN, chain.blockhash())
+    assert await refused(vectoll, third) == "insufficient_funds"
+    chain.rpc("test_hold", False)
+    assert len(await vectoll.top_ups.reconcile()) == 2
+    assert await vectoll.balance(str(payer.pubkey())) == usd("1000")
+
+
 async def test_a_transaction_that_never_landed_fails_only_after_its_blockhash_lapsed_for_good(
     vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
 ) -> None:
@@ -236,6 +250,7 @@ async def test_a_transaction_that_never_landed_fails_only_after_its_blockhash_la
     chain.rpc("test_advance", 152, False)
     assert await vectoll.top_ups.reconcile() == [], "lapsed, but not by a final block"
     chain.rpc("test_advance", 1, True)
+    assert await vectoll.top_ups.reconcile() == [], "one look at a chain may miss it"
     changed = await vectoll.top_ups.reconcile()
     chain.rpc("test_drop")
     assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "expired")]
@@ -254,6 +269,41 @@ async def test_a_node_that_lags_behind_cannot_say_that_a_payment_will_never_come
     unchanged = await vectoll.top_ups.reconcile()
     chain.rpc("test_lag", 0)
     assert unchanged == []
+    assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.CREDITED]
+    assert await vectoll.balance(str(payer.pubkey())) == usd("10")
+
+
+STATUS, TRANSACTION, LIST = "getSignatureStatuses", "getTransaction", "getSignaturesForAddress"
+
+
+@pytest.mark.parametrize("holes", [{STATUS}, {STATUS, TRANSACTION}, {STATUS, LIST}])
+@pytest.mark.parametrize("is_credited", [False, True])
+async def test_a_node_with_holes_in_its_history_cannot_say_that_a_payment_will_never_come(
+    vectoll: Service, chain: Svm, rail: SolanaRail, payer: Keypair, pay_to: Pubkey, holes: set[str],
+    is_credited: bool, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It was restored from a snapshot, and has seen the newest final block. Two holes are believed in the second
+    round for what was not credited, and not at all for what was."""
+    payment = header(pay(payer, pay_to, FEE.pubkey(), TEN, chain.blockhash()))
+    if is_credited:
+        await vectoll.top_ups.top_up(payment)
+    else:
+        chain.rpc("test_hold", True)
+        await submitted_unseen(vectoll, chain, payment)
+        chain.rpc("test_hold", False)
+    chain.rpc("test_advance", 400)
+    real_call = rail._rpc.call
+
+    async def answer(method: str, *params: Any) -> Any:
+        found = await real_call(method, *params)
+        if method not in holes:
+            return found
+        return found | {"value": [None]} if method == STATUS else [] if method == LIST else None
+
+    monkeypatch.setattr(rail._rpc, "call", answer)
+    for _ in range(9 if is_credited else 1):
+        assert await vectoll.top_ups.reconcile() == []
+    monkeypatch.setattr(rail._rpc, "call", real_call)
     assert [i.state for i in await vectoll.top_ups.reconcile()] == [IntentState.CREDITED]
     assert await vectoll.balance(str(payer.pubkey())) == usd("10")
 
@@ -308,9 +358,13 @@ async def test_a_dropped_fork_takes_the_credit_back(
     intent = (await vectoll.top_ups.top_up(payment)).intent
     chain.rpc("test_forget", intent.tx)
     chain.rpc("test_advance", 160)
+    for _ in range(4):
+        assert await vectoll.top_ups.reconcile() == []
     changed = await vectoll.top_ups.reconcile()
     assert [i.state for i in changed] == [IntentState.REVERSED]
     assert await vectoll.balance(str(payer.pubkey())) == 0
+    with pytest.raises(PaymentRefused, match="sign a new one"):
+        await vectoll.top_ups.top_up(payment)
     assert (await vectoll.store.ledger.verify()).is_clean
 
 

@@ -23,6 +23,7 @@ from vectoll.domain.errors import (
     Draining,
     InsufficientBalance,
     InvalidRequest,
+    OutcomeUnknown,
     Unavailable,
 )
 from vectoll.domain.ids import TransferId
@@ -328,6 +329,32 @@ async def test_payments_whose_answer_was_lost_advance_once(far: PostgresStore, p
     advanced = await advancing
     assert advanced is not None
     assert (advanced.version, await far.payments.get(first.id)) == (1, advanced)
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_a_payment_of_which_nobody_knows_whether_it_is_written_is_not_taken_for_written(
+    store: PostgresStore, is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.contract.storage.test_payments_and_nonces import intent
+
+    database = store.payments._database
+    fetch, asked = database.fetch, []
+
+    async def lose_the_answer(name: str, *values: object, is_repeatable: bool = True) -> Sequence[Row]:
+        asked.append(name)
+        if is_repeatable or is_written:
+            rows = await fetch(name, *values, is_repeatable=is_repeatable)
+        if not is_repeatable:
+            raise OutcomeUnknown("")
+        return rows
+
+    monkeypatch.setattr(database, "fetch", lose_the_answer)
+    if is_written:
+        assert await store.payments.insert(intent()) is None
+    else:
+        with pytest.raises(Unavailable):
+            await store.payments.insert(intent())
+    assert asked == ["insert_payment", "payment"]
 
 
 async def test_a_lock_that_is_not_given_back_is_unavailable_not_a_hang(

@@ -84,6 +84,20 @@ async def test_a_wallet_that_is_not_deployed_is_deployed_in_the_question_only(
     )
 
 
+WON_OVER = "60203610601b57600054631626ba7e60e01b0260005260206000f35b600160005500"
+"""A wallet that says yes to everything once anybody has called it with less than 32 bytes."""
+
+
+async def test_a_wallet_that_is_there_is_asked_without_the_callers_own_call_before(
+    chain: Anvil, wallets: ContractWallets
+) -> None:
+    wallet = "0x" + "3e" * 20
+    chain.rpc("anvil_setCode", wallet, f"0x{WON_OVER}")
+    assert not await ask(wallets, wallet, erc6492(wallet, "0x00", SIGNATURE))
+    chain.send(wallet, "0x00")
+    assert await ask(wallets, wallet, erc6492(wallet, "0x00", SIGNATURE)), "what it says by itself counts"
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff" * 96, b"\x00" * 95, (2**255).to_bytes(32, "big") * 3])
 async def test_a_broken_wrapping_is_a_plain_no(wallets: ContractWallets, body: bytes) -> None:
     assert not await ask(wallets, OWNER.address, body + bytes.fromhex("6492" * 16))

@@ -13,7 +13,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from vectoll.domain.payments import Payment, PaymentOption, PaymentRefused, TransferAuthorization
+from vectoll.domain.payments import (
+    MAX_TIMEOUT_S,
+    Payment,
+    PaymentOption,
+    PaymentRefused,
+    TransferAuthorization,
+)
 from vectoll.domain.payments_solana import SolanaTransfer, parse_transfer
 from vectoll.domain.siwx import chain_of
 from vectoll.domain.wallets import Family, WalletAddress, base58_decode, parse_wallet
@@ -86,7 +92,7 @@ def parse_payment(payload: bytes, options: Sequence[PaymentOption]) -> Payment:
     """
     try:
         header = _DECODER.decode(payload)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise _malformed() from None
     accepted = header.accepted or _Accepted()
     scheme = accepted.scheme or header.scheme
@@ -104,7 +110,7 @@ def parse_payment(payload: bytes, options: Sequence[PaymentOption]) -> Payment:
 def render_payment(payment: Payment) -> bytes:
     """The payment as x402 v2 JSON: what is stored, and what a facilitator is sent."""
     return msgspec.json.encode(
-        {"x402Version": 2, "accepted": requirement(payment), "payload": scheme_payload(payment)}
+        {"x402Version": 2, "accepted": requirement(payment), "payload": _scheme_payload(payment)}
     )
 
 
@@ -117,12 +123,12 @@ def requirement(payment: Payment) -> dict[str, object]:
         "asset": option.asset,
         "amount": str(payment.base_units),
         "payTo": option.pay_to,
-        "maxTimeoutSeconds": 300,
+        "maxTimeoutSeconds": MAX_TIMEOUT_S,
         "extra": dict(option.extra),
     }
 
 
-def scheme_payload(payment: Payment) -> dict[str, object]:
+def _scheme_payload(payment: Payment) -> dict[str, object]:
     """The ``payload`` member, in the spelling of x402."""
     match payment.authorization:
         case TransferAuthorization() as auth:

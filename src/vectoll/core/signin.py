@@ -11,6 +11,7 @@ from vectoll.domain.identity import Principal
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.siwx import (
     REMEMBERED,
+    SIGNATURE_TYPES,
     SignatureType,
     SignIn,
     SignInRefused,
@@ -76,21 +77,10 @@ def decode_sign_in(header: str) -> SignIn:
     if (
         _canonical(payload.address) != message.wallet.text
         or chain_of(payload.chain_id, message.wallet.family) != message.chain
-        or (payload.type or _default_type(message.wallet.family)) not in _TYPES[message.wallet.family]
+        or payload.type not in (None, *SIGNATURE_TYPES[message.wallet.family])
     ):
         raise SignInRefused(SignInRule.MISMATCH)
     return SignIn(message, text, payload.signature, payload.timestamp)
-
-
-_TYPES = {
-    Family.EVM: (SignatureType.EIP191, SignatureType.EIP1271),
-    Family.SOLANA: (SignatureType.ED25519,),
-}
-
-
-def _default_type(family: Family) -> SignatureType:
-    """Without ``type`` the signed text itself says which family signs."""
-    return _TYPES[family][0]
 
 
 def _decode(header: str) -> _Payload:
@@ -98,7 +88,7 @@ def _decode(header: str) -> _Payload:
         raise SignInRefused(SignInRule.MALFORMED)
     try:
         return _DECODER.decode(binascii.a2b_base64(header.encode("ascii"), strict_mode=True))
-    except (UnicodeError, binascii.Error, msgspec.DecodeError):
+    except (UnicodeError, binascii.Error, msgspec.DecodeError, RecursionError):
         raise SignInRefused(SignInRule.MALFORMED) from None
 
 

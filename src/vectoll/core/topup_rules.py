@@ -1,5 +1,6 @@
 """The rules of top-ups that need neither chain nor store: what may be tried, and what a credit looks like."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -8,8 +9,11 @@ from vectoll.domain.errors import RateLimited, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.payments import (
+    MAX_OPEN_PER_PAYER,
+    MAX_TIMEOUT_S,
     MAX_VALIDITY_S,
     MIN_VALIDITY_S,
+    REVERTED,
     Arrived,
     Intent,
     IntentState,
@@ -77,6 +81,17 @@ def is_open_again(earlier: Intent, now: datetime) -> bool:
     return abandoned or earlier.state is IntentState.FAILED
 
 
+def reopened_as(fresh: Intent, earlier: Intent) -> Intent:
+    """The intent of a new attempt. What was sent once stays on record: it says where the payment may be found."""
+    return replace(
+        fresh,
+        created_at=earlier.created_at,
+        since_block=earlier.since_block,
+        tx=earlier.tx,
+        raw_tx=earlier.raw_tx,
+    )
+
+
 def is_abandoned(intent: Intent, now: datetime) -> bool:
     """Whether a verified payment was left behind unsent: its process died, or its chain fell silent."""
     return intent.state is IntentState.VERIFIED and is_stale(intent, now)
@@ -98,7 +113,32 @@ def check_times(payment: Payment, now: datetime) -> None:
         raise PaymentRefused("expired", "The payment has expired, or is about to: check validBefore.")
     if auth.valid_before > unix_s + MAX_VALIDITY_S:
         raise PaymentRefused(
-            "valid_too_long", "The payment is valid for more than a day: sign a shorter one."
+            "valid_too_long",
+            f"The payment is valid for more than {MAX_VALIDITY_S // 60} minutes: sign one that is valid for "
+            f"{MAX_TIMEOUT_S} seconds.",
+        )
+
+
+def check_open(others: Sequence[Intent]) -> None:
+    """Whether a payer may have another payment beside ``others`` that are open. Raises PaymentRefused."""
+    if len(others) >= MAX_OPEN_PER_PAYER:
+        raise PaymentRefused(
+            "too_many_open",
+            f"{MAX_OPEN_PER_PAYER} payments of this wallet are open: wait until one is settled.",
+        )
+
+    if any(other.reason == REVERTED for other in others):
+        raise PaymentRefused(
+            "earlier_payment_failed",
+            "The chain did not execute this wallet's last payment: wait until it lapses.",
+        )
+
+
+def check_covered(payment: Payment, others: Sequence[Intent], balance: int) -> None:
+    """Whether the payer has enough for this payment and the open ones. Raises PaymentRefused."""
+    if balance < payment.base_units + sum(other.base_units for other in others):
+        raise PaymentRefused(
+            "insufficient_funds", "The payer has too little USDC for this payment beside those that are open."
         )
 
 

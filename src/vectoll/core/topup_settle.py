@@ -5,12 +5,14 @@ only the chain decides what became of the money. Credit and ``credited`` are one
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from vectoll.core.topup_rules import credit_of, reversal_of
-from vectoll.domain.errors import InvalidRequest, Unavailable
+from vectoll.core.topup_rules import check_covered, check_open, credit_of, reversal_of
+from vectoll.domain.errors import InvalidRequest, Unavailable, VectollError
 from vectoll.domain.payments import (
+    AT_LARGE,
     Arrived,
     Intent,
     IntentState,
@@ -21,21 +23,26 @@ from vectoll.domain.payments import (
     PaymentOutcomeUnknown,
     PaymentRefused,
     RailUnavailable,
+    Sighting,
     Submission,
     usdc_amount,
 )
 from vectoll.ports.clock import Clock
 from vectoll.ports.payment_metrics import PaymentMetrics
 from vectoll.ports.payments import EvidenceConsumed, PaymentStore, Rail
-from vectoll.ports.wallets import RpcUnavailable
+from vectoll.ports.wallets import RpcSilent, RpcUnavailable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long a client is kept waiting for its chain, and how often the chain is asked."""
+    """How long a client is kept waiting for its chain, from first to last, and how often the chain is asked."""
 
     timeout_s: float = 45.0
     poll_s: float = 0.5
+    resend_s: float = 1.0
+    """How often the transaction is sent again meanwhile: another gateway with its key may have replaced it."""
 
 
 PATIENT = Waiting()
@@ -65,28 +72,56 @@ class Settlement:
         it further, PaymentOutcomeUnknown for all else: once it is verified, a payment may yet be sent and arrive.
         """
         rail = self._rails[intent.network]
-        intent = await self._verify(rail, payment, intent)
+        deadline = asyncio.get_running_loop().time() + self._waiting.timeout_s
+        verified = await self._verify(rail, payment, intent, deadline)
         try:
-            intent = await self.submit(rail, payment, intent)
-            return await self._await_arrival(rail, payment, intent)
+            await self._check_others(rail, payment, verified, intent.since_block, deadline)
+            sent = await self.submit(rail, payment, verified, deadline)
+            return await self._await_arrival(rail, payment, sent, deadline)
+        except RailUnavailable:
+            raise
         except (
             Unavailable,
             InvalidRequest,
         ) as error:  # the ledger's: it says that nothing was charged, which is not so
             raise PaymentOutcomeUnknown(intent.id) from error
 
-    async def _verify(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def _verify(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         try:
-            since_block = await rail.verify(payment)
-        except PaymentRefused as error:
-            await self.move(intent, state=IntentState.FAILED, reason=error.reason)
-            raise
-        except RpcUnavailable:
-            await self.move(intent, state=IntentState.FAILED, reason="rail_unavailable")
-            raise RailUnavailable from None
-        return await self.move(intent, state=IntentState.VERIFIED, since_block=since_block)
+            since_block = await _by(deadline, rail.verify(payment))
+        except (PaymentRefused, RpcUnavailable) as error:
+            raise await self._give_up(intent, error) from None
+        first = intent.since_block or since_block  # of a payment that was sent before, the first attempt's
+        return await self.move(intent, state=IntentState.VERIFIED, since_block=first)
 
-    async def submit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def _check_others(
+        self, rail: Rail, payment: Payment, intent: Intent, since_block: int, deadline: float
+    ) -> None:
+        """What else the payer has open. Asked when this one is on record: of many at once none slips through.
+
+        ``since_block`` is what the intent had before it was verified.
+        """
+        at_large = await self._store.open_of(intent.network, intent.payer)
+        others = [other for other in at_large if other.id != intent.id]
+        try:
+            check_open(others)
+            if others:
+                check_covered(payment, others, await _by(deadline, rail.balance(payment)))
+        except (PaymentRefused, RpcUnavailable) as error:
+            raise await self._give_up(intent, error, since_block=since_block) from None
+
+    async def _give_up(
+        self, intent: Intent, error: PaymentRefused | RpcUnavailable, **changes: object
+    ) -> VectollError:
+        """Nothing was sent, nor will be. What the client is told."""
+        refused = error if isinstance(error, PaymentRefused) else None
+        reason = refused.reason if refused else "rail_unavailable"
+        await self.move(intent, state=IntentState.FAILED, reason=reason, **changes)
+        return refused or RailUnavailable()
+
+    async def submit(
+        self, rail: Rail, payment: Payment, intent: Intent, deadline: float | None = None
+    ) -> Intent:
         """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded."""
         recorded = intent
 
@@ -97,25 +132,27 @@ class Settlement:
             )
 
         try:
-            await rail.settle(payment, record)
+            await _by(deadline, rail.settle(payment, record))
         except RpcUnavailable:
-            if recorded is intent:  # nothing was sent; reconciling sends it when the chain answers again
+            if recorded is intent:  # reconciling finds out, and sends it when the chain answers again
                 raise PaymentOutcomeUnknown(intent.id) from None
         return recorded
 
-    async def resubmit(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def resubmit(
+        self, rail: Rail, payment: Payment, intent: Intent, deadline: float | None = None
+    ) -> Intent:
         """``submit``, if the chain would still accept it; the intent unchanged, and no fee spent, if not."""
         try:
-            await rail.verify(payment)
+            await _by(deadline, rail.verify(payment))
         except PaymentRefused:
             return intent
-        return await self.submit(rail, payment, intent)
+        return await self.submit(rail, payment, intent, deadline)
 
-    async def _await_arrival(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
+    async def _await_arrival(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._waiting.timeout_s
+        resend_at = loop.time() + self._waiting.resend_s
         while True:
-            intent = await self.look(rail, payment, intent)
+            intent = await self._look(rail, payment, intent, deadline)
             if intent.state is IntentState.CREDITED:
                 return intent
             if intent.state is IntentState.FAILED:
@@ -125,14 +162,35 @@ class Settlement:
             if loop.time() >= deadline:
                 await self.move(intent, state=IntentState.UNKNOWN)
                 raise PaymentOutcomeUnknown(intent.id)
+            if loop.time() >= resend_at and intent.raw_tx is not None:
+                intent = await self._resend(rail, payment, intent, deadline)
+                resend_at = loop.time() + self._waiting.resend_s
             await asyncio.sleep(self._waiting.poll_s)
 
-    async def look(self, rail: Rail, payment: Payment, intent: Intent) -> Intent:
-        """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw."""
+    async def _resend(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
+        """Send it again, and anew where another gateway's transaction took its place."""
         try:
-            sighting = await rail.look(payment, intent)
+            if await _by(deadline, rail.resend(intent)):
+                return intent
+            return await self.resubmit(rail, payment, intent, deadline)
+        except (RpcUnavailable, PaymentOutcomeUnknown):  # the next look finds out
+            return intent
+
+    async def _look(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
+        """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw.
+
+        Absence is left to the watch, which has the time to ask again.
+        """
+        try:
+            sighting = await _by(deadline, rail.look(payment, intent))
         except RpcUnavailable:
             return intent
+        if isinstance(sighting, Never) and sighting.by_absence:
+            return intent
+        return await self.conclude(rail, intent, sighting)
+
+    async def conclude(self, rail: Rail, intent: Intent, sighting: Sighting) -> Intent:
+        """Draw the conclusion; the intent unchanged when there is none to draw."""
         match sighting:
             case Arrived() if intent.state is IntentState.CREDITED:
                 return await self.move(intent, is_final=True) if sighting.is_final else intent
@@ -142,6 +200,8 @@ class Settlement:
                 return await self._reverse(rail, intent, sighting)
             case Never():
                 return await self.move(intent, state=IntentState.FAILED, reason=sighting.reason)
+            case Missing(reason) if reason and reason != intent.reason and intent.state in AT_LARGE:
+                return await self.move(intent, reason=reason)
             case Missing() | Arrived():
                 return intent
 
@@ -174,3 +234,12 @@ class Settlement:
 
     async def _reread(self, intent: Intent) -> Intent:
         return await self._store.get(intent.id) or intent
+
+
+async def _by(deadline: float | None, answer: Awaitable[T]) -> T:
+    """A rail's answer. Raises RpcSilent when there is none by then, in the event loop's time."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await answer
+    except TimeoutError:
+        raise RpcSilent from None

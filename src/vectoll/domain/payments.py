@@ -28,10 +28,13 @@ UNITS_PER_USDC_UNIT = 10**6
 
 MAX_TIMEOUT_S = 300
 """How long a client's signature should stay valid: goes into every requirement."""
+MAX_OPEN_PER_PAYER = 3
+"""How many payments of one wallet may be open at once: each is watched until it arrives or lapses."""
+
 MIN_VALIDITY_S = 10
 """A payment must stay valid this long yet when it comes in, or it may lapse on its way to the chain."""
-MAX_VALIDITY_S = 86_400
-"""No payment is watched for longer than a day."""
+MAX_VALIDITY_S = 900
+"""Longer than is asked for, for clocks that are off; what stays open is watched, and strangers could fill the watch."""
 
 
 def usdc_amount(base_units: int) -> Amount:
@@ -129,6 +132,10 @@ class IntentState(StrEnum):
 UNSETTLED = (IntentState.RECEIVED, IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
 
 
+AT_LARGE = (IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
+"""The chain would have accepted it, and what became of it is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """The durable record of one payment."""
@@ -180,11 +187,17 @@ class Missing:
     reason: str = ""
 
 
+REVERTED = "failed_on_chain"
+"""The reason of what is in a block, cost its fee and moved nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Never:
     """Not there, and it never can be, by blocks that are final."""
 
     reason: str
+    by_absence: bool = False
+    """Whether it is lapsed and not there, rather than there and something else: one node may have a hole in it."""
 
 
 Sighting = Arrived | Missing | Never

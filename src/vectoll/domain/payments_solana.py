@@ -29,6 +29,8 @@ class SolanaTransfer:
     value: int
     fee_payer: bytes
     mint: bytes
+    source: bytes
+    """The token account that pays."""
     destination: bytes
     """The token account that receives."""
     decimals: int
@@ -69,7 +71,7 @@ def parse_transfer(transaction: bytes) -> SolanaTransfer:
     if reader.at != len(transaction):
         raise ValueError("bytes are left over")
     transfer = _check_instructions(instructions)
-    _source, mint, destination, authority = transfer.accounts
+    source, mint, destination, authority = transfer.accounts
     if authority != 1:
         raise ValueError("the transfer's authority is not the payer who signs")
     return SolanaTransfer(
@@ -77,6 +79,7 @@ def parse_transfer(transaction: bytes) -> SolanaTransfer:
         value=int.from_bytes(transfer.data[1:9], "little"),
         fee_payer=keys[0],
         mint=keys[mint],
+        source=keys[source],
         destination=keys[destination],
         decimals=transfer.data[9],
         blockhash=blockhash,

@@ -6,6 +6,7 @@ A message is EIP-4361 on EVM chains, its Solana sibling on Solana. Nothing here 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final, Literal
 
 from vectoll.domain.errors import Unauthenticated
 from vectoll.domain.wallets import Family, WalletAddress
@@ -74,6 +75,13 @@ class SignatureType(StrEnum):
     EIP191 = "eip191"
     EIP1271 = "eip1271"
     ED25519 = "ed25519"
+
+
+SIGNATURE_TYPES = {
+    Family.EVM: (SignatureType.EIP191, SignatureType.EIP1271),
+    Family.SOLANA: (SignatureType.ED25519,),
+}
+"""How wallets of each family may sign; the first is meant where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +188,10 @@ def chain_of(value: int | str, family: Family) -> str | None:
     return f"{family.value}:{reference}"
 
 
-BASE = "eip155:8453"
-BASE_SEPOLIA = "eip155:84532"
-SOLANA = "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"
-SOLANA_DEVNET = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
+BaseNetwork = Literal["eip155:8453", "eip155:84532"]
+BASE: Final[BaseNetwork] = "eip155:8453"
+BASE_SEPOLIA: Final[BaseNetwork] = "eip155:84532"
+SolanaNetwork = Literal["solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"]
+SOLANA: Final[SolanaNetwork] = "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"
+SOLANA_DEVNET: Final[SolanaNetwork] = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 _NAMES = {"base": BASE, "base-sepolia": BASE_SEPOLIA, "solana": SOLANA, "solana-devnet": SOLANA_DEVNET}

@@ -21,7 +21,7 @@ from vectoll.domain.payments import (
     PaymentOption,
     usdc_base_units,
 )
-from vectoll.domain.siwx import MAX_AGE, SignatureType
+from vectoll.domain.siwx import MAX_AGE, SIGNATURE_TYPES
 from vectoll.domain.wallets import Family
 from vectoll.http.responses import json_bytes
 from vectoll.http.schemas_x402 import (
@@ -45,10 +45,6 @@ EXTENSION = "sign-in-with-x"
 TOP_UP_PATH = "/api/v1/x402/top-up"
 _DESCRIPTION = "vectoll embeddings"
 _STATEMENT = "Sign in to vectoll"
-_TYPES = {
-    Family.EVM: (SignatureType.EIP191, SignatureType.EIP1271),
-    Family.SOLANA: (SignatureType.ED25519,),
-}
 _SHORT_NAMES = {Family.EVM: "base", Family.SOLANA: "solana"}
 
 
@@ -158,7 +154,7 @@ class Asking:
             supportedChains=[
                 SupportedChain(option.network, kind.value)
                 for option in self.options
-                for kind in _TYPES[option.family]
+                for kind in SIGNATURE_TYPES[option.family]
             ],
         )
 

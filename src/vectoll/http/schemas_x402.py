@@ -146,12 +146,12 @@ class PaymentError(Struct, omit_defaults=True):
     details: dict[str, str] | None = None
 
 
-class TopUpResult(Struct):
-    """Who was credited with what."""
+class TopUpResult(Struct, kw_only=True):
+    """Who was credited with what. A payment that comes again brings no balance, unless its payer signs in, too."""
 
     walletAddress: str
     amountCredited: Decimal
-    newBalance: Decimal
+    newBalance: Decimal | UnsetType = UNSET
     paymentId: str
 
 

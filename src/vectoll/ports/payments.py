@@ -50,10 +50,15 @@ class PaymentStore(Protocol):
         """Every intent that is not settled, and every credited one that is not final; oldest first."""
         ...
 
-    async def forget_refused(self, before: datetime) -> int:
-        """Drop what was refused before it was ever sent, and not touched since ``before``; how many there were.
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents that the chain accepted and whose outcome is not known; oldest first."""
+        ...
 
-        Nothing is lost with them: such a payment that comes again is judged anew.
+    async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
+        """Drop failed payments that were not touched since; how many there were.
+
+        Nothing is lost with them. What was refused before it was sent is judged anew when it comes again; what failed
+        after that can reach its chain no more, which refuses it.
         """
         ...
 
@@ -95,6 +100,10 @@ class Rail(Protocol):
 
         Raises PaymentRefused.
         """
+        ...
+
+    async def balance(self, payment: Payment) -> int:
+        """What there is where the payment comes from, in base units."""
         ...
 
     async def settle(self, payment: Payment, record: Record) -> None:

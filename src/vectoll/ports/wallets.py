@@ -23,3 +23,7 @@ class ContractWalletVerifier(Protocol):
 
 class RpcUnavailable(Exception):
     """A chain's RPC endpoint did not answer in time, or not in the protocol. Says nothing about the question."""
+
+
+class RpcSilent(RpcUnavailable):
+    """It did not answer at all: who asks something else now waits as long."""

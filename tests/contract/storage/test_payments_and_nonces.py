@@ -56,22 +56,27 @@ async def test_an_intent_is_kept_whole(store: Store) -> None:
     assert await store.payments.get(PaymentId("pay_unknown")) is None
 
 
-async def test_only_old_refusals_of_what_was_never_sent_are_forgotten(store: Store) -> None:
+async def test_failed_payments_are_forgotten_those_that_were_sent_later(store: Store) -> None:
     old, now = NOON, NOON + timedelta(days=2)
     refused = intent("refused", state=IntentState.FAILED)
-    kept = [
-        intent("fresh", state=IntentState.FAILED, updated_at=now),
+    sent = [
         intent("sent", state=IntentState.FAILED, tx="0x01"),
         intent("verified", state=IntentState.FAILED, since_block=7),
+    ]
+    kept = [
+        intent("fresh", state=IntentState.FAILED, updated_at=now),
         intent("open"),
         intent("unknown", state=IntentState.UNKNOWN),
+        intent("reversed", state=IntentState.REVERSED, tx="0x02"),
     ]
-    for each in (refused, *kept):
+    for each in (refused, *sent, *kept):
         assert await store.payments.insert(each) is None
-    assert await store.payments.forget_refused(old) == 0
-    assert await store.payments.forget_refused(now) == 1
-    assert [i.id for i in await store.payments.list()] == [i.id for i in reversed(kept)]
+    assert await store.payments.forget_failed(old, old) == 0
+    assert await store.payments.forget_failed(now, old) == 1
+    assert [i.id for i in await store.payments.list()] == [i.id for i in reversed([*sent, *kept])]
     assert await store.payments.insert(refused) is None, "it may come again"
+    assert await store.payments.forget_failed(old, now) == 2
+    assert [i.id for i in await store.payments.list()] == [i.id for i in (refused, *reversed(kept))]
 
 
 async def test_of_concurrent_inserts_one_wins_and_the_others_see_it(store: Store) -> None:
@@ -170,6 +175,17 @@ async def test_what_is_open_is_what_is_unsettled_or_not_final(store: Store) -> N
     assert names == ["received", "verified", "submitting", "unknown", "provisional"]
     assert [one.id for one in await store.payments.list(IntentState.FAILED)] == ["pay_failed"]
     assert [one.id for one in await store.payments.list(limit=2)] == ["pay_final", "pay_provisional"]
+
+
+async def test_what_a_payer_has_open_is_what_the_chain_accepted_and_nobody_saw_arrive(store: Store) -> None:
+    for state in IntentState:
+        if state is not IntentState.CREDITED:
+            await store.payments.insert(intent(state.value, state=state))
+    await store.payments.insert(intent("another's", state=IntentState.UNKNOWN, payer="0x" + "cd" * 20))
+    await store.payments.insert(intent("elsewhere", state=IntentState.UNKNOWN, network="eip155:1"))
+    found = await store.payments.open_of("eip155:8453", WALLET)
+    assert [one.id.removeprefix("pay_") for one in found] == ["verified", "submitting", "unknown"]
+    assert found[0] == intent("verified", state=IntentState.VERIFIED)
 
 
 async def test_a_nonce_is_good_once_per_wallet(store: Store) -> None:

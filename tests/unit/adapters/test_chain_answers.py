@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.chains.svm import MINT
 from tests.wallets import OPTION, Wallet
 
-from vectoll.adapters.chains.rpc import JsonRpc
+from vectoll.adapters.chains.rpc import JsonRpc, RpcError, _result
 from vectoll.adapters.chains.secp256k1 import SigningKey
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.eip3009 import Eip3009
@@ -20,7 +20,7 @@ from vectoll.domain.payments_solana import SolanaTransfer
 from vectoll.domain.siwx import SOLANA
 from vectoll.domain.wallets import Family, WalletAddress, base58_decode, base58_encode
 from vectoll.ports.clock import SystemClock
-from vectoll.ports.wallets import RpcUnavailable
+from vectoll.ports.wallets import RpcSilent, RpcUnavailable
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -90,6 +90,7 @@ def solana_payment() -> Payment:
             value=5_000_000,
             fee_payer=bytes([1]) * 32,
             mint=base58_decode(str(MINT)),
+            source=bytes([3]) * 32,
             destination=base58_decode(ACCOUNT),
             decimals=6,
             blockhash=base58_encode(bytes(32)),
@@ -125,6 +126,9 @@ async def test_any_answers_of_an_evm_node(answers: list[Any], is_known: bool) ->
             await rail.look(payment, intent_of(payment, "0x00" if is_known else None)), Arrived
         )
     rpc._answers = [*answers]
+    with contextlib.suppress(RpcUnavailable):
+        assert isinstance(await rail.balance(payment), int)
+    rpc._answers = [*answers]
     with contextlib.suppress(RpcUnavailable, PaymentRefused):
         assert await rail.verify(payment) >= 0
 
@@ -138,8 +142,31 @@ async def test_any_answers_of_a_solana_node(answers: list[Any], is_known: bool) 
         assert not isinstance(
             await spl.look(payment, intent_of(payment, "sig" if is_known else None)), Arrived
         )
+    with contextlib.suppress(RpcUnavailable):
+        assert isinstance(await Spl(Babbling([*answers]), SOLANA_OPTION).balance(payment), int)
     with contextlib.suppress(RpcUnavailable, PaymentRefused):
         await Spl(Babbling([*answers]), SOLANA_OPTION).verify(payment)
+
+
+@pytest.mark.parametrize("raw", [b'{"result":' + b"[" * 1500, b'{"result":"\xff"}', b"", b"[]", b"{}"])
+def test_what_is_not_json_rpc_is_no_answer(raw: bytes) -> None:
+    with pytest.raises(RpcUnavailable):
+        _result(raw)
+
+
+async def test_an_endpoint_that_is_not_there_is_silent() -> None:
+    rpc = JsonRpc("http://127.0.0.1:1")
+    with pytest.raises(RpcSilent):
+        await rpc.call("eth_chainId")
+    await rpc.close()
+
+
+@pytest.mark.parametrize(
+    "message", ["execution reverted", "out of gas", "EVM error OutOfGas", "invalid opcode: INVALID"]
+)
+def test_code_that_fails_is_an_answer(message: str) -> None:
+    assert RpcError(-32000, message).is_revert
+    assert not RpcError(-32000, "header not found").is_revert
 
 
 @pytest.mark.parametrize("error", ["Pausable: paused", "Blacklistable: account is blacklisted"])

@@ -201,18 +201,38 @@ async def test_a_sign_in_wins_over_a_key(shop: Shop, wallet: Wallet) -> None:
     assert (await shop.embed(key, {"sign-in-with-x": "junk"})).status_code == 401
 
 
-async def test_a_top_up_credits_and_its_replay_answers_the_same(shop: Shop, wallet: Wallet) -> None:
+async def test_a_top_up_credits_and_its_replay_says_what_was_credited(shop: Shop, wallet: Wallet) -> None:
     payment = wallet.payment(12_345_678)
     first, again = await shop.top_up(payment), await shop.top_up(payment)
     assert first.status_code == again.status_code == 200
-    assert first.json() == again.json()
     data = first.json()["data"]
+    assert again.json()["data"] == {name: data[name] for name in data if name != "newBalance"}
+    assert again.headers["payment-response"] == first.headers["payment-response"]
     assert data["walletAddress"] == wallet.id
     assert data["amountCredited"] == data["newBalance"] == 12.345678
     settled = json.loads(base64.b64decode(first.headers["payment-response"]))
     assert settled["success"] is True
     assert settled["payer"] == wallet.id
     assert len(shop.rail.settled) == 1
+
+
+async def test_whoever_copies_a_settled_payment_learns_no_balance_and_its_payer_does(
+    shop: Shop, wallet: Wallet
+) -> None:
+    await shop.credit(wallet, "4321")
+    payment = wallet.payment()
+    first = await shop.top_up(payment)
+    assert first.json()["data"]["newBalance"] == 4326
+    for stranger in (
+        {},
+        Wallet().sign_in(),
+        wallet.sign_in(domain="evil.com"),
+        {"authorization": "Bearer x"},
+    ):
+        answer = await shop.top_up(payment | stranger)
+        assert answer.status_code == 200
+        assert set(answer.json()["data"]) == {"walletAddress", "amountCredited", "paymentId"}
+    assert (await shop.top_up(payment | wallet.sign_in())).json() == first.json()
 
 
 @pytest.mark.parametrize("path", [EMBED, "/v1/embeddings", "/api/v1/x402/top-up"])
@@ -481,6 +501,18 @@ async def rejects(shop: Shop, value: str) -> None:
 @given(HEADER | st.binary(min_size=1, max_size=200).map(lambda data: base64.b64encode(data).decode()))
 async def test_any_header_is_400_or_401(paying: Shop, value: str) -> None:
     await rejects(paying, value)
+
+
+@pytest.mark.parametrize("base", ["/api/v1", "/v1"])
+async def test_json_nested_more_deeply_than_can_be_read_is_malformed(paying: Shop, base: str) -> None:
+    value = base64.b64encode(b'{"x":' + b"[" * 1500 + b"}").decode()
+    signed_in = await paying.embed({"sign-in-with-x": value}, path=f"{base}/embeddings")
+    assert signed_in.status_code == 401
+    assert "not base64 of a JSON sign-in payload" in signed_in.text
+    for path in ("embeddings", "x402/top-up"):
+        paid = await paying.embed({"payment-signature": value}, path=f"{base}/{path}")
+        assert paid.status_code == 400
+        assert "X402_INVALID_PAYMENT" in paid.text.upper()
 
 
 @FUZZ

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import aiohttp
 import msgspec
 
-from vectoll.ports.wallets import RpcUnavailable
+from vectoll.ports.wallets import RpcSilent, RpcUnavailable
 
 MAX_ANSWER_BYTES = 8_000_000
 
@@ -30,8 +30,9 @@ class RpcError(RpcUnavailable):
 
     @property
     def is_revert(self) -> bool:
-        """Whether a contract refused the call, which is an answer; anything else is the node's trouble."""
-        return self.code == 3 or "revert" in self.message.lower()
+        """Whether the code that was called refused or failed, which is an answer; all else is the node's trouble."""
+        message = self.message.lower().replace(" ", "")
+        return self.code == 3 or any(word in message for word in ("revert", "outofgas", "invalidopcode"))
 
 
 def reads_answers(
@@ -62,7 +63,7 @@ class JsonRpc:
         self._id = 0
 
     async def call(self, method: str, *params: object) -> Any:
-        """The ``result`` member. Raises RpcError for an error answer, RpcUnavailable for none or nonsense."""
+        """The ``result`` member. Raises RpcError for an error, RpcSilent for no answer, RpcUnavailable for nonsense."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
         self._id += 1
@@ -78,7 +79,7 @@ class JsonRpc:
                     if len(raw) > MAX_ANSWER_BYTES:
                         raise RpcUnavailable("the answer is too large")
         except (TimeoutError, aiohttp.ClientError, OSError):
-            raise RpcUnavailable("no answer") from None
+            raise RpcSilent("no answer") from None
         return _result(raw)
 
     async def close(self) -> None:
@@ -91,7 +92,7 @@ class JsonRpc:
 def _result(raw: bytes) -> Any:
     try:
         answer = msgspec.json.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RpcUnavailable("the answer is not JSON") from None
     if not isinstance(answer, dict):
         raise RpcUnavailable("the answer is not an object")

@@ -48,12 +48,18 @@ class BaseRail:
         return self._token.check_signature(payment)
 
     async def verify(self, payment: Payment) -> int:
-        """Run the transfer as our key would send it, and make sure that the key can pay the gas."""
-        since_block = await self._token.verify(payment, self._address)
-        max_fee, _ = await self._fees()
+        """Make sure that our key can pay the gas, and run the transfer as it would send it, with that gas."""
+        max_fee, tip = await self._fees()
         if await self._balance() < max_fee * _GAS_LIMIT:
             raise RpcUnavailable("the settlement key cannot pay for gas")
-        return since_block
+        gas = {"gas": _GAS_LIMIT, "maxFeePerGas": max_fee, "maxPriorityFeePerGas": tip}
+        return await self._token.verify(
+            payment, {"from": self._address} | {k: hex(n) for k, n in gas.items()}
+        )
+
+    async def balance(self, payment: Payment) -> int:
+        """What there is where the payment comes from."""
+        return await self._token.balance(payment)
 
     async def settle(self, payment: Payment, record: Record) -> None:
         """Sign, record, send. One at a time, so that each takes the nonce after the last one sent.

@@ -8,6 +8,7 @@ from vectoll.adapters.chains.evm import call_data, eip712_digest, eip712_domain,
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError, reads_answers
 from vectoll.adapters.chains.secp256k1 import keccak256, recover
 from vectoll.domain.payments import (
+    REVERTED,
     Arrived,
     Intent,
     Missing,
@@ -25,11 +26,12 @@ _TRANSFER_TYPE = keccak256(
     b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
 _USED = "0x" + keccak256(b"AuthorizationUsed(address,bytes32)").hex()
+_CANCELED = "0x" + keccak256(b"AuthorizationCanceled(address,bytes32)").hex()
 _TRANSFER = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
 _LAG = 10
 """Blocks by which one node behind a provider's address may be ahead of another."""
 _LOG_SPAN = 2_000
-"""Blocks per search: what even frugal RPC providers allow."""
+"""Blocks per search, at most: many RPC providers allow that, some ten, which is found out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Eip3009:
         self.option = option
         self.confirmations = confirmations
         self.chain_id = int(option.network.partition(":")[2])
+        self._log_span = _LOG_SPAN
         self._domain = eip712_domain(
             option.extra["name"], option.extra["version"], self.chain_id, option.asset
         )
@@ -66,10 +69,14 @@ class Eip3009:
         return recover(digest, auth.signature) == auth.payer.raw
 
     @reads_answers
-    async def verify(self, payment: Payment, sender: str) -> int:
-        """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong."""
+    async def verify(self, payment: Payment, sender: Mapping[str, str]) -> int:
+        """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong.
+
+        ``sender`` is the call's ``from``, and the gas and its price where they are known: code can tell a simulation
+        by them.
+        """
         head = await self._block("latest")  # asked first: what arrives, arrives after it
-        call = {"from": sender, "to": self.option.asset, "data": f"0x{transfer_call(payment).hex()}"}
+        call = {**sender, "to": self.option.asset, "data": f"0x{transfer_call(payment).hex()}"}
         try:
             await self._rpc.call("eth_call", call, "latest")
         except RpcError as error:
@@ -79,6 +86,13 @@ class Eip3009:
                 raise PaymentRefused("wallet_not_deployed", _NOT_DEPLOYED) from None
             raise _refusal(error.message) from None
         return max(0, head.number - _LAG)
+
+    @reads_answers
+    async def balance(self, payment: Payment) -> int:
+        """What the payer has."""
+        data = call_data("balanceOf(address)", payment.payer.text)
+        call = {"to": self.option.asset, "data": f"0x{data.hex()}"}
+        return int(await self._rpc.call("eth_call", call, "latest"), 16)
 
     async def _awaits_deployment(self, payment: Payment) -> bool:
         """Whether this is a wallet's ERC-6492 signature, and the wallet is not there for the token to ask."""
@@ -97,39 +111,62 @@ class Eip3009:
             return arrived
         if await self._is_used(auth, "latest"):
             return await self._search(auth, intent.since_block, latest)
-        return await self._unused(auth)
+        has_reverted = receipt is not None and int(receipt["status"], 16) != 1
+        return await self._unused(auth, REVERTED if has_reverted else "")
 
-    async def _unused(self, auth: TransferAuthorization) -> Sighting:
+    async def _unused(self, auth: TransferAuthorization, reason: str) -> Sighting:
         """Nobody has used the authorisation. Once it has lapsed by a final block, nobody can."""
         final = await self._block("finalized")
         if final.timestamp >= auth.valid_before and not await self._is_used(auth, hex(final.number)):
-            return Never("expired")
-        return Missing()
+            return Never("expired", by_absence=True)
+        return Missing(reason)
 
     async def _search(self, auth: TransferAuthorization, since: int, latest: _Head) -> Sighting:
         """The authorisation was used or cancelled by somebody: find out where, and for what.
 
-        Whether that is final is asked first: what was used by then is in a block that is searched below.
+        Only what was read proves that it was not for us: a cancellation, or the receipt of its use. A log or receipt
+        that is not there may be missing from this one node: RpcUnavailable.
         """
         final = await self._block("finalized")
-        is_settled = await self._is_used(auth, hex(final.number))
-        newest = max(latest.number, final.number)
-        for start in range(since, newest + 1, _LOG_SPAN):
-            logs = await self._rpc.call(
-                "eth_getLogs",
-                {
-                    "address": self.option.asset,
-                    "topics": [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"],
-                    "fromBlock": hex(start),
-                    "toBlock": hex(min(start + _LOG_SPAN - 1, newest)),
-                },
-            )
-            for log in logs:
-                found = await self._receipt(log["transactionHash"])
-                if found is not None and (arrived := await self._arrived(auth, found, latest)) is not None:
-                    return arrived
+        log = await self._spending_log(auth, since, max(latest.number, final.number))
+        if log["topics"][0].lower() != _CANCELED:
+            receipt = await self._receipt(log["transactionHash"])
+            if receipt is None or not _has_log(receipt["logs"], auth, self.option):
+                raise RpcUnavailable("the node has the log, but not its receipt")
+            if (arrived := await self._arrived(auth, receipt, latest)) is not None:
+                return arrived
         reason = "authorization_used_otherwise"
-        return Never(reason) if is_settled else Missing(reason)
+        return Never(reason) if int(log["blockNumber"], 16) <= final.number else Missing(reason)
+
+    async def _spending_log(self, auth: TransferAuthorization, since: int, newest: int) -> Mapping[str, Any]:
+        """The log of the authorisation's use or cancellation: there is one. Raises RpcUnavailable if not here."""
+        self._log_span = min(
+            2 * self._log_span, _LOG_SPAN
+        )  # what was too much once may have been a busy node
+        start = since
+        while start <= newest:
+            end = min(start + self._log_span - 1, newest)
+            try:
+                logs = await self._logs(auth, start, end)
+            except RpcError:  # each node words it differently that these are too many blocks
+                if start == end:
+                    raise
+                self._log_span = (end - start + 1) // 2
+                continue
+            if logs:
+                return dict(logs[0])
+            start = end + 1
+        raise RpcUnavailable("the authorisation is used, and the node does not show where")
+
+    async def _logs(self, auth: TransferAuthorization, start: int, end: int) -> Sequence[Mapping[str, Any]]:
+        topics = [[_USED, _CANCELED], _topic(auth.payer.text), f"0x{auth.nonce.hex()}"]
+        wanted = {
+            "address": self.option.asset,
+            "topics": topics,
+            "fromBlock": hex(start),
+            "toBlock": hex(end),
+        }
+        return list(await self._rpc.call("eth_getLogs", wanted))
 
     async def _arrived(
         self, auth: TransferAuthorization, receipt: Mapping[str, Any], latest: _Head
@@ -202,18 +239,28 @@ def _paired_log(
     The token emits the two back to back. Anything looser would take another payment's transfer, in the same
     transaction, for this one's.
     """
-    used = [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"]
     moved = [_TRANSFER, _topic(auth.payer.text), _topic(option.pay_to)]
-    by_index = {
-        int(log["logIndex"], 16): log for log in logs if log["address"].lower() == option.asset.lower()
-    }
+    by_index = {int(log["logIndex"], 16): log for log in logs if _is_of(option, log)}
     for index, log in by_index.items():
         follower = by_index.get(index + 1)
-        if follower is None or _topics(log) != used or _topics(follower) != moved:
+        if follower is None or not _is_use(log, auth) or _topics(follower) != moved:
             continue
         if int(follower["data"], 16) == auth.value:
             return index
     return None
+
+
+def _has_log(logs: Sequence[Mapping[str, Any]], auth: TransferAuthorization, option: PaymentOption) -> bool:
+    """Whether these are the logs of the transaction that used this authorisation."""
+    return any(_is_of(option, log) and _is_use(log, auth) for log in logs)
+
+
+def _is_of(option: PaymentOption, log: Mapping[str, Any]) -> bool:
+    return bool(log["address"].lower() == option.asset.lower())
+
+
+def _is_use(log: Mapping[str, Any], auth: TransferAuthorization) -> bool:
+    return _topics(log) == [_USED, _topic(auth.payer.text), f"0x{auth.nonce.hex()}"]
 
 
 def _topics(log: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,5 @@
 """Settlement by a remote x402 facilitator. It sends; whether money arrived is read from the chain, not from it."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -9,7 +8,7 @@ import msgspec
 
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.payments.eip3009 import Eip3009
-from vectoll.core.payment_header import requirement, scheme_payload
+from vectoll.core.payment_header import render_payment, requirement
 from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
 from vectoll.ports.payments import Record
 from vectoll.ports.wallets import RpcUnavailable
@@ -36,6 +35,10 @@ class Token(Protocol):
         """Whether the chain would accept it."""
         ...
 
+    async def balance(self, payment: Payment) -> int:
+        """What there is where it comes from."""
+        ...
+
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """What the chain shows."""
         ...
@@ -49,11 +52,12 @@ class AnySender:
         self.option = token.option
         self.confirmations = token.confirmations
         self.check_signature = token.check_signature
+        self.balance = token.balance
         self.look = token.look
 
     async def verify(self, payment: Payment) -> int:
         """Run the transfer as the recipient would send it."""
-        return await self._token.verify(payment, self.option.pay_to)
+        return await self._token.verify(payment, {"from": self.option.pay_to})
 
 
 class FacilitatorRail:
@@ -86,13 +90,19 @@ class FacilitatorRail:
         """Whether the chain would accept it."""
         return await self._token.verify(payment)
 
+    async def balance(self, payment: Payment) -> int:
+        """What there is where the payment comes from."""
+        return await self._token.balance(payment)
+
     async def settle(self, payment: Payment, record: Record) -> None:
         """Record, then ask. Neither success nor failure is believed: the chain is asked next, in either case."""
         await record(Submission(None, None))
-        wanted = requirement(payment)
-        payload = {"x402Version": 2, "accepted": wanted, "payload": scheme_payload(payment)}
         body = msgspec.json.encode(
-            {"x402Version": 2, "paymentPayload": payload, "paymentRequirements": wanted}
+            {
+                "x402Version": 2,
+                "paymentPayload": msgspec.Raw(render_payment(payment)),
+                "paymentRequirements": requirement(payment),
+            }
         )
         try:
             async with (
@@ -100,7 +110,7 @@ class FacilitatorRail:
                 session.post(self._url, data=body, headers=self._headers, allow_redirects=False) as answer,
             ):
                 await answer.content.read(65_536)
-        except (TimeoutError, aiohttp.ClientError, asyncio.IncompleteReadError, OSError):
+        except (TimeoutError, aiohttp.ClientError, OSError):
             raise RpcUnavailable("the facilitator does not answer") from None
 
     async def resend(self, intent: Intent) -> bool:  # noqa: ARG002 - the port's signature

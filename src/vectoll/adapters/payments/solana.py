@@ -40,6 +40,10 @@ class SolanaRail:
         """Simulate the transaction."""
         return await self._token.verify(payment)
 
+    async def balance(self, payment: Payment) -> int:
+        """What there is where the payment comes from."""
+        return await self._token.balance(payment)
+
     async def settle(self, payment: Payment, record: Record) -> None:
         """Sign, record, send. Ed25519 is deterministic: the signature, which is the id, is known beforehand."""
         transfer = transfer_of(payment)

@@ -2,16 +2,17 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from vectoll.adapters.chains.rpc import JsonRpc, reads_answers
 from vectoll.adapters.chains.solana import is_signature
 from vectoll.domain.payments import (
+    REVERTED,
     Arrived,
     Intent,
+    IntentState,
     Missing,
     Never,
     Payment,
@@ -20,6 +21,7 @@ from vectoll.domain.payments import (
     Sighting,
 )
 from vectoll.domain.payments_solana import SolanaTransfer, parse_transfer
+from vectoll.domain.wallets import base58_encode
 from vectoll.ports.wallets import RpcUnavailable
 
 _BLOCKHASH_LIFE = 151
@@ -68,26 +70,38 @@ class Spl:
         return height
 
     @reads_answers
+    async def balance(self, payment: Payment) -> int:
+        """What the payer's token account has."""
+        source = base58_encode(transfer_of(payment).source)
+        result = await self._rpc.call("getTokenAccountBalance", source, {"commitment": "confirmed"})
+        return int(_value(result)["amount"])
+
+    @reads_answers
     async def look(self, payment: Payment, intent: Intent) -> Sighting:
         """By the signature, which is known before the transaction is sent, or by searching the payer's latest."""
         transfer = transfer_of(payment)
         final = await self._final()  # asked first: what is absent after it stays absent
-        signature = intent.tx or await self._find(transfer, final.slot, intent.created_at)
+        if intent.tx is None:
+            signature = await self._find(final.slot, intent, transfer)
+        else:
+            signature = intent.tx
         status = await self._status(signature, final.slot) if signature is not None else None
         if signature is None or status is None:
-            lapsed = final.height > intent.since_block + _BLOCKHASH_LIFE
-            return Never("expired") if lapsed else Missing()
+            if final.height <= intent.since_block + _BLOCKHASH_LIFE:
+                return Missing()
+            if signature is not None:
+                await self._check_absent(signature, final.slot, intent)
+            return Never("expired", by_absence=True)
         is_final = status.get("confirmationStatus") == "finalized"
         if status.get("err") is not None:
-            return Never("failed_on_chain") if is_final else Missing("failed_on_chain")
+            return Never(REVERTED) if is_final else Missing(REVERTED)
         if status.get("confirmationStatus") not in ("confirmed", "finalized"):
             return Missing()
         return await self._arrived(transfer, signature, is_final)
 
     async def _arrived(self, transfer: SolanaTransfer, signature: str, is_final: bool) -> Sighting:
         """Never by the status alone: by what the receiving token account gained."""
-        options = {"encoding": "json", "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
-        found = await self._rpc.call("getTransaction", signature, options)
+        found = await self._transaction(signature, "json")
         if found is None:
             return Missing()
         gained = _gained(found, self.option)
@@ -95,29 +109,54 @@ class Spl:
             return Never("amount_mismatch") if is_final else Missing("amount_mismatch")
         return Arrived(signature, gained, log_index=0, confirmations=1, is_final=is_final)
 
-    async def _find(self, transfer: SolanaTransfer, slot: int, since: datetime) -> str | None:
-        """The signature of the very message, when somebody else was to pay its fee; None where there is none.
+    async def _find(self, slot: int, intent: Intent, transfer: SolanaTransfer) -> str | None:
+        """The signature of the very message, when somebody else was to pay its fee; None where there is none."""
+        async for signature in self._signatures(slot, intent):
+            if await self._is_signature_of(signature, transfer.message):
+                return signature
+        return None
+
+    async def _check_absent(self, signature: str, slot: int, intent: Intent) -> None:
+        """Ask otherwise for what has no status. Raises RpcUnavailable when the node contradicts itself.
+
+        Before a credit is taken back the payer's history is read, too; that takes more calls than a stranger's
+        payment that never came is worth.
+        """
+        is_there = await self._transaction(signature, "json") is not None
+        if not is_there and intent.state is IntentState.CREDITED:
+            is_there = signature in [each async for each in self._signatures(slot, intent)]
+        if is_there:
+            raise RpcUnavailable("the node has the transaction, but not its status")
+
+    async def _signatures(self, slot: int, intent: Intent) -> AsyncIterator[str]:
+        """Transactions that name the payer, newest first, back to when the payment came.
 
         By a node that has seen ``slot``. Raises RpcUnavailable when there are too many to look at: anybody can name
         the payer's address in transactions of their own, which must not hide this one.
         """
+        since = intent.created_at.timestamp()
         options: dict[str, Any] = {"limit": _PAGE, "commitment": "confirmed", "minContextSlot": slot}
         for _ in range(_PAGES):
-            page = await self._rpc.call("getSignaturesForAddress", transfer.payer.text, options)
+            page = await self._rpc.call("getSignaturesForAddress", intent.payer, options)
             for entry in page:
-                if (entry.get("blockTime") or since.timestamp()) < since.timestamp() - _CLOCK_SKEW_S:
-                    return None
-                if await self._is_signature_of(entry["signature"], transfer.message):
-                    return str(entry["signature"])
+                if (entry.get("blockTime") or since) < since - _CLOCK_SKEW_S:
+                    return
+                yield str(entry["signature"])
             if len(page) < _PAGE:
-                return None
+                return
             options["before"] = page[-1]["signature"]
         raise RpcUnavailable("too many transactions name the payer")
 
     async def _is_signature_of(self, signature: str, message: bytes) -> bool:
-        wanted = {"encoding": "base64", "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
-        found = await self._rpc.call("getTransaction", signature, wanted)
-        return found is not None and _is_message(found["transaction"][0], message)
+        found = await self._transaction(signature, "base64")
+        if found is None:
+            raise RpcUnavailable("the node lists a transaction that it does not have")
+        return _is_message(found["transaction"][0], message)
+
+    async def _transaction(self, signature: str, encoding: str) -> Mapping[str, Any] | None:
+        options = {"encoding": encoding, "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
+        found = await self._rpc.call("getTransaction", signature, options)
+        return None if found is None else dict(found)
 
     async def _status(self, signature: str, slot: int) -> Mapping[str, Any] | None:
         """None when a node that has seen ``slot`` does not know it. Raises RpcUnavailable when it lags behind."""

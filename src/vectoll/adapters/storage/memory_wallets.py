@@ -8,7 +8,7 @@ from datetime import datetime
 from vectoll.domain.ids import AccountId, KeyId, ModelId
 from vectoll.domain.ledger import Transfer, TransferCode
 from vectoll.domain.money import Amount
-from vectoll.domain.payments import UNSETTLED, Intent, IntentState, PaymentId
+from vectoll.domain.payments import AT_LARGE, UNSETTLED, Intent, IntentState, PaymentId
 from vectoll.ports.history import ChargeTotal, HistoryPage, history_page, largest_first
 from vectoll.ports.ledger import Ledger, UsageQuery
 from vectoll.ports.payments import EvidenceConsumed
@@ -77,9 +77,15 @@ class MemoryPayments:
         """What has still to be watched, oldest first."""
         return [i for i in self._intents.values() if i.state in UNSETTLED or _is_provisional(i)]
 
-    async def forget_refused(self, before: datetime) -> int:
-        """Drop what was refused before it was sent."""
-        old = [i.id for i in self._intents.values() if _was_refused(i) and i.updated_at < before]
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents whose outcome is not known."""
+        mine = (i for i in self._intents.values() if (i.network, i.payer) == (network, payer))
+        return [i for i in mine if i.state in AT_LARGE]
+
+    async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
+        """Drop failed payments that were not touched since."""
+        failed = [i for i in self._intents.values() if i.state is IntentState.FAILED]
+        old = [i.id for i in failed if i.updated_at < (sent_before if _was_sent(i) else unsent_before)]
         for payment in old:
             del self._intents[payment]
         return len(old)
@@ -126,6 +132,6 @@ def _is_provisional(intent: Intent) -> bool:
     return intent.state is IntentState.CREDITED and not intent.is_final
 
 
-def _was_refused(intent: Intent) -> bool:
-    """Never verified, so never sent."""
-    return intent.state is IntentState.FAILED and not intent.since_block and intent.tx is None
+def _was_sent(intent: Intent) -> bool:
+    """As far as the record goes: it was verified."""
+    return intent.since_block > 0 or intent.tx is not None

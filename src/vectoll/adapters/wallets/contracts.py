@@ -52,18 +52,23 @@ async def _says_yes(rpc: JsonRpc, call: Mapping[str, str]) -> bool:
 
 
 def deploy_then_ask(factory: bytes, deployment: bytes, wallet: bytes, check: bytes) -> bytes:
-    """A program for an ``eth_call`` without recipient: calls the factory, then asks the wallet, and returns its word.
+    """A program for an ``eth_call`` without recipient: deploys the wallet, asks it, and returns its word.
 
-    Deployment and question happen in one simulated call, and nothing is left behind. Written in opcodes: it is
-    shorter than the contract that others send for this, and nothing of it has to be taken on trust.
+    A wallet that is there is asked as it is. The call to the factory is the caller's, who could have it do something
+    first that makes somebody else's wallet say yes: borrow what owns it, or sign for it. Deployment and question happen
+    in one simulated call, and nothing is left behind. Written in opcodes: it is shorter than the contract that others
+    send for this, and nothing of it has to be taken on trust.
     """
-    head = 110  # the bytes of the code itself, in front of the data
+    head = 137  # the bytes of the code itself, in front of the data
+    ask = 75  # where it goes on when there is nothing to deploy
     answer = max(len(deployment), len(check))  # memory behind both, which is zero until the wallet answers
     code = b"".join(
         (
+            b"\x73" + wallet + b"\x3b" + _push(ask) + b"\x57",  # if EXTCODESIZE(wallet): go to ask
             _copy(len(deployment), head),  # memory[0:] = deployment
             _push(0) * 2 + _push(len(deployment)) + _push(0) * 2,  # no output, all of it as input, no value
             b"\x73" + factory + b"\x5a\xf1\x50",  # CALL(gas, factory, …); whether it worked shows next
+            b"\x5b",  # ask:
             _copy(len(check), head + len(deployment)),  # memory[0:] = check
             _push(32) + _push(answer) + _push(len(check)) + _push(0),
             b"\x73" + wallet + b"\x5a\xfa",  # STATICCALL(gas, wallet, …): 1, or 0 if it reverted
@@ -71,7 +76,7 @@ def deploy_then_ask(factory: bytes, deployment: bytes, wallet: bytes, check: byt
             _push(0) + b"\x52" + _push(32) + _push(0) + b"\xf3",  # is what is returned
         )
     )
-    assert len(code) == head
+    assert (len(code), code[ask]) == (head, 0x5B)
     return code + deployment + check
 
 

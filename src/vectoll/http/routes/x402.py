@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from vectoll.core.payment_header import payment_header
-from vectoll.domain.errors import Forbidden, InvalidRequest, NotFound
+from vectoll.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from vectoll.domain.identity import Principal
 from vectoll.domain.money import to_decimal
 from vectoll.domain.payments import MIN_TOP_UP, MIN_WALLET_BALANCE, SUGGESTED_TOP_UP, usdc_amount
@@ -14,6 +14,7 @@ from vectoll.domain.wallets import WalletAddress, parse_wallet
 from vectoll.http import schemas_x402 as schemas
 from vectoll.http.entry import admit_stranger, admit_to_account
 from vectoll.http.payment_required import settlement_header
+from vectoll.http.record import record_of
 from vectoll.http.responses import json_response
 from vectoll.http.services import WalletServices, services_of
 from vectoll.http.times import format_instant
@@ -23,7 +24,10 @@ DEFAULT_PAGE, MAX_PAGE, MAX_OFFSET = 50, 100, 100_000
 
 
 async def top_up(request: Request) -> Response:
-    """Settle the payment in the header; without one, say how to pay. Other credentials are not looked at."""
+    """Settle the payment in the header; without one, say how to pay.
+
+    Other credentials are looked at only when the payment was credited before: then the balance is for its payer alone.
+    """
     wallets = _wallets(request)
     permit = await admit_stranger(request)
     with permit:
@@ -34,16 +38,27 @@ async def top_up(request: Request) -> Response:
             now = services_of(request).clock.now()
             asked.headers["payment-required"] = wallets.asking.header(request.url.path, now)
             return asked
-        intent = (await wallets.top_ups.top_up(header, permit.caller)).intent
+        outcome = await wallets.top_ups.top_up(header, permit.caller)
+        is_payer = outcome.is_new or await _is_signed_in_as(request, outcome.intent.payer)
+    intent = outcome.intent
     result = schemas.TopUpResult(
         walletAddress=intent.payer,
         amountCredited=to_decimal(usdc_amount(intent.base_units)),
-        newBalance=to_decimal(intent.balance_after or usdc_amount(0)),
+        newBalance=to_decimal(intent.balance_after or usdc_amount(0)) if is_payer else UNSET,
         paymentId=intent.id,
     )
     response = json_response(schemas.TopUpResponse(result))
     response.headers["payment-response"] = settlement_header(intent)
     return response
+
+
+async def _is_signed_in_as(request: Request, payer: str) -> bool:
+    """Whether the caller proves to be the payer: a payment's signature is on the chain for everybody to copy."""
+    try:
+        principal = await services_of(request).auth.identify_if_any(record_of(request.scope).headers)
+    except Unauthenticated:
+        return False
+    return principal is not None and principal.account == payer
 
 
 async def get_balance(request: Request) -> Response:

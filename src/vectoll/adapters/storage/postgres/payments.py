@@ -24,10 +24,14 @@ class PostgresPayments:
     async def insert(self, intent: Intent) -> Intent | None:
         """None when written, else what is stored under this id."""
         try:
-            written = await self._database.fetch("insert_payment", *from_intent(intent), is_repeatable=False)
+            if await self._database.fetch("insert_payment", *from_intent(intent), is_repeatable=False):
+                return None
         except OutcomeUnknown:
-            return None if await self.get(intent.id) == intent else await self.get(intent.id)
-        return None if written else await self.get(intent.id)
+            stored = await self.get(intent.id)
+            if stored is None:  # not now, and not known whether it still comes
+                raise
+            return None if stored == intent else stored
+        return await self.get(intent.id)
 
     async def get(self, payment: PaymentId) -> Intent | None:
         """One intent."""
@@ -56,9 +60,14 @@ class PostgresPayments:
         """What has still to be watched, oldest first."""
         return [to_intent(row) for row in await self._database.fetch("open_payments")]
 
-    async def forget_refused(self, before: datetime) -> int:
-        """Drop what was refused before it was sent."""
-        return len(await self._database.fetch("forget_refused", to_micros(before)))
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents whose outcome is not known."""
+        return [to_intent(row) for row in await self._database.fetch("open_payments_of", network, payer)]
+
+    async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
+        """Drop failed payments that were not touched since."""
+        before = (to_micros(unsent_before), to_micros(sent_before))
+        return len(await self._database.fetch("forget_failed", *before))
 
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:
         """The newest intents, newest first."""

@@ -81,10 +81,17 @@ class SqlitePayments:
             lambda db: [to_intent(row) for row in db.execute(sql("open_payments"))]
         )
 
-    async def forget_refused(self, before: datetime) -> int:
-        """Drop what was refused before it was sent."""
+    async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
+        """One payer's intents whose outcome is not known."""
+        return self._reader.read(
+            lambda db: [to_intent(row) for row in db.execute(sql("open_payments_of"), (network, payer))]
+        )
+
+    async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
+        """Drop failed payments that were not touched since."""
+        before = (to_micros(unsent_before), to_micros(sent_before))
         return await self._writer.submit(
-            lambda work: work.connection.execute(sql("forget_refused"), (to_micros(before),)).rowcount
+            lambda work: work.connection.execute(sql("forget_failed"), before).rowcount
         )
 
     async def list(self, state: IntentState | None = None, limit: int = 100) -> Sequence[Intent]:

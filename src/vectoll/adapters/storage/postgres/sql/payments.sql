@@ -25,6 +25,15 @@ FROM vectoll.payments
 WHERE state IN ('received', 'verified', 'submitting', 'unknown') OR (state = 'credited' AND NOT is_final)
 ORDER BY seq;
 
+-- name: open_payments_of
+SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
+    is_final, balance_after, reason, version
+FROM vectoll.payments
+-- the set of payments_open, so that its index, which is small, is what is read
+WHERE (state IN ('received', 'verified', 'submitting', 'unknown') OR (state = 'credited' AND NOT is_final))
+    AND state IN ('verified', 'submitting', 'unknown') AND network = $1 AND payer = $2
+ORDER BY seq;
+
 -- name: list_payments
 SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
     is_final, balance_after, reason, version
@@ -33,9 +42,9 @@ WHERE $1::text IS NULL OR state = $1
 ORDER BY seq DESC
 LIMIT $2;
 
--- name: forget_refused
+-- name: forget_failed
 DELETE FROM vectoll.payments
-WHERE state = 'failed' AND since_block = 0 AND tx IS NULL AND updated_at < $1
+WHERE state = 'failed' AND updated_at < CASE WHEN since_block = 0 AND tx IS NULL THEN $1::bigint ELSE $2 END
 RETURNING id;
 
 -- name: consume_nonce

@@ -24,6 +24,15 @@ FROM payments
 WHERE state IN ('received', 'verified', 'submitting', 'unknown') OR (state = 'credited' AND NOT is_final)
 ORDER BY seq;
 
+-- name: open_payments_of
+SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
+    is_final, balance_after, reason, version
+FROM payments
+-- the set of payments_open, so that its index, which is small, is what is read
+WHERE (state IN ('received', 'verified', 'submitting', 'unknown') OR (state = 'credited' AND NOT is_final))
+    AND state IN ('verified', 'submitting', 'unknown') AND network = ? AND payer = ?
+ORDER BY seq;
+
 -- name: list_payments
 SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
     is_final, balance_after, reason, version
@@ -32,8 +41,9 @@ WHERE ?1 IS NULL OR state = ?1
 ORDER BY seq DESC
 LIMIT ?2;
 
--- name: forget_refused
-DELETE FROM payments WHERE state = 'failed' AND since_block = 0 AND tx IS NULL AND updated_at < ?;
+-- name: forget_failed
+DELETE FROM payments
+WHERE state = 'failed' AND updated_at < CASE WHEN since_block = 0 AND tx IS NULL THEN ? ELSE ? END;
 
 -- name: evidence_consumed
 SELECT 1 FROM payments WHERE network = ? AND tx = ? AND log_index = ? AND id <> ?;
