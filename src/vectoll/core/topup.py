@@ -57,12 +57,18 @@ UNPROVED_ATTEMPTS = RateLimit(60)
 """Top-ups a minute, by all together, whose signature only a chain can check: each costs a call to it."""
 
 
+MAX_SENDERS = 10_000
+"""Payments of which is remembered who sent them; of older ones only their payer learns the balance."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A credited payment, and whether this very call credited it."""
 
     intent: Intent
     is_new: bool
+    is_from_sender: bool
+    """Whether the call came from the client that sent it first, as far as this process knows."""
 
 
 class TopUps:
@@ -84,6 +90,8 @@ class TopUps:
         self._metrics = metrics
         self._settlement = Settlement(self._rails, store, clock, waiting, metrics)
         self._tasks: dict[str, asyncio.Task[Intent]] = {}
+        self._senders: dict[str, str] = {}
+        """By payment, the client that sent it first: who asks again after an answer that was lost."""
         self._watch = Watch(self._rails, store, self._settlement, clock, metrics, busy=self._tasks)
 
     @property
@@ -111,7 +119,8 @@ class TopUps:
     async def _top_up(self, payment: Payment, client: str) -> Outcome:
         earlier = await self._store.get(payment.id)
         if earlier is not None and earlier.state is IntentState.CREDITED:
-            return Outcome(original_result(earlier, payment), is_new=False)
+            is_from_sender = self._senders.get(payment.id) == client
+            return Outcome(original_result(earlier, payment), is_new=False, is_from_sender=is_from_sender)
         if earlier is not None and earlier.state is IntentState.REVERSED:
             raise PaymentRefused(
                 "reversed", "The chain dropped this payment, and its credit was taken back: sign a new one."
@@ -120,11 +129,17 @@ class TopUps:
             raise PaymentInProgress(payment.id)  # whatever is wrong with it by now: it may have moved money
         await self._admit(payment, client)
         intent = await self._claim(payment, earlier)
+        self._note_sender(intent, client)
         task = asyncio.create_task(self._settlement.settle(payment, intent))
         self._tasks[intent.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(intent.id, None))
         task.add_done_callback(_retrieve)
-        return Outcome(await asyncio.shield(task), is_new=True)
+        return Outcome(await asyncio.shield(task), is_new=True, is_from_sender=True)
+
+    def _note_sender(self, intent: Intent, client: str) -> None:
+        self._senders[intent.id] = client
+        if len(self._senders) > MAX_SENDERS:
+            self._senders.pop(next(iter(self._senders)))
 
     async def _admit(self, payment: Payment, client: str) -> None:
         """Everything that can be refused without asking a chain."""

@@ -147,7 +147,9 @@ class PaymentError(Struct, omit_defaults=True):
 
 
 class TopUpResult(Struct, kw_only=True):
-    """Who was credited with what. A payment that comes again brings no balance, unless its payer signs in, too."""
+    """Who was credited with what. A payment that comes again from another client brings no balance, unless its payer
+    signs in, too.
+    """
 
     walletAddress: str
     amountCredited: Decimal

@@ -26,7 +26,8 @@ DEFAULT_PAGE, MAX_PAGE, MAX_OFFSET = 50, 100, 100_000
 async def top_up(request: Request) -> Response:
     """Settle the payment in the header; without one, say how to pay.
 
-    Other credentials are looked at only when the payment was credited before: then the balance is for its payer alone.
+    Other credentials are looked at only when the payment was credited before, and comes from another client than then:
+    the balance is for its payer alone.
     """
     wallets = _wallets(request)
     permit = await admit_stranger(request)
@@ -39,7 +40,7 @@ async def top_up(request: Request) -> Response:
             asked.headers["payment-required"] = wallets.asking.header(request.url.path, now)
             return asked
         outcome = await wallets.top_ups.top_up(header, permit.caller)
-        is_payer = outcome.is_new or await _is_signed_in_as(request, outcome.intent.payer)
+        is_payer = outcome.is_from_sender or await _is_signed_in_as(request, outcome.intent.payer)
     intent = outcome.intent
     result = schemas.TopUpResult(
         walletAddress=intent.payer,
