@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from typing import Self
 
 import msgspec
@@ -75,6 +76,14 @@ class OpenHold:
         charge = await self._ledger.charge(self._hold, usage.prompt_tokens, duration_ms)
         self._metrics.charged(self._hold.quote.model, charge.amount)
         return charge
+
+    async def forfeit(self, usage: Usage, *, is_whole: bool) -> None:
+        """Charge what was bought and is not delivered. A part leaves the Idempotency-Key to the whole request."""
+        if self._earlier is None and not is_whole and self._hold.fingerprint is not None:
+            part = replace(self._hold, id=TransferId(new_id("chg")), fingerprint=None)
+            await OpenHold(self._ledger, self._metrics, part).charge(usage)
+        else:
+            await self.charge(usage)
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._is_open:

@@ -30,10 +30,13 @@
     └── ConfigurationError        a setting is wrong; one line for the operator
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from vectoll.domain.money import Amount, format_usd
+
+NOTHING_CHARGED = "nothing was embedded or charged"
+"""What a refusal says when that is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,11 @@ class InvalidRequest(VectollError):
         super().__init__(message)
         self.issues = tuple(issues)
 
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Say it differently, in the message and in every issue."""
+        self.args = (change(str(self)),)
+        self.issues = tuple(replace(issue, message=change(issue.message)) for issue in self.issues)
+
     @classmethod
     def at(cls, path: tuple[str | int, ...], message: str) -> "InvalidRequest":
         """One issue at ``path``, which is also the message."""
@@ -88,7 +96,7 @@ class InputTooLong(InvalidRequest):
     def __init__(self, index: int, tokens: int, limit: int) -> None:
         message = (
             f"This model's maximum context length is {limit} tokens, "
-            f"but input {index} has {tokens} tokens. Shorten or split it; nothing was embedded or charged."
+            f"but input {index} has {tokens} tokens. Shorten or split it; {NOTHING_CHARGED}."
         )
         super().__init__(message, [FieldIssue(("input", index), message)])
 

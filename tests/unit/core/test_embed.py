@@ -33,6 +33,7 @@ from vectoll.domain.ids import AccountId, ModelId, RequestId, new_id
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount, Price
 from vectoll.ports.metrics import NoMetrics
+from vectoll.ports.model import Forfeit
 from vectoll.settings import LimitsSettings
 
 ACCOUNT = AccountId("acct_1")
@@ -54,7 +55,7 @@ class FakeModel:
     """One token per character; waits at ``gate`` when there is one."""
 
     spec: ModelSpec
-    error: VectollError | None = None
+    error: BaseException | None = None
     gate: asyncio.Event | None = None
     embedded: int = 0
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -183,6 +184,24 @@ async def test_cancelled_caller_is_not_charged() -> None:
     with pytest.raises(asyncio.CancelledError):
         await request
     assert await world.money() == (1000, 0)
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("refused"), asyncio.CancelledError()])
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize(("tokens", "is_whole"), [(3, False), (5, True)])
+async def test_what_a_provider_billed_is_charged_to_who_left_or_sent_what_it_refuses(
+    error: BaseException, key: str | None, tokens: int, *, is_whole: bool
+) -> None:
+    world = await World().fund()
+    error.__cause__ = Forfeit(Usage(tokens), is_whole)
+    world.model.error = error
+    with pytest.raises(type(error)):
+        await world.embed("hello", key=key)
+    assert await world.money() == (1000 - 10 * tokens, 0)
+    world.model.error = None
+    await world.embed("hello", key=key)
+    is_repeat = key is not None and is_whole
+    assert await world.money() == (1000 - 10 * tokens - (0 if is_repeat else 50), 0)
 
 
 async def test_unaffordable_request_encodes_nothing() -> None:

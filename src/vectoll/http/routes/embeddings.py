@@ -22,7 +22,7 @@ from vectoll.http.validation import parse_embedding_request
 
 
 async def create_embedding(request: Request) -> Response:
-    """Read, embed, charge, write. A client that leaves on the way is not charged."""
+    """Read, embed, charge, write. A client that leaves on the way is not charged, but for what was bought for it."""
     services, record = services_of(request), record_of(request.scope)
     principal, permit = await admit_to_inference(request)
     with permit:
