@@ -82,13 +82,27 @@ class Permit:
     """How many requests the caller may have in flight."""
     requests: LimitState | None = None
     tokens: LimitState | None = None
+    _is_in: bool = False
+    _outlasts: bool = False
 
     def __enter__(self) -> Self:
         self._admission.enter(self.caller, self.in_flight)
+        self._is_in = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._admission.leave(self.caller)
+        if not self._outlasts:
+            self.leave()
+
+    def outlast(self) -> None:
+        """Stay beyond the ``with``, until ``leave``: for an answer that is still being sent then."""
+        self._outlasts = True
+
+    def leave(self) -> None:
+        """Give the place back, where it is taken."""
+        if self._is_in:
+            self._is_in = False
+            self._admission.leave(self.caller)
 
     async def take_request(self, model: str = ANY_MODEL) -> None:
         """Count one request for a model. Raises RateLimited."""

@@ -77,6 +77,8 @@ class Application:
         except ClientDisconnect:  # in the middle of an answer that is streamed; what it paid for stays paid
             status = CLIENT_LEFT
         finally:
+            if record.permit is not None:
+                record.permit.leave()  # a streamed answer is in flight until here
             self._access_log.write(scope, record, status)
 
     async def _answer(self, request: Request) -> Response:

@@ -36,7 +36,10 @@ async def create_embedding(request: Request) -> Response:
         async with CancelledOnDisconnect(request.receive):
             result = await services.embed.embed(principal, permit, wanted, record.request_id, idempotency_key)
         record.tokens = result.embeddings.usage.prompt_tokens
-        return await _answer(request, result, wanted.encoding_format)
+        response = await _answer(request, result, wanted.encoding_format)
+        if isinstance(response, StreamedResponse):
+            permit.outlast()
+        return response
 
 
 async def _answer(request: Request, result: EmbedResult, encoding_format: EncodingFormat) -> Response:
