@@ -29,9 +29,7 @@ class Admission:
         ``in_flight`` is this caller's own cap, where it is lower than everybody's. Raises RateLimited for a caller
         who is blocked or has too many requests in flight.
         """
-        blocked_s = await self.limiter.blocked_s("failures", caller)
-        if blocked_s:
-            raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
+        await refuse_blocked(self.limiter, caller)
         at_most = min(in_flight or self._limits.requests_in_flight, self._limits.requests_in_flight)
         self.check_in_flight(caller, at_most)
         return Permit(self, caller, at_most)
@@ -121,6 +119,13 @@ class Permit:
                 raise _rate_limited(
                     f"{limit.amount} tokens per minute, this request has {tokens}", decision.state
                 )
+
+
+async def refuse_blocked(limiter: RateLimiter, caller: str) -> None:
+    """Raises RateLimited for a caller who is blocked for having failed too often."""
+    blocked_s = await limiter.blocked_s("failures", caller)
+    if blocked_s:
+        raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
 
 
 def _per_minute(amount: int) -> RateLimit | None:

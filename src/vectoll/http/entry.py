@@ -25,7 +25,7 @@ async def admit(request: Request) -> tuple[Principal, Permit]:
     services = services_of(request)
     _refuse_when_draining(request)
     try:
-        principal = await services.auth.identify(record_of(request.scope).headers)
+        principal = await services.auth.identify(record_of(request.scope).headers, stranger(request.scope))
     except Unauthenticated:
         await (await admit_stranger(request)).take_request()
         raise
@@ -91,7 +91,9 @@ async def admit_anyone(request: Request) -> Permit:
     services = services_of(request)
     _refuse_when_draining(request)
     try:
-        principal = await services.auth.identify_if_any(record_of(request.scope).headers)
+        principal = await services.auth.identify_if_any(
+            record_of(request.scope).headers, stranger(request.scope)
+        )
     except Unauthenticated:
         await (await admit_stranger(request)).take_request()
         raise

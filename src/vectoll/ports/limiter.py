@@ -4,6 +4,9 @@ from typing import Protocol
 
 from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
 
+EVERYBODY = "everybody"
+"""The part of a key that names no caller: a budget that all share."""
+
 
 class RateLimiter(Protocol):
     """Counters over sliding windows. ``key`` parts name a bucket; memory is bounded by expiry."""

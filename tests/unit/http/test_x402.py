@@ -25,8 +25,9 @@ from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.metrics import PrometheusMetrics
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
+from vectoll.core.admission import Admission
 from vectoll.core.auth import Authentication, KeyAuthenticator
-from vectoll.core.signin import SiwxAuthenticator
+from vectoll.core.signin import ContractWallets, SiwxAuthenticator
 from vectoll.core.topup import TopUps
 from vectoll.core.topup_settle import Waiting
 from vectoll.core.wallet_keys import WalletKeys
@@ -36,7 +37,8 @@ from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_accoun
 from vectoll.domain.money import usd
 from vectoll.domain.payments import Intent, Missing, Payment, Sighting
 from vectoll.domain.siwx import SignInRules
-from vectoll.domain.wallets import Family
+from vectoll.domain.wallets import Family, WalletAddress
+from vectoll.http.limits import LimitHeaders
 from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
 from vectoll.ports.wallets import RpcUnavailable, SignatureVerifier
@@ -193,6 +195,41 @@ async def test_a_key_account_with_too_little_credit_gets_the_standard_error(shop
     answer = await shop.embed({"authorization": f"Bearer {key}"})
     assert (answer.status_code, answer.json()["code"]) == (402, "INSUFFICIENT_BALANCE")
     assert "x-balance-remaining" not in answer.headers
+
+
+async def test_a_stranger_who_names_a_contract_wallet_locks_out_nobody_but_himself(
+    shop: Shop, wallet: Wallet
+) -> None:
+    class Chain:
+        asked = 0
+
+        async def is_accepted_by(self, wallet: WalletAddress, text: str, signature: str, chain: str) -> bool:
+            self.asked += 1
+            return signature == "0xc0ffee"
+
+    chain, limiter = Chain(), MemoryRateLimiter()
+    services = shop.fake.app.services
+    siwx = SiwxAuthenticator(
+        SignInRules(frozenset({"testserver"}), frozenset({OPTION.network})),
+        {Family.EVM: EvmSignatureVerifier()},
+        shop.fake.store.nonces,
+        shop.fake.clock,
+        ContractWallets(chain, limiter),
+    )
+    admission = Admission(limiter, LimitsSettings())
+    shop.fake.app.services = replace(services, auth=Authentication([siwx]), admission=admission)
+    shop.fake.app._limits = LimitHeaders(admission)
+
+    async def ask(ip: str, signature: str) -> int:
+        payload = json.loads(base64.b64decode(wallet.sign_in()["sign-in-with-x"]))
+        header = {"sign-in-with-x": encode(payload | {"signature": signature})}
+        transport = httpx.ASGITransport(shop.fake.app, client=(ip, 1))
+        async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+            return (await client.post(EMBED, json=BODY, headers=header)).status_code
+
+    assert [await ask("192.0.2.66", "0x" + "00" * 65) for _ in range(40)] == [401] * 21 + [429] * 19
+    assert chain.asked <= 21, "who is blocked makes the server ask nobody"
+    assert await ask("192.0.2.1", "0xc0ffee") == 402, "let in, without credit"
 
 
 async def test_a_sign_in_wins_over_a_key(shop: Shop, wallet: Wallet) -> None:

@@ -36,7 +36,7 @@ async def generate_key(request: Request) -> Response:
     with permit:
         await permit.take_request()
         wanted = decode_json(await read_json_body(request, MAX_BODY_BYTES), _GENERATE)
-        principal = await wallets.keys.redeem(wanted.address, wanted.token, wanted.signature)
+        principal = await wallets.keys.redeem(wanted.address, wanted.token, wanted.signature, permit.caller)
         secret = new_secret()
         key = new_key(wanted, principal, secret, services.clock.now())
         await require_room(services, principal)
