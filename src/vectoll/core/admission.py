@@ -12,6 +12,9 @@ from vectoll.settings import LimitsSettings
 ANY_MODEL = "-"
 """The bucket of requests that name no model that is served."""
 
+UNFUNDED_SIGN_INS = RateLimit(60)
+"""Sign-ins per client address and minute of wallets that cannot pay: a wallet is free, and each leaves a nonce."""
+
 
 class Admission:
     """Hands out permits. A ``caller`` is an API key, an account, or the address of a stranger."""
@@ -42,6 +45,18 @@ class Admission:
         window = RateLimit(limits.failures_before_block, limits.failure_window_s)
         if not (await self.limiter.hit(window, "failures", caller)).allowed:
             await self.limiter.block("failures", caller, duration_s=limits.block_s)
+
+    async def check_sign_in(self, client: str) -> None:
+        """Raises RateLimited for a client address whose wallets keep signing in with nothing to pay with."""
+        state = await self.limiter.peek(UNFUNDED_SIGN_INS, "unfunded-sign-ins", client)
+        if not state.remaining:
+            raise _rate_limited(
+                f"{UNFUNDED_SIGN_INS.amount} sign-ins of wallets without credit per minute", state
+            )
+
+    async def record_unfunded(self, client: str) -> None:
+        """Count a sign-in of a wallet that cannot pay."""
+        await self.limiter.hit(UNFUNDED_SIGN_INS, "unfunded-sign-ins", client)
 
     async def standing(
         self, caller: str, model: str = ANY_MODEL

@@ -50,6 +50,11 @@ MAX_SIGNATURE_LENGTH = 12_000
 _Signature = Annotated[str, Meta(min_length=1, max_length=MAX_SIGNATURE_LENGTH)]
 
 
+def has_sign_in(headers: Mapping[str, str]) -> bool:
+    """Whether a wallet claims to have signed this request."""
+    return any(name in headers for name in HEADERS)
+
+
 class _Payload(Struct, frozen=True, rename="camel"):
     """Both shapes at once: the spec's carries ``message``, the x402 SDKs' its fields."""
 

@@ -10,6 +10,7 @@ from starlette.types import Scope
 from vectoll.core.admission import ANY_MODEL, Permit
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import RequestId, new_id
+from vectoll.domain.money import Amount
 
 OPENAI_BASE = "/v1"
 """Speaks OpenAI's error object."""
@@ -37,6 +38,8 @@ class RequestRecord:
     model: str = ANY_MODEL
     tokens: int | None = None
     error_code: str | None = None
+    funds: Amount | None = None
+    """What the wallet that signed in can spend, held or not."""
     settlement: str | None = None
     """The PAYMENT-RESPONSE header, where this request paid."""
 

@@ -232,6 +232,40 @@ async def test_a_stranger_who_names_a_contract_wallet_locks_out_nobody_but_himse
     assert await ask("192.0.2.1", "0xc0ffee") == 402, "let in, without credit"
 
 
+@pytest.mark.parametrize("path", [EMBED, "/api/v1/billing/balance", "/api/v1/models"])
+async def test_wallets_that_cannot_pay_sign_in_sixty_times_a_minute_from_one_address(
+    shop: Shop, wallet: Wallet, path: str
+) -> None:
+    consumed = 0
+    consume = shop.fake.store.nonces.consume
+
+    async def count(*nonce: Any) -> bool:
+        nonlocal consumed
+        consumed += 1
+        return await consume(*nonce)
+
+    shop.fake.store.nonces.consume = count  # type: ignore[method-assign,assignment]
+    await shop.credit(wallet, "1")
+
+    async def ask(each: Wallet) -> int:
+        if path == EMBED:
+            return (await shop.embed(each.sign_in())).status_code
+        return (await shop.client.get(path, headers=each.sign_in())).status_code
+
+    assert await ask(wallet) == 200
+    first = [await ask(Wallet()) for _ in range(60)]
+    assert set(first) == {402 if path == EMBED else 200}
+    assert [await ask(Wallet()) for _ in range(5)] == [429] * 5
+    assert consumed == 61
+    key = await shop.fake.open()
+    assert (await shop.embed({"authorization": f"Bearer {key}"})).status_code == 200
+
+
+async def test_wallets_that_can_pay_sign_in_as_often_as_they_like(shop: Shop, wallet: Wallet) -> None:
+    await shop.credit(wallet, "1")
+    assert {(await shop.embed(wallet.sign_in())).status_code for _ in range(70)} == {200}
+
+
 async def test_a_sign_in_wins_over_a_key(shop: Shop, wallet: Wallet) -> None:
     key = {"authorization": f"Bearer {await shop.fake.open()}"}
     assert (await shop.embed(key, wallet.sign_in())).status_code == 402, "the wallet's credit, not the key's"
