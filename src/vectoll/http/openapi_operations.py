@@ -162,7 +162,8 @@ OPERATIONS = (
     ),
     Operation(
         "post", "/api_keys/generate_web3_key", "postApiKeyGenerateWeb3Key", "API Keys",
-        "Create a key that spends the credit of the wallet that signed", account.CreateApiKeyResponse,
+        "Create a key that spends the credit of the wallet that signed: at most 5 a minute from one address",
+        account.CreateApiKeyResponse,
         x402.GenerateWeb3KeyRequest, errors=(400, 401, 404, 413, 415, 429, 500, 503), security="none",
     ),
     Operation(

@@ -498,6 +498,27 @@ async def test_a_wallet_makes_a_key_that_spends_its_credit(shop: Shop, wallet: W
     assert (again.status_code, again.json()["code"]) == (401, "X402_SIGN_IN_REPLAYED")
 
 
+async def test_keys_of_wallets_are_five_a_minute_from_one_address(shop: Shop) -> None:
+    async def mint() -> httpx.Response:
+        return await shop.client.post(WEB3, json=await web3_request(shop, Wallet()))
+
+    made = [(await mint()).status_code for _ in range(5)]
+    refused = await mint()
+    assert made == [200] * 5
+    assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMIT_EXCEEDED")
+    assert "5 API keys of wallets per minute" in refused.json()["error"]
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    at_once = await asyncio.gather(*(mint() for _ in range(8)))
+    assert {answer.status_code for answer in at_once} == {429}
+    assert len(await shop.fake.store.allowances.accounts()) == 5
+
+
+async def test_keys_that_are_asked_for_at_once_are_five_a_minute_too(shop: Shop) -> None:
+    bodies = [await web3_request(shop, Wallet()) for _ in range(8)]
+    answers = await asyncio.gather(*(shop.client.post(WEB3, json=body) for body in bodies))
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 3
+
+
 async def test_a_challenge_that_was_not_signed_by_this_wallet_for_this_server_makes_no_key(
     shop: Shop, wallet: Wallet
 ) -> None:
