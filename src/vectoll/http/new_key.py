@@ -4,11 +4,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from vectoll.domain.errors import FieldIssue, InvalidRequest
+from vectoll.domain.errors import FieldIssue, Forbidden, InvalidRequest
 from vectoll.domain.identity import ApiKey, Principal, SpendLimit
 from vectoll.domain.money import Amount, usd
 from vectoll.http import schemas_account as schemas
-from vectoll.http.times import parse_date_or_instant
+from vectoll.http.times import format_instant, parse_date_or_instant
 
 
 def new_key(wanted: schemas.CreateApiKeyRequest, principal: Principal, secret: str, now: datetime) -> ApiKey:
@@ -25,6 +25,24 @@ def new_key(wanted: schemas.CreateApiKeyRequest, principal: Principal, secret: s
         limit=_spend_limit(wanted),
         is_pro=principal.is_pro,
     )
+
+
+def check_heritage(key: ApiKey, maker: ApiKey) -> None:
+    """Raises unless ``key`` can do no more than the key that makes it.
+
+    Forbidden for a maker with a spend limit: what its keys spend would not count against it, however small their own.
+    InvalidRequest for a key that would outlive its maker.
+    """
+    if maker.limit is not None:
+        raise Forbidden(
+            "This API key has a spend limit, which keys that it makes would not count against: "
+            "create keys with an ADMIN key that has none."
+        )
+    if maker.expires_at is not None and (key.expires_at is None or key.expires_at > maker.expires_at):
+        raise _refused(
+            ("expiresAt",),
+            f"must not be later than {format_instant(maker.expires_at)}, when this API key expires",
+        )
 
 
 def _refused(path: tuple[str, ...], why: str) -> InvalidRequest:

@@ -21,7 +21,7 @@ _STATUS_TEXT = {
     400: "The request is wrong; `details` names each field",
     401: "Authentication failed, or the model is for Pro users only",
     402: "The request costs more than the account's credit, or than the key's spend limit leaves",
-    403: "This needs an ADMIN key",
+    403: "This needs an ADMIN key; to create keys, one without a spend limit",
     404: "No such thing",
     409: "The Idempotency-Key was used for a different request",
     413: "The request body is too large",
