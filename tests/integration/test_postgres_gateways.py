@@ -113,7 +113,9 @@ async def test_tokens_are_counted_together(gateways: Gateways) -> None:
 async def test_one_idempotency_key_is_charged_once_by_both(gateways: Gateways) -> None:
     key = gateways.vectoll.create_key()
     answers = await gateways.ask(20, key, {"idempotency-key": "order-1"})
-    assert {answer.status_code for answer in answers} == {200}
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) == {200, 409}
+    assert 6 <= statuses[200] <= 12, "each counts repeats for itself"
     assert len(gateways.servers[0].charges(key)) == 1
 
 

@@ -18,6 +18,7 @@
     │   ├── WalletBalanceTooLow   a wallet has less than it needs to be served at all
     │   └── SpendLimitReached     the quote does not fit the API key's own spend limit
     ├── IdempotencyConflict       the Idempotency-Key was used for another request
+    │   └── IdempotencyKeySpent   it was repeated too often, or is too old
     ├── PayloadTooLarge           the body exceeds the limit
     ├── UnsupportedMediaType      the body is not application/json
     ├── RateLimited               too many requests, tokens or failures; says when to come back
@@ -192,6 +193,16 @@ class IdempotencyConflict(VectollError):
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was already used for a different request. Use a new key.")
+
+
+class IdempotencyKeySpent(IdempotencyConflict):
+    """A charge is answered again a few times, and for a day."""
+
+    code = "IDEMPOTENCY_KEY_SPENT"
+
+    def __init__(self, why: str) -> None:
+        message = f"The request under this Idempotency-Key {why}. Use a new key: it is a new request, and is charged."
+        VectollError.__init__(self, message)
 
 
 class PayloadTooLarge(VectollError):

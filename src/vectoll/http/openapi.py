@@ -23,7 +23,7 @@ _STATUS_TEXT = {
     402: "The request costs more than the account's credit, or than the key's spend limit leaves",
     403: "This needs an ADMIN key; to create keys, one without a spend limit",
     404: "No such thing",
-    409: "The Idempotency-Key was used for a different request",
+    409: "The Idempotency-Key was used for a different request, repeated too often, or is a day old",
     413: "The request body is too large",
     415: "The request body is not application/json",
     429: "Too many requests, tokens or failures; Retry-After says when to come back",

@@ -59,7 +59,8 @@ _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same key with the same body is charged once; with another body it is 409.",
+    "description": "The same key with the same body is charged once, and answered again five times at most, within "
+    "24 hours. After that, and with another body, it is 409.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 _ACCEPT_ENCODING = {

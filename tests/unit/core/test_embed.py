@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from tests.ledger import FixedClock
 
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory import MemoryStore
@@ -19,6 +20,7 @@ from vectoll.domain.catalog import Catalog, ModelSource, ModelSpec, Pooling
 from vectoll.domain.embedding import EmbeddingRequest, Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import (
     IdempotencyConflict,
+    IdempotencyKeySpent,
     InferenceFailed,
     InsufficientBalance,
     InvalidRequest,
@@ -91,7 +93,7 @@ class World:
         self.pro = replace(SPEC, id=ModelId("pro"), aliases=(), pro_only=True)
         catalog = Catalog([SPEC, self.offline, self.pro])
         models = {SPEC.id: self.model, self.pro.id: FakeModel(self.pro)}
-        registry = ModelRegistry(catalog, models, {self.offline.id: "no weights here"})
+        self.registry = registry = ModelRegistry(catalog, models, {self.offline.id: "no weights here"})
         self.service = EmbedService(registry, Billing(self.store.ledger, NoMetrics()), NoMetrics())
         self.admission = Admission(MemoryRateLimiter(), LimitsSettings(**limits))
         self.principal = Principal(ACCOUNT)
@@ -232,6 +234,55 @@ async def test_repeat_under_an_idempotency_key_is_charged_once() -> None:
     assert again.charge == first.charge
     assert world.model.embedded == 2
     assert await world.money() == (0, 0)
+
+
+async def test_a_charge_is_answered_again_five_times() -> None:
+    world = await World().fund(100)
+    for _ in range(6):
+        await world.embed("hello", key="k")
+    with pytest.raises(IdempotencyKeySpent, match=r"repeated 5 times\. Use a new key"):
+        await world.embed("hello", key="k")
+    assert world.model.embedded == 6
+    assert await world.money() == (50, 0)
+    await world.embed("hello", key="another")
+    assert await world.money() == (0, 0)
+
+
+async def test_requests_under_one_key_at_once_are_repeats_too() -> None:
+    world = await World().fund(1000)
+    world.model.gate = asyncio.Event()
+    requests = [asyncio.create_task(world.embed("hello", key="k")) for _ in range(9)]
+    await world.model.started.wait()
+    world.model.gate.set()
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert sum(isinstance(outcome, EmbedResult) for outcome in outcomes) == 6
+    assert sum(isinstance(outcome, IdempotencyKeySpent) for outcome in outcomes) == 3
+    assert world.model.embedded == 6
+    assert await world.money() == (950, 0)
+
+
+async def test_attempts_that_failed_are_no_repeats() -> None:
+    world = await World().fund(50)
+    world.model.error = InferenceFailed()
+    for _ in range(9):
+        with pytest.raises(InferenceFailed):
+            await world.embed("hello", key="k")
+    world.model.error = None
+    await world.embed("hello", key="k")
+    assert await world.money() == (0, 0)
+
+
+async def test_a_charge_is_answered_again_for_a_day() -> None:
+    world = await World().fund(1000)
+    clock = FixedClock(datetime.now(UTC))
+    world.service = EmbedService(world.registry, Billing(world.store.ledger, NoMetrics(), clock), NoMetrics())
+    await world.embed("hello", key="k")
+    clock.advance(hours=23, minutes=59)
+    await world.embed("hello", key="k")
+    clock.advance(minutes=2)
+    with pytest.raises(IdempotencyKeySpent, match="more than 24 hours ago"):
+        await world.embed("hello", key="k")
+    assert world.model.embedded == 2
 
 
 async def test_idempotency_key_names_one_request() -> None:
