@@ -25,7 +25,7 @@ from vectoll.domain.siwx_text import MessageFields, parse_message, render
 from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
 from vectoll.ports.authenticator import UNKNOWN_CLIENT
 from vectoll.ports.clock import Clock
-from vectoll.ports.limiter import EVERYBODY, RateLimiter
+from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.nonces import NonceStore
 from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
 from vectoll.ports.wallets import ContractWalletVerifier, RpcUnavailable, SignatureVerifier
@@ -165,7 +165,7 @@ class ContractWallets:
                 f"Rate limit exceeded: {CHECKS_PER_CLIENT.amount} checks of contract wallets per minute."
             )
             raise RateLimited(message, mine.state.reset_s)
-        if not (await self._limiter.hit(CHECKS_IN_ALL, "contract-wallets", EVERYBODY)).allowed:
+        if not (await self._limiter.hit(CHECKS_IN_ALL, "contract-wallets-in-all")).allowed:
             raise SignInRefused(SignInRule.UNVERIFIABLE)
         try:
             return await self._verifier.is_accepted_by(wallet, text, signature, chain)
