@@ -4,6 +4,8 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv6Address
 
 from starlette.types import Scope
 
@@ -11,6 +13,7 @@ from vectoll.core.admission import ANY_MODEL, Permit
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import RequestId, new_id
 from vectoll.domain.money import Amount
+from vectoll.ports.authenticator import UNKNOWN_CLIENT
 
 OPENAI_BASE = "/v1"
 """Speaks OpenAI's error object."""
@@ -73,9 +76,26 @@ def is_api(scope: Scope) -> bool:
 
 
 def stranger(scope: Scope) -> str:
-    """How a caller without credentials is counted: by address, as the server (or its trusted proxy) saw it."""
+    """How a caller without credentials is counted: by address, as the server (or its trusted proxy) saw it.
+
+    Of IPv6 the network of 64 bits counts, the least that anybody is given: one network's addresses are one client.
+    """
     client = scope.get("client")
-    return f"address:{client[0] if client else 'unknown'}"
+    if not client:
+        return UNKNOWN_CLIENT
+    host: str = client[0]
+    return f"address:{host}" if ":" not in host else _network_of(host)
+
+
+@lru_cache(maxsize=4096)
+def _network_of(host: str) -> str:
+    try:
+        address = IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return f"address:{host}"
+    if address.ipv4_mapped is not None:
+        return f"address:{address.ipv4_mapped}"
+    return f"address:{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def route_template(scope: Scope) -> str:
