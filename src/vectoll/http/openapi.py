@@ -52,6 +52,14 @@ _HEADERS = {
         "description": "Base64 of an x402 payment-required object, where wallets can pay.",
         "schema": {"type": "string"},
     },
+    "payment-response": {
+        "description": "Base64 of an x402 settlement object, where this request's payment was credited.",
+        "schema": {"type": "string"},
+    },
+    "x-balance-remaining": {
+        "description": "Prepaid credit that is left, in USD; only for a wallet that signed in or paid.",
+        "schema": {"type": "string", "example": "4.230000"},
+    },
     "content-encoding": {
         "description": "How the body is compressed.",
         "schema": {"type": "string", "enum": ["gzip", "br"]},
@@ -131,7 +139,9 @@ def _operation(operation: Operation, base: str) -> dict[str, Any]:
     for status in sorted(errors):
         document["responses"][str(status)] = _error(status, base, operation.own_errors.get(status))
     for status, body_type in operation.other_answers.items():
-        document["responses"][str(status)] = _json(_STATUS_TEXT[status], _ref(body_type))
+        answer = _json(_STATUS_TEXT[status], _ref(body_type))
+        headers = {"headers": _error_headers(status)} if operation.is_api else {}
+        document["responses"][str(status)] = answer | headers
     return document
 
 
@@ -140,6 +150,7 @@ def _answer(operation: Operation) -> dict[str, Any]:
     if operation.response is not None:
         content["application/json"] = {"schema": _ref(operation.response)}
     headers = ["x-request-id", "content-encoding", *(_LIMIT_HEADERS if operation.is_api else ())]
+    headers += operation.headers
     return {"description": _STATUS_TEXT[200], "content": content, "headers": _header_refs(headers)}
 
 
@@ -149,10 +160,12 @@ def _error(status: int, base: str, own_type: type | None = None) -> dict[str, An
     if status == 402 and base != OPENAI_BASE:
         wallets = (schemas_x402.Discovery, schemas_x402.WalletPaymentRequired)
         schema = {"anyOf": [schema, *map(_ref, wallets)]}
-    answer = _json(_STATUS_TEXT[status], schema)
+    return {**_json(_STATUS_TEXT[status], schema), "headers": _error_headers(status)}
+
+
+def _error_headers(status: int) -> dict[str, Any]:
     extra = {402: ["payment-required"], 429: ["retry-after"], 503: ["retry-after"]}.get(status, [])
-    headers = ["x-request-id", *_LIMIT_HEADERS, *extra]
-    return {**answer, "headers": _header_refs(headers)}
+    return _header_refs(["x-request-id", *_LIMIT_HEADERS, *extra])
 
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:

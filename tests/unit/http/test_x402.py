@@ -130,7 +130,10 @@ async def test_a_stranger_discovers_how_to_pay(shop: Shop) -> None:
 async def test_a_stranger_on_the_openai_path_gets_openais_error_and_the_header(shop: Shop) -> None:
     answer = await shop.embed(path="/v1/embeddings")
     assert answer.status_code == 402
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("insufficient_quota", "payment_required")
+    assert "Authorization: Bearer" in error["message"]
     assert "payment-required" in answer.headers
 
 
@@ -305,6 +308,37 @@ async def test_a_payment_whose_outcome_is_open_is_504_and_then_409_and_never_a_r
     documented = Documented((await paying.client.get("/openapi.json")).json())
     for answer in (first, again):
         assert documented.problem_of("post", path, answer.status_code, JSON, answer.content) is None
+
+
+@pytest.mark.parametrize("path", [EMBED, "/v1/embeddings"])
+@pytest.mark.parametrize("pays", [True, False])
+async def test_what_a_payment_or_a_wallet_is_answered_is_documented(path: str, *, pays: bool) -> None:
+    shop, rich = Shop(pay_on_inference=pays), Wallet()
+    await shop.credit(rich, "1")
+    document = (await shop.client.get("/openapi.json")).json()
+    documented = Documented(document)
+    senders: dict[str, dict[str, str]] = {
+        "nobody": {},
+        "no payment": {"payment-signature": "!"},
+        "too little": rich.payment(1),
+        "a payment": rich.payment(),
+        "a wallet": rich.sign_in(),
+        "a wallet without credit": Wallet().sign_in(),
+    }
+    for who, headers in senders.items():
+        answer = await shop.embed(headers, path=path)
+        status = answer.status_code
+        assert documented.problem_of("post", path, status, JSON, answer.content) is None, who
+        promised = document["paths"][path]["post"]["responses"][str(status)]["headers"]
+        told = {"x-balance-remaining", "payment-response", "payment-required"} & set(answer.headers)
+        assert told <= set(promised), who
+    await shop.client.aclose()
+
+
+async def test_a_refused_payment_header_is_named_in_the_details(shop: Shop) -> None:
+    answer = await shop.embed({"payment-signature": "!"})
+    assert answer.status_code == 400
+    assert answer.json()["details"]["PAYMENT-SIGNATURE"]["_errors"] == [answer.json()["error"]]
 
 
 async def test_a_silent_chain_is_503_before_anything_is_sent(
