@@ -33,7 +33,7 @@ from vectoll.domain.payments import (
     PaymentRefused,
 )
 from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
-from vectoll.http.body import format_path
+from vectoll.http.body import as_error, format_path
 from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
 from vectoll.http.responses import JsonResponse, json_bytes
 from vectoll.http.routing import RouteError
@@ -114,6 +114,12 @@ def answer_error(request: Request, error: Exception) -> Response:
         return error_response(scope, error)
     _log_defect(scope, error)
     return error_response(scope, VectollError("Internal error. Please try again."))
+
+
+def refuse_ambiguous(request: Request) -> None:
+    """Raises InvalidRequest for a header that was given twice, and of which only one can be meant."""
+    if names := record_of(request.scope).ambiguous:
+        raise as_error([FieldIssue((name,), "must be given at most once") for name in names])
 
 
 def _route_error_response(request: Request, error: RouteError) -> Response:

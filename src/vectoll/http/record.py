@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -23,6 +24,12 @@ BASES = (SPEC_BASE, OPENAI_BASE)
 _BELOW_BASES = (SPEC_BASE + "/", OPENAI_BASE + "/")
 
 _KEY = "vectoll.record"
+_LISTS = frozenset({"accept", "accept-encoding"})
+_SINGLE = frozenset({
+    "api-key", "authorization", "content-encoding", "content-length", "content-type", "idempotency-key",
+    "payment-signature", "sign-in-with-x", "x-402-payment", "x-payment", "x-sign-in-with-x",
+})  # fmt: skip
+"""Who is calling, what is sent, what is paid: two of them, and it would be up to chance which one counts."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -32,7 +39,12 @@ class RequestRecord:
 
     request_id: RequestId
     headers: Mapping[str, str]
-    """The request's headers by lower-case name, the first of each: read many times, so decoded once."""
+    """The request's headers by lower-case name: read many times, so decoded once.
+
+    Lines of a list are one, as RFC 9110 §5.3 has it; of any other name the first counts.
+    """
+    ambiguous: Sequence[str] = ()
+    """Names that were given more than once, where only one can be meant."""
     started: float = field(default_factory=time.perf_counter)
     caller: str | None = None
     """Who is counted; None as long as nobody has asked who is calling."""
@@ -53,8 +65,19 @@ def begin_record(scope: Scope) -> RequestRecord:
     offered = headers.get("x-request-id", "")
     request_id = offered if _REQUEST_ID.fullmatch(offered) else new_id("req")
     record = RequestRecord(RequestId(request_id), headers)
+    if len(headers) < len(scope["headers"]):
+        _read_repeated(record, headers, scope["headers"])
     scope[_KEY] = record
     return record
+
+
+def _read_repeated(
+    record: RequestRecord, headers: dict[str, str], lines: Sequence[tuple[bytes, bytes]]
+) -> None:
+    counts = Counter(name.decode("latin-1") for name, _ in lines)
+    for name in _LISTS & counts.keys():
+        headers[name] = ", ".join(value.decode("latin-1") for line, value in lines if line == name.encode())
+    record.ambiguous = sorted(name for name in _SINGLE & counts.keys() if counts[name] > 1)
 
 
 def record_of(scope: Scope) -> RequestRecord:

@@ -52,6 +52,23 @@ async def test_bad_credentials(server: FakeServer, connect: Connect, headers: di
         assert response.status_code == 401, url
 
 
+@pytest.mark.parametrize("name", ["authorization", "content-type", "api-key", "idempotency-key"])
+@pytest.mark.parametrize("url", [SPEC_URL, OPENAI_URL])
+async def test_a_header_of_which_one_can_be_meant_is_given_once(
+    server: FakeServer, connect: Connect, name: str, url: str
+) -> None:
+    key = await server.open()
+    given = {"authorization": f"Bearer {key}", "content-type": "application/json", "idempotency-key": "k"}
+    for first, second in (("same", "same"), ("other", "same"), ("same", "other")):
+        values = {"same": given.get(name, key), "other": "other"}
+        twice = [(name, values[first]), (name, values[second])]
+        lines = [*((n, v) for n, v in given.items() if n != name), *twice]
+        response = await connect(server).post(url, content=embedding_body(), headers=lines)
+        assert response.status_code == 400
+        assert name in response.text
+        assert "at most once" in response.text
+
+
 async def test_key_in_either_header(server: FakeServer, connect: Connect) -> None:
     key = await server.open()
     for headers in ({"authorization": f"bearer {key}"}, {"api-key": key}):
