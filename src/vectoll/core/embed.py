@@ -105,6 +105,4 @@ def check_dimensions(spec: ModelSpec, dimensions: int | None) -> None:
         return
     sizes = ", ".join(str(d) for d in sorted({*spec.matryoshka_dims, spec.dims}))
     allowed = f"{spec.min_dims} to {spec.dims}" if spec.matryoshka_any else sizes
-    raise InvalidRequest.at(
-        ("dimensions",), f"dimensions: the model '{spec.id}' has vectors of {allowed} dimensions"
-    )
+    raise InvalidRequest.of(("dimensions",), f"the model '{spec.id}' has vectors of {allowed} dimensions")

@@ -76,6 +76,11 @@ class InvalidRequest(VectollError):
         """One issue at ``path``, which is also the message."""
         return cls(message, [FieldIssue(path, message)])
 
+    @classmethod
+    def of(cls, path: tuple[str | int, ...], why: str) -> "InvalidRequest":
+        """One issue at ``path``; the message says of what, the issue need not."""
+        return cls(f"{format_path(path)}: {why}", [FieldIssue(path, why)])
+
 
 class UnknownModel(InvalidRequest):
     """No model of this id or alias is served."""
@@ -107,10 +112,10 @@ class TokenIdsRefused(InvalidRequest):
 
     def __init__(self, model: str) -> None:
         message = (
-            f"input: the model '{model}' does not take token ids; send text instead "
+            f"the model '{model}' does not take token ids; send text instead "
             "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))."
         )
-        super().__init__(message, [FieldIssue(("input",), message)])
+        super().__init__(f"input: {message}", [FieldIssue(("input",), message)])
 
 
 class Unauthenticated(VectollError):
@@ -293,6 +298,12 @@ class ConfigurationError(VectollError):
     """A setting is wrong. One line that names the setting and says what it should be."""
 
     code = "CONFIGURATION_ERROR"
+
+
+def format_path(path: Sequence[str | int]) -> str:
+    """``("input", 3, 0)`` → ``input[3][0]``."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")
 
 
 def shorten(text: str, limit: int = 80) -> str:

@@ -7,7 +7,14 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from vectoll.domain.errors import FieldIssue, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, shorten
+from vectoll.domain.errors import (
+    FieldIssue,
+    InvalidRequest,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    format_path,
+    shorten,
+)
 from vectoll.http.record import record_of
 
 T = TypeVar("T")
@@ -144,9 +151,3 @@ def as_error(issues: Sequence[FieldIssue]) -> InvalidRequest:
         more = "problem" if len(issues) == 2 else "problems"
         message += f" (and {len(issues) - 1} more {more}, see details)"
     return InvalidRequest(message, issues)
-
-
-def format_path(path: Sequence[str | int]) -> str:
-    """``("input", 3, 0)`` → ``input[3][0]``."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return text.removeprefix(".")

@@ -24,6 +24,7 @@ from vectoll.domain.errors import (
     UnknownModel,
     UnsupportedMediaType,
     VectollError,
+    format_path,
 )
 from vectoll.domain.payments import (
     PaymentAlreadyCredited,
@@ -33,7 +34,7 @@ from vectoll.domain.payments import (
     PaymentRefused,
 )
 from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
-from vectoll.http.body import as_error, format_path
+from vectoll.http.body import as_error
 from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
 from vectoll.http.responses import JsonResponse, json_bytes
 from vectoll.http.routing import RouteError

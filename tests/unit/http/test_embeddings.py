@@ -274,6 +274,13 @@ async def test_idempotency_key_charges_once(client: Client, server: FakeServer) 
     assert (other.status_code, other.json()["code"]) == (409, "IDEMPOTENCY_KEY_REUSED")
 
 
+async def test_details_say_what_is_wrong_under_its_field_and_the_message_says_where(client: Client) -> None:
+    answer = (await client.embed(dimensions=3)).json()
+    why = "the model 'fake-model' has vectors of 8, 384 dimensions"
+    assert answer["error"] == f"dimensions: {why}"
+    assert answer["details"]["dimensions"]["_errors"] == [why]
+
+
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"caf\xe9", b"tab\there"])
 async def test_bad_idempotency_keys_are_400(client: Client, key: bytes) -> None:
     headers = {b"content-type": b"application/json", b"idempotency-key": key}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
-from vectoll.domain.errors import FieldIssue, InvalidRequest
-from vectoll.http.body import MAX_MEMBERS, format_path, member_names
+from vectoll.domain.errors import FieldIssue, InvalidRequest, format_path
+from vectoll.http.body import MAX_MEMBERS, member_names
 from vectoll.http.errors import details_tree
 from vectoll.http.validation import MAX_ISSUES, _issues, parse_embedding_request
 

@@ -230,7 +230,7 @@ class UpstreamModel:
             case TooLong():
                 return _too_long(failure, first, size, self._spec.max_tokens)
             case InputRefused():
-                return InvalidRequest.at(("input",), f"input: the provider of the model '{model}' refuses it")
+                return InvalidRequest.of(("input",), f"the provider of the model '{model}' refuses it")
             case Busy():
                 return AtCapacity(math.ceil(failure.retry_after_s or 1.0))
             case NoAnswer():
