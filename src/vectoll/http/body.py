@@ -20,6 +20,7 @@ from vectoll.http.record import record_of
 T = TypeVar("T")
 
 _MSGSPEC_PATH_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 MAX_MEMBERS = 64
@@ -128,7 +129,7 @@ def malformed(error: Exception) -> InvalidRequest:
         return InvalidRequest.at((), "The request body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return InvalidRequest.at((), "The request body is not valid JSON: it is not UTF-8")
-    reason = str(error).removeprefix("JSON is malformed: ").lower()
+    reason = str(error).removeprefix("JSON is malformed: ").partition(" - at `$")[0].lower()
     return InvalidRequest.at((), f"The request body is not valid JSON: {shorten(reason)}")
 
 
@@ -139,6 +140,8 @@ def first_problem(error: msgspec.ValidationError) -> InvalidRequest:
         name or (int(index) if index.isdigit() else index)
         for name, index in _MSGSPEC_PATH_STEP.findall(where)
     )
+    if missing := _MISSING.fullmatch(what):
+        return as_error([FieldIssue((*path, missing[1]), "Field is required")])
     message = shorten(what.replace("`", "'"), 200)
     return as_error([FieldIssue(path, message)])
 

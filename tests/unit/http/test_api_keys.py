@@ -157,6 +157,14 @@ async def test_what_cannot_be_enforced_is_refused(admin: Client, fields: dict[st
     assert len((await admin.get(URL)).json()["data"]) == 2
 
 
+async def test_a_missing_field_is_named_under_its_name(admin: Client) -> None:
+    for body, name in (({"description": "x"}, "apiKeyType"), ({"apiKeyType": "ADMIN"}, "description")):
+        answer = await admin.post(URL, json=body)
+        assert answer.status_code == 400
+        assert answer.json()["details"] == {"_errors": [], name: {"_errors": ["Field is required"]}}
+        assert answer.json()["error"] == f"{name}: Field is required"
+
+
 @pytest.mark.parametrize("kind", ["ADMIN", "INFERENCE"])
 async def test_a_key_with_a_spend_limit_makes_no_key(server: FakeServer, connect: Connect, kind: str) -> None:
     limit = SpendLimit(usd("1"), LimitPeriod.LIFETIME)
