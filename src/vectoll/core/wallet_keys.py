@@ -16,6 +16,7 @@ from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
 from vectoll.ports.wallets import SignatureVerifier
 
 _TOKEN = re.compile(r"Create an API key for (\S{1,255})\. Nonce: ([0-9a-f]{32})\. Issued At: (\S{20,32})")
+_NO_CHALLENGE = "token is not a challenge from GET generate_web3_key"
 
 
 class WalletKeys:
@@ -64,7 +65,7 @@ class WalletKeys:
         wallet = _wallet(address)
         found = _TOKEN.fullmatch(token)
         if found is None:
-            raise SignInRefused(SignInRule.MESSAGE)
+            raise SignInRefused(SignInRule.MESSAGE, _NO_CHALLENGE)
         domain, nonce, issued = found.groups()
         if domain != self._domain:
             raise SignInRefused(SignInRule.DOMAIN)
@@ -96,11 +97,11 @@ def _wallet(address: str) -> WalletAddress:
     try:
         return parse_wallet(address)
     except ValueError:
-        raise SignInRefused(SignInRule.MALFORMED) from None
+        raise SignInRefused(SignInRule.MALFORMED, "address is not an EVM or Solana address") from None
 
 
 def _time(text: str) -> datetime:
     try:
         return parse_time(text)
     except ValueError:
-        raise SignInRefused(SignInRule.MESSAGE) from None
+        raise SignInRefused(SignInRule.MESSAGE, _NO_CHALLENGE) from None

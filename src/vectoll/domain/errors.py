@@ -34,7 +34,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from vectoll.domain.money import Amount, format_usd
+from vectoll.domain.money import Amount, format_exact_usd, format_usd
 
 NOTHING_CHARGED = "nothing was embedded or charged"
 """What a refusal says when that is so."""
@@ -167,8 +167,8 @@ class InsufficientBalance(PaymentRequired):
         self.required = required
         self.available = available
         super().__init__(
-            f"Insufficient balance: this request costs ${format_usd(required, decimals=12)}, "
-            f"${format_usd(available)} is available. Add credit and try again."
+            f"Insufficient balance: this request costs ${format_exact_usd(required)}, "
+            f"${format_exact_usd(available)} is available. Add credit and try again."
         )
 
 
@@ -187,7 +187,8 @@ class SpendLimitReached(PaymentRequired):
 
     def __init__(self, limit: Amount, spent: Amount) -> None:
         super().__init__(
-            f"This API key may spend ${format_usd(limit)} in its limit period and has spent ${format_usd(spent)}."
+            f"This API key may spend ${format_exact_usd(limit)} in its limit period "
+            f"and has spent ${format_exact_usd(spent)}; this request costs more than is left."
         )
 
 
@@ -215,8 +216,8 @@ class PayloadTooLarge(VectollError):
 
     code = "PAYLOAD_TOO_LARGE"
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The request body exceeds {limit_bytes} bytes. Send fewer inputs per request.")
+    def __init__(self, limit_bytes: int, advice: str = "") -> None:
+        super().__init__(f"The request body exceeds {limit_bytes} bytes. {advice}".rstrip())
 
 
 class UnsupportedMediaType(VectollError):

@@ -33,8 +33,8 @@ class _Occurrence:
     __slots__ = ()
 
 
-async def read_json_body(request: Request, limit_bytes: int) -> bytes:
-    """The body of a request that calls itself JSON.
+async def read_json_body(request: Request, limit_bytes: int, advice: str = "") -> bytes:
+    """The body of a request that calls itself JSON. ``advice`` is for who sends too much.
 
     Raises UnsupportedMediaType for any other label, PayloadTooLarge as soon as ``limit_bytes`` is known to be
     exceeded, ClientDisconnect.
@@ -42,7 +42,7 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
     headers = record_of(request.scope).headers
     _require_json(headers)
     if _content_length(headers) > limit_bytes:
-        raise PayloadTooLarge(limit_bytes)
+        raise PayloadTooLarge(limit_bytes, advice)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -52,7 +52,7 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise PayloadTooLarge(limit_bytes)
+            raise PayloadTooLarge(limit_bytes, advice)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

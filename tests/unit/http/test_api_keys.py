@@ -157,6 +157,11 @@ async def test_what_cannot_be_enforced_is_refused(admin: Client, fields: dict[st
     assert len((await admin.get(URL)).json()["data"]) == 2
 
 
+async def test_a_body_that_is_too_large_is_not_told_of_inputs(admin: Client) -> None:
+    answer = await create(admin, description="x" * 20_000)
+    assert (answer.status_code, answer.json()["error"]) == (413, "The request body exceeds 16384 bytes.")
+
+
 async def test_a_missing_field_is_named_under_its_name(admin: Client) -> None:
     for body, name in (({"description": "x"}, "apiKeyType"), ({"apiKeyType": "ADMIN"}, "description")):
         answer = await admin.post(URL, json=body)

@@ -569,6 +569,7 @@ async def test_a_challenge_that_was_not_signed_by_this_wallet_for_this_server_ma
     for rule, change in cases.items():
         answer = await shop.client.post(WEB3, json=good | change)
         assert (answer.status_code, answer.json()["code"]) == (401, f"X402_SIGN_IN_{rule}")
+        assert "header" not in answer.json()["error"], "none is sent here"
     long = await shop.client.post(WEB3, json=good | {"signature": f"0x{'64' * 5_000}"})
     assert long.json()["code"] == "X402_SIGN_IN_SIGNATURE", "as long as ERC-6492 may need"
     assert (await shop.client.post(WEB3, json=good | {"extra": 1})).status_code == 400

@@ -20,6 +20,8 @@ from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_
 from vectoll.http.services import services_of
 from vectoll.http.validation import parse_embedding_request
 
+_TOO_MUCH = "Send fewer inputs per request."
+
 
 async def create_embedding(request: Request) -> Response:
     """Read, embed, charge, write. A client that leaves on the way is not charged, but for what was bought for it."""
@@ -62,7 +64,7 @@ async def _answer(request: Request, result: EmbedResult, encoding_format: Encodi
 
 async def _read(request: Request) -> EmbeddingRequest:
     services = services_of(request)
-    body = await read_json_body(request, services.settings.limits.max_body_bytes)
+    body = await read_json_body(request, services.settings.limits.max_body_bytes, _TOO_MUCH)
     wanted = parse_embedding_request(body)
     record_of(request.scope).model = services.models.resolve(wanted.model).id
     return wanted
