@@ -1,5 +1,8 @@
 """The door of the API: who is calling, and may they come in now."""
 
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
 from starlette.requests import Request
 
 from vectoll.core.admission import Permit
@@ -9,7 +12,6 @@ from vectoll.core.signin import has_sign_in
 from vectoll.domain.errors import (
     Draining,
     InvalidRequest,
-    NoCredentials,
     Unauthenticated,
     WalletBalanceTooLow,
 )
@@ -22,6 +24,8 @@ from vectoll.http.services import Phase, WalletServices, services_of
 
 MAX_IDEMPOTENCY_KEY = 255
 
+P = TypeVar("P")
+
 
 async def admit(request: Request) -> tuple[Principal, Permit]:
     """The caller, and a permit to be used as a context manager. Counts no request: the route does, by model.
@@ -29,15 +33,12 @@ async def admit(request: Request) -> tuple[Principal, Permit]:
     Runs before the body is read: it needs the headers only, and a stranger's 32 MB are not worth reading.
     Raises Unauthenticated (a stranger's attempts count against their address), RateLimited, Draining.
     """
-    principal = await _identify(request)
-    if principal is None:
-        await (await admit_stranger(request)).take_request()
-        raise NoCredentials
+    principal = await _identify(request, services_of(request).auth.identify)
     return principal, await _admit_principal(request, principal)
 
 
-async def _identify(request: Request) -> Principal | None:
-    """Who is calling, None for a caller who sent no credentials. Raises what ``admit`` raises."""
+async def _identify(request: Request, ask: Callable[[Mapping[str, str], str], Awaitable[P]]) -> P:
+    """Who is calling, as ``ask`` says. Raises what ``admit`` raises."""
     services, headers, client = (
         services_of(request),
         record_of(request.scope).headers,
@@ -47,7 +48,7 @@ async def _identify(request: Request) -> Principal | None:
     if services.wallets is not None and has_sign_in(headers):
         await services.admission.check_sign_in(client)
     try:
-        return await services.auth.identify_if_any(headers, client)
+        return await ask(headers, client)
     except Unauthenticated:
         await (await admit_stranger(request)).take_request()
         raise
@@ -114,7 +115,7 @@ async def admit_to_account(request: Request, *, admin: bool = False) -> tuple[Pr
 
 async def admit_anyone(request: Request) -> Permit:
     """A permit for a caller who need not say who they are. Raises Unauthenticated for credentials that are bad."""
-    principal = await _identify(request)
+    principal = await _identify(request, services_of(request).auth.identify_if_any)
     if principal is None:
         permit = await admit_stranger(request)
     else:
