@@ -193,7 +193,7 @@ async def test_who_sends_what_the_provider_refuses_pays_for_the_rest_and_is_told
         gate.set()
         with pytest.raises(InvalidRequest, match="3 tokens of other inputs were embedded") as caught:
             await request
-        assert caught.value.issues[0].message == str(caught.value)
+        assert str(caught.value) == f"input: {caught.value.issues[0].message}"
         assert await caller.balance() == Balance(Amount(997 * UNITS), Amount(0))
 
 
