@@ -112,7 +112,7 @@ class FakeServer:
         self.model = self.models[SPEC.id]
         registry = ModelRegistry(Catalog([model.spec for model in self.models.values()]), self.models)
         self.services = Services(
-            embed=EmbedService(registry, Billing(self.store.ledger, self.metrics), self.metrics),
+            embed=EmbedService(registry, Billing(self.store.ledger, self.metrics, self.clock), self.metrics),
             models=registry,
             auth=Authentication([KeyAuthenticator(self.store.keys, self.clock)]),
             admission=Admission(MemoryRateLimiter(), self.settings.limits),

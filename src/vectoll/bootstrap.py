@@ -125,7 +125,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
             metrics, authenticators = TracedMetrics(metrics), [TracedAuthenticator(a) for a in authenticators]
         models = await stack.enter_async_context(open_models(settings, metrics))
         yield Services(
-            embed=EmbedService(models, Billing(store.ledger, metrics), metrics),
+            embed=EmbedService(models, Billing(store.ledger, metrics, clock), metrics),
             models=models,
             auth=Authentication(authenticators),
             admission=Admission(limiter, settings.limits),

@@ -1,6 +1,5 @@
 """What every RateLimiter does."""
 
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,10 +32,8 @@ class Wall:
 
 
 @pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
-    wall = Wall()
-    monkeypatch.setattr(time, "time", wall)
-    return wall
+def wall() -> Wall:
+    return Wall()
 
 
 @dataclass
@@ -52,7 +49,7 @@ class WallClock:
 @pytest.fixture(params=["memory", "postgres"])
 async def limiter(request: pytest.FixtureRequest, wall: Wall) -> AsyncIterator[RateLimiter]:
     if request.param == "memory":
-        yield MemoryRateLimiter()
+        yield MemoryRateLimiter(now=wall)
         return
     url = request.getfixturevalue("database_url")
     database = await connect(await emptied(url), POOL)
@@ -200,16 +197,15 @@ async def test_block_again_starts_the_duration_anew(limiter: RateLimiter, wall: 
 
 @given(steps=st.lists(st.tuples(st.floats(0, 40), st.integers(1, 3)), min_size=1, max_size=60))
 async def test_no_window_ever_holds_more_than_an_exact_limit(steps: list[tuple[float, int]]) -> None:
-    limiter, wall = MemoryRateLimiter(), Wall()
+    wall = Wall()
+    limiter = MemoryRateLimiter(now=wall)
     allowed: list[tuple[float, int]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "time", wall)
-        for pause_s, cost in steps:
-            wall.now += pause_s
-            recent = sum(c for at, c in allowed if at > wall.now - SMALL.window_s)
-            if (await limiter.hit(SMALL, "k", cost=cost)).allowed:
-                allowed.append((wall.now, cost))
-                assert recent + cost <= SMALL.amount
-            else:
-                at_most_a_window_old = sum(c for at, c in allowed if at >= wall.now - SMALL.window_s)
-                assert at_most_a_window_old + cost > SMALL.amount  # nobody is refused without cause
+    for pause_s, cost in steps:
+        wall.now += pause_s
+        recent = sum(c for at, c in allowed if at > wall.now - SMALL.window_s)
+        if (await limiter.hit(SMALL, "k", cost=cost)).allowed:
+            allowed.append((wall.now, cost))
+            assert recent + cost <= SMALL.amount
+        else:
+            at_most_a_window_old = sum(c for at, c in allowed if at >= wall.now - SMALL.window_s)
+            assert at_most_a_window_old + cost > SMALL.amount  # nobody is refused without cause

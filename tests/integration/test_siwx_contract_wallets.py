@@ -13,12 +13,15 @@ from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory_wallets import MemoryNonceStore
 from vectoll.adapters.wallets.contracts import ContractWallets
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
+from vectoll.core.signin import CHECKS_PER_CLIENT
 from vectoll.core.signin import ContractWallets as BudgetedContractWallets
 from vectoll.core.wallet_keys import WalletKeys
+from vectoll.domain.errors import RateLimited
 from vectoll.domain.siwx import BASE, SignInRefused
 from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
 from vectoll.ports.wallets import RpcUnavailable
 
+CLIENT = "address:192.0.2.1"
 OWNER = Account.from_key("0x" + "33" * 32)
 TEXT = "api.example.com wants you to sign in with your Ethereum account:\n…"
 SIGNATURE = bytes(OWNER.sign_message(encode_defunct(text=TEXT)).signature)
@@ -123,7 +126,7 @@ def sign(text: str) -> bytes:
 
 async def refused(keys: WalletKeys, wallet: str, token: str, signature: bytes) -> str:
     with pytest.raises(SignInRefused) as error:
-        await keys.redeem(wallet, token, f"0x{signature.hex()}")
+        await keys.redeem(wallet, token, f"0x{signature.hex()}", CLIENT)
     return error.value.code.removeprefix("X402_SIGN_IN_")
 
 
@@ -131,7 +134,7 @@ async def test_a_deployed_contract_wallet_makes_itself_a_key_once(chain: Anvil, 
     wallet = chain.deploy("Wallet", "address", OWNER.address)
     token = keys.challenge()
     assert await refused(keys, wallet, token, sign("another text")) == "SIGNATURE"
-    principal = await keys.redeem(wallet, token, f"0x{sign(token).hex()}")
+    principal = await keys.redeem(wallet, token, f"0x{sign(token).hex()}", CLIENT)
     assert principal.account == wallet.lower()
     assert await refused(keys, wallet, token, sign(token)) == "REPLAYED"
 
@@ -142,14 +145,23 @@ async def test_a_contract_wallet_that_is_not_deployed_makes_itself_a_key(
     wallet, factory, deployment = undeployed(chain)
     token = keys.challenge()
     assert await refused(keys, wallet, token, sign(token)) == "SIGNATURE"
-    principal = await keys.redeem(wallet, token, f"0x{erc6492(factory, deployment, sign(token)).hex()}")
+    principal = await keys.redeem(
+        wallet, token, f"0x{erc6492(factory, deployment, sign(token)).hex()}", CLIENT
+    )
     assert principal.account == wallet.lower()
 
 
 async def test_keys_and_sign_ins_share_the_budget_of_questions(chain: Anvil, keys: WalletKeys) -> None:
     wallet, token = chain.deploy("Wallet", "address", OWNER.address), keys.challenge()
-    rules = [await refused(keys, wallet, token, b"\x01" * 65) for _ in range(11)]
-    assert rules == ["SIGNATURE"] * 10 + ["UNVERIFIABLE"]
+    budgeted, bad = keys._contract_wallets, b"\x01" * 65
+    assert budgeted is not None
+    for _ in range(CHECKS_PER_CLIENT.amount - 1):
+        assert not await budgeted.accepts(parse_wallet(wallet), token, "0x01", BASE, CLIENT)
+    assert await refused(keys, wallet, token, bad) == "SIGNATURE"
+    with pytest.raises(RateLimited):
+        await keys.redeem(wallet, token, f"0x{sign(token).hex()}", CLIENT)
+    principal = await keys.redeem(wallet, token, f"0x{sign(token).hex()}", "address:192.0.2.2")
+    assert principal.account == wallet.lower()
 
 
 async def test_no_key_is_made_where_the_chain_is_silent() -> None:

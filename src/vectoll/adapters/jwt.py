@@ -24,6 +24,7 @@ from vectoll.domain.errors import ConfigurationError, Unauthenticated
 from vectoll.domain.identity import KEY_PREFIX, Principal
 from vectoll.domain.ids import AccountId, parse_account
 from vectoll.domain.wallets import parse_wallet
+from vectoll.ports.authenticator import UNKNOWN_CLIENT
 from vectoll.settings import JwtSettings
 
 MIN_RSA_BITS = 2048
@@ -49,7 +50,11 @@ class JwtAuthenticator:
         self._settings = settings
         self._keys = tuple(_read_keys(settings))
 
-    async def authenticate(self, headers: Mapping[str, str]) -> Principal | None:
+    async def authenticate(
+        self,
+        headers: Mapping[str, str],
+        client: str = UNKNOWN_CLIENT,  # noqa: ARG002 - the port's signature
+    ) -> Principal | None:
         """None for anything that is not shaped like a JWT. Raises Unauthenticated."""
         token = bearer_token(headers)
         if token is None or token.startswith(KEY_PREFIX) or not _COMPACT_JWS.fullmatch(token):

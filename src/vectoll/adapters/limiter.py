@@ -8,7 +8,9 @@ window's hits were spread evenly.
 import heapq
 import time
 from collections import deque
+from collections.abc import Callable
 from math import ceil, floor
+from typing import Generic, TypeVar
 
 from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
 
@@ -18,16 +20,27 @@ EXACT_UP_TO = 10_000
 MAX_BUCKETS = 200_000
 """Beyond this the bucket that would expire first is forgotten, so that strangers cannot fill the memory."""
 
+MAX_BLOCKS = 100_000
+"""Apart from the buckets: each takes many failures, and is not to be pushed out by requests that cost nothing."""
+
 
 class MemoryRateLimiter:
-    """A RateLimiter for one process. Call it from one thread: the event loop's."""
+    """A RateLimiter for one process. Call it from one thread: the event loop's.
 
-    def __init__(self, max_buckets: int = MAX_BUCKETS) -> None:
-        self._max_buckets = max_buckets
-        self._buckets: dict[_Name, _Exact | _Estimated] = {}
-        self._blocked: dict[_Name, float] = {}
-        self._due: list[tuple[float, _Name]] = []
-        """A heap: when to look next at each bucket and block, whether it can be forgotten."""
+    Times are seconds of a clock that nobody sets: the wall's may jump, and shut or open everything at once.
+    """
+
+    def __init__(
+        self,
+        max_buckets: int = MAX_BUCKETS,
+        max_blocks: int = MAX_BLOCKS,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
+        self._buckets: _Expiring[_Exact | _Estimated] = _Expiring(max_buckets, lambda bucket: bucket.expires)
+        self._blocks: _Expiring[float] = _Expiring(max_blocks, lambda until: until)
+        self._shared: dict[_Name, _Exact | _Estimated] = {}
+        """Budgets without a caller: as many as the code names, and no stranger pushes them out."""
 
     async def hit(self, limit: RateLimit, *key: str, cost: int = 1) -> RateLimitDecision:
         """Count ``cost`` if it fits; when it does not, count nothing and refuse.
@@ -35,11 +48,10 @@ class MemoryRateLimiter:
         The state's ``reset_s`` is the wait until the bucket is fresh again, or, when refused, until the same hit
         would fit.
         """
-        now, name = time.time(), (limit.amount, limit.window_s, *key)
-        bucket = self._buckets.get(name)
+        now, name = self._now(), (limit.amount, limit.window_s, *key)
+        bucket = self._buckets.values.get(name)
         if bucket is None:
-            bucket = self._buckets[name] = _new_bucket(limit)
-            self._remember(name, now, limit.window_s)
+            bucket = self._shared_or_new(limit, name, key, now)
         used, amount = bucket.used(now), limit.amount
         if used + cost > amount:
             return RateLimitDecision(False, _state(bucket, limit, used, now, cost))
@@ -48,42 +60,59 @@ class MemoryRateLimiter:
 
     async def peek(self, limit: RateLimit, *key: str) -> LimitState:
         """Where the bucket stands, counting nothing."""
-        bucket = self._buckets.get((limit.amount, limit.window_s, *key)) or _new_bucket(limit)
-        now = time.time()
+        name = (limit.amount, limit.window_s, *key)
+        bucket = self._buckets.values.get(name) or self._shared.get(name) or _new_bucket(limit)
+        now = self._now()
         return _state(bucket, limit, bucket.used(now), now, limit.amount)
 
     async def block(self, *key: str, duration_s: int) -> None:
         """Shut a bucket for ``duration_s`` seconds from now."""
-        now = time.time()
-        if key not in self._blocked:
-            self._remember(key, now, duration_s)
-        self._blocked[key] = now + duration_s
+        now = self._now()
+        self._blocks.put(key, now + duration_s, now, duration_s)
 
     async def blocked_s(self, *key: str) -> int:
         """Whole seconds, rounded up, until the bucket opens again; 0 when it is open."""
-        if key not in self._blocked:
-            return 0
-        return max(0, ceil(self._blocked[key] - time.time()))
+        until = self._blocks.values.get(key)
+        return 0 if until is None else max(0, ceil(until - self._now()))
 
-    def _remember(self, name: "_Name", now: float, for_s: float) -> None:
-        """Note something new, and forget what has expired, or what expires next while there is too much."""
-        heapq.heappush(self._due, (now + for_s, name))
-        while self._due and (self._due[0][0] <= now or len(self._due) > self._max_buckets):
-            due, name = heapq.heappop(self._due)
-            expires = self._expires(name)
-            if due <= now < expires:
-                heapq.heappush(self._due, (expires, name))
-            else:
-                self._buckets.pop(name, None)
-                self._blocked.pop(name, None)
-
-    def _expires(self, name: "_Name") -> float:
-        bucket = self._buckets.get(name)
-        return self._blocked[name] if bucket is None else bucket.expires
+    def _shared_or_new(
+        self, limit: RateLimit, name: "_Name", key: tuple[str, ...], now: float
+    ) -> "_Exact | _Estimated":
+        if len(key) == 1:
+            return self._shared.setdefault(name, _new_bucket(limit))
+        bucket = _new_bucket(limit)
+        self._buckets.put(name, bucket, now, limit.window_s)
+        return bucket
 
 
 _Name = tuple[object, ...]
-"""A bucket's limit and key, or a block's key: no two are the same, for keys are texts."""
+"""A bucket's limit and key, or a block's key."""
+
+V = TypeVar("V")
+
+
+class _Expiring(Generic[V]):
+    """What is forgotten once it has expired, and, where there is too much, what expires first."""
+
+    def __init__(self, max_values: int, expires: Callable[[V], float]) -> None:
+        self.values: dict[_Name, V] = {}
+        self._max_values = max_values
+        self._expires = expires
+        self._due: list[tuple[float, _Name]] = []
+        """A heap: when to look next at each value, whether it can be forgotten."""
+
+    def put(self, name: _Name, value: V, now: float, for_s: float) -> None:
+        """Keep a value, in place of what has its name, for these seconds at least."""
+        if name not in self.values:
+            heapq.heappush(self._due, (now + for_s, name))
+        self.values[name] = value
+        while self._due and (self._due[0][0] <= now or len(self._due) > self._max_values):
+            due, first = heapq.heappop(self._due)
+            expires = self._expires(self.values[first])
+            if due <= now < expires:
+                heapq.heappush(self._due, (expires, first))
+            else:
+                del self.values[first]
 
 
 class _Exact:

@@ -12,6 +12,9 @@ from vectoll.settings import LimitsSettings
 ANY_MODEL = "-"
 """The bucket of requests that name no model that is served."""
 
+UNFUNDED_SIGN_INS = RateLimit(120)
+"""Sign-ins per client address and minute of wallets that cannot pay: a wallet is free, and each leaves a nonce."""
+
 
 class Admission:
     """Hands out permits. A ``caller`` is an API key, an account, or the address of a stranger."""
@@ -29,9 +32,7 @@ class Admission:
         ``in_flight`` is this caller's own cap, where it is lower than everybody's. Raises RateLimited for a caller
         who is blocked or has too many requests in flight.
         """
-        blocked_s = await self.limiter.blocked_s("failures", caller)
-        if blocked_s:
-            raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
+        await refuse_blocked(self.limiter, caller)
         at_most = min(in_flight or self._limits.requests_in_flight, self._limits.requests_in_flight)
         self.check_in_flight(caller, at_most)
         return Permit(self, caller, at_most)
@@ -44,6 +45,18 @@ class Admission:
         window = RateLimit(limits.failures_before_block, limits.failure_window_s)
         if not (await self.limiter.hit(window, "failures", caller)).allowed:
             await self.limiter.block("failures", caller, duration_s=limits.block_s)
+
+    async def check_sign_in(self, client: str) -> None:
+        """Raises RateLimited for a client address whose wallets keep signing in with nothing to pay with."""
+        state = await self.limiter.peek(UNFUNDED_SIGN_INS, "unfunded-sign-ins", client)
+        if not state.remaining:
+            raise _rate_limited(
+                f"{UNFUNDED_SIGN_INS.amount} sign-ins of wallets without credit per minute", state
+            )
+
+    async def record_unfunded(self, client: str) -> None:
+        """Count a sign-in of a wallet that cannot pay."""
+        await self.limiter.hit(UNFUNDED_SIGN_INS, "unfunded-sign-ins", client)
 
     async def standing(
         self, caller: str, model: str = ANY_MODEL
@@ -82,13 +95,27 @@ class Permit:
     """How many requests the caller may have in flight."""
     requests: LimitState | None = None
     tokens: LimitState | None = None
+    _is_in: bool = False
+    _outlasts: bool = False
 
     def __enter__(self) -> Self:
         self._admission.enter(self.caller, self.in_flight)
+        self._is_in = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._admission.leave(self.caller)
+        if not self._outlasts:
+            self.leave()
+
+    def outlast(self) -> None:
+        """Stay beyond the ``with``, until ``leave``: for an answer that is still being sent then."""
+        self._outlasts = True
+
+    def leave(self) -> None:
+        """Give the place back, where it is taken."""
+        if self._is_in:
+            self._is_in = False
+            self._admission.leave(self.caller)
 
     async def take_request(self, model: str = ANY_MODEL) -> None:
         """Count one request for a model. Raises RateLimited."""
@@ -107,6 +134,13 @@ class Permit:
                 raise _rate_limited(
                     f"{limit.amount} tokens per minute, this request has {tokens}", decision.state
                 )
+
+
+async def refuse_blocked(limiter: RateLimiter, caller: str) -> None:
+    """Raises RateLimited for a caller who is blocked for having failed too often."""
+    blocked_s = await limiter.blocked_s("failures", caller)
+    if blocked_s:
+        raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
 
 
 def _per_minute(amount: int) -> RateLimit | None:

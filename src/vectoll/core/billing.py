@@ -2,15 +2,19 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from typing import Self
 
 import msgspec
 
+from vectoll.core.repeats import Repeats
 from vectoll.domain.embedding import EmbeddingRequest, Usage
+from vectoll.domain.errors import IdempotencyKeySpent
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import AccountId, RequestId, TransferId, new_id
 from vectoll.domain.ledger import Hold, Transfer
 from vectoll.domain.money import Quote
+from vectoll.ports.clock import Clock, SystemClock
 from vectoll.ports.ledger import Ledger
 from vectoll.ports.metrics import Metrics
 
@@ -18,9 +22,10 @@ from vectoll.ports.metrics import Metrics
 class Billing:
     """Opens holds against a ledger."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, metrics: Metrics, clock: Clock | None = None) -> None:
         self._ledger = ledger
         self._metrics = metrics
+        self._repeats = Repeats(clock or SystemClock())
 
     def hold(
         self,
@@ -33,7 +38,7 @@ class Billing:
         """A context that has the quote's credit set aside. Leaving it uncharged releases the hold.
 
         With an idempotency key the charge's id follows from the account and the key, so a repeat of the same
-        request finds the first charge and pays nothing more.
+        request finds the first charge and pays nothing more. Entering raises IdempotencyKeySpent after too many.
         """
         if idempotency_key is None:
             charge_id, fingerprint = TransferId(new_id("chg")), None
@@ -41,7 +46,7 @@ class Billing:
             charge_id = _repeatable_id(principal.account, idempotency_key)
             fingerprint = fingerprint_of(request)
         hold = Hold(charge_id, principal, quote, request_id, fingerprint)
-        return OpenHold(self._ledger, self._metrics, hold)
+        return OpenHold(self._ledger, self._metrics, hold, self._repeats if fingerprint else None)
 
 
 def _repeatable_id(account: AccountId, idempotency_key: str) -> TransferId:
@@ -53,10 +58,11 @@ def _repeatable_id(account: AccountId, idempotency_key: str) -> TransferId:
 class OpenHold:
     """One hold, from entry to charge or release."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics, hold: Hold) -> None:
+    def __init__(self, ledger: Ledger, metrics: Metrics, hold: Hold, repeats: Repeats | None = None) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._hold = hold
+        self._repeats = repeats
         self._earlier: Transfer | None = None
         self._is_open = False
         self._started = time.perf_counter()
@@ -64,7 +70,17 @@ class OpenHold:
     async def __aenter__(self) -> Self:
         self._earlier = await self._ledger.hold(self._hold)
         self._is_open = self._earlier is None
+        if self._repeats is not None:
+            await self._begin(self._repeats)
         return self
+
+    async def _begin(self, repeats: Repeats) -> None:
+        try:
+            repeats.begin(self._hold.id, self._earlier)
+        except IdempotencyKeySpent:
+            self._repeats = None
+            await self.__aexit__()
+            raise
 
     async def charge(self, usage: Usage) -> Transfer:
         """Charge what was used, durably. For a repeat of a request that was paid for: the first charge."""
@@ -76,7 +92,17 @@ class OpenHold:
         self._metrics.charged(self._hold.quote.model, charge.amount)
         return charge
 
+    async def forfeit(self, usage: Usage, *, is_whole: bool) -> None:
+        """Charge what was bought and is not delivered. A part leaves the Idempotency-Key to the whole request."""
+        if self._earlier is None and not is_whole and self._hold.fingerprint is not None:
+            part = replace(self._hold, id=TransferId(new_id("chg")), fingerprint=None)
+            await OpenHold(self._ledger, self._metrics, part).charge(usage)
+        else:
+            await self.charge(usage)
+
     async def __aexit__(self, *exc_info: object) -> None:
+        if self._repeats is not None:
+            self._repeats.end(self._hold.id)
         if self._is_open:
             await self._ledger.release(self._hold)
 

@@ -1,5 +1,6 @@
 """The one flow of a request, from validated input to charged vectors (DESIGN.md, steps 4 to 10)."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from vectoll.domain.ids import ModelId, RequestId
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Quote
 from vectoll.ports.metrics import Metrics
+from vectoll.ports.model import Forfeit
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class EmbedService:
         request_id: RequestId,
         idempotency_key: str | None = None,
     ) -> EmbedResult:
-        """Embed and charge. Every way out but a return leaves the caller uncharged.
+        """Embed and charge. Every way out but a return leaves the caller uncharged, unless a provider was paid for
+        what the caller does not wait for, or for what came beside an input that it refuses.
 
         Raises any error of ``vectoll.domain.errors`` below InvalidRequest, Unauthenticated, PaymentRequired,
         IdempotencyConflict, RateLimited, InferenceFailed or Unavailable.
@@ -57,7 +60,14 @@ class EmbedService:
         await permit.take_tokens(spec.id, quote.tokens)
         async with self._billing.hold(principal, quote, request, request_id, idempotency_key) as hold:
             watch.lap("hold")
-            embeddings = await model.embed(encodings, dimensions=request.dimensions, caller=principal.caller)
+            try:
+                embeddings = await model.embed(
+                    encodings, dimensions=request.dimensions, caller=principal.caller
+                )
+            except (asyncio.CancelledError, InvalidRequest) as error:
+                if isinstance(owed := error.__cause__, Forfeit):
+                    await hold.forfeit(owed.usage, is_whole=owed.is_whole)
+                raise
             watch.lap("encode")
             charge = await hold.charge(embeddings.usage)
             watch.lap("charge")
@@ -95,6 +105,4 @@ def check_dimensions(spec: ModelSpec, dimensions: int | None) -> None:
         return
     sizes = ", ".join(str(d) for d in sorted({*spec.matryoshka_dims, spec.dims}))
     allowed = f"{spec.min_dims} to {spec.dims}" if spec.matryoshka_any else sizes
-    raise InvalidRequest.at(
-        ("dimensions",), f"dimensions: the model '{spec.id}' has vectors of {allowed} dimensions"
-    )
+    raise InvalidRequest.of(("dimensions",), f"the model '{spec.id}' has vectors of {allowed} dimensions")

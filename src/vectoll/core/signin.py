@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from vectoll.core.admission import refuse_blocked
+from vectoll.domain.errors import RateLimited
 from vectoll.domain.identity import Principal
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.siwx import (
@@ -22,6 +24,7 @@ from vectoll.domain.siwx import (
 )
 from vectoll.domain.siwx_text import MessageFields, parse_message, render
 from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
+from vectoll.ports.authenticator import UNKNOWN_CLIENT
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.nonces import NonceStore
@@ -34,15 +37,23 @@ HEADERS = ("sign-in-with-x", "x-sign-in-with-x")
 MAX_HEADER_LENGTH = 16_384
 """Longer headers are refused before any work is done on them; an ERC-6492 signature needs about 6,000."""
 
-CHECKS_PER_WALLET = RateLimit(10)
+CHECKS_PER_CLIENT = RateLimit(30)
 CHECKS_IN_ALL = RateLimit(300)
-"""How often a minute a chain is asked about contract wallets: one wallet's share, and everybody's together."""
+"""How often a minute a chain is asked about contract wallets: one client's share, and everybody's together.
+
+By client, never by wallet: anybody can name a wallet, and would use up its share.
+"""
 
 _Text = Annotated[str, Meta(max_length=4096)]
 MAX_SIGNATURE_LENGTH = 12_000
 """Of a signature in hex; what an ERC-6492 one with a large factory call needs, and a passkey's."""
 
 _Signature = Annotated[str, Meta(min_length=1, max_length=MAX_SIGNATURE_LENGTH)]
+
+
+def has_sign_in(headers: Mapping[str, str]) -> bool:
+    """Whether a wallet claims to have signed this request."""
+    return any(name in headers for name in HEADERS)
 
 
 class _Payload(Struct, frozen=True, rename="camel"):
@@ -130,11 +141,22 @@ class ContractWallets:
         self._verifier = verifier
         self._limiter = limiter
 
-    async def accepts(self, wallet: WalletAddress, text: str, signature: str, chain: str) -> bool:
-        """Whether the chain, a CAIP-2 id, says that the signature holds. Raises SignInRefused(UNVERIFIABLE)."""
-        for limit, key in ((CHECKS_PER_WALLET, wallet.text), (CHECKS_IN_ALL, "all")):
-            if not (await self._limiter.hit(limit, "contract-wallets", key)).allowed:
-                raise SignInRefused(SignInRule.UNVERIFIABLE)
+    async def accepts(
+        self, wallet: WalletAddress, text: str, signature: str, chain: str, client: str
+    ) -> bool:
+        """Whether the chain, a CAIP-2 id, says that the signature holds.
+
+        Raises SignInRefused(UNVERIFIABLE), and RateLimited for a ``client`` who is blocked or has asked too often.
+        """
+        await refuse_blocked(self._limiter, client)
+        mine = await self._limiter.hit(CHECKS_PER_CLIENT, "contract-wallets", client)
+        if not mine.allowed:
+            message = (
+                f"Rate limit exceeded: {CHECKS_PER_CLIENT.amount} checks of contract wallets per minute."
+            )
+            raise RateLimited(message, mine.state.reset_s)
+        if not (await self._limiter.hit(CHECKS_IN_ALL, "contract-wallets-in-all")).allowed:
+            raise SignInRefused(SignInRule.UNVERIFIABLE)
         try:
             return await self._verifier.is_accepted_by(wallet, text, signature, chain)
         except RpcUnavailable:
@@ -160,23 +182,25 @@ class SiwxAuthenticator:
         self._clock = clock
         self._contract_wallets = contract_wallets
 
-    async def authenticate(self, headers: Mapping[str, str]) -> Principal | None:
-        """None when no sign-in was sent. Raises SignInRefused for one that does not hold."""
+    async def authenticate(
+        self, headers: Mapping[str, str], client: str = UNKNOWN_CLIENT
+    ) -> Principal | None:
+        """None when no sign-in was sent. Raises SignInRefused for one that does not hold, RateLimited."""
         header = next((headers[name] for name in HEADERS if name in headers), None)
         if header is None:
             return None
         try:
-            return await self._sign_in(header)
+            return await self._sign_in(header, client)
         except SignInRefused as error:
             self._metrics.sign_in_refused(error.rule)
             raise
 
-    async def _sign_in(self, header: str) -> Principal:
+    async def _sign_in(self, header: str, client: str) -> Principal:
         sign_in = decode_sign_in(header)
         now = self._clock.now()
         if rule := broken_rule(sign_in, self._rules, now):
             raise SignInRefused(rule)
-        if not await self._is_signed(sign_in):
+        if not await self._is_signed(sign_in, client):
             raise SignInRefused(SignInRule.SIGNATURE)
         message = sign_in.message
         account = message.wallet.account
@@ -185,7 +209,7 @@ class SiwxAuthenticator:
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=account, wallet=message.wallet)
 
-    async def _is_signed(self, sign_in: SignIn) -> bool:
+    async def _is_signed(self, sign_in: SignIn, client: str) -> bool:
         wallet = sign_in.message.wallet
         verifier = self._verifiers[wallet.family]
         if verifier.is_signed_by(wallet, sign_in.text, sign_in.signature):
@@ -193,5 +217,5 @@ class SiwxAuthenticator:
         if self._contract_wallets is None or wallet.family is not Family.EVM:
             return False
         return await self._contract_wallets.accepts(
-            wallet, sign_in.text, sign_in.signature, sign_in.message.chain
+            wallet, sign_in.text, sign_in.signature, sign_in.message.chain, client
         )

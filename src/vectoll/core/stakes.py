@@ -7,6 +7,7 @@ So all known wallets are looked at together, once a day; who comes later waits f
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from vectoll.domain.allowances import StakeSnapshot, day_of, staked_allowance
@@ -34,27 +35,49 @@ class StakedAllowances:
         self._stakes = stakes
         self._clock = clock
         self._minimum = minimum
+        self._reading: _Reading | None = None
 
     async def refresh(self) -> bool:
         """Take today's snapshot, unless there is one. Whether this call took it.
 
-        Raises RpcUnavailable when any answer is missing: then nothing is granted, and the next call reads all anew.
+        Raises RpcUnavailable when any answer is missing: then nothing is granted, and the next call asks for what is
+        missing, of the same block. Once a call learns nothing new, the next reads all anew: a node may have forgotten
+        that block.
         """
         day = day_of(self._clock.now())
         if await self._allowances.snapshot(day) is not None:
             return False
         wallets = _wallets(await self._allowances.accounts())
-        block = await self._stakes.block()
-        staked: list[int] = []
-        for start in range(0, len(wallets), AT_ONCE):
-            group = (self._stakes.staked(wallet, block) for wallet in wallets[start : start + AT_ONCE])
-            staked += await asyncio.gather(*group)
+        reading = self._reading
+        if reading is None or reading.snapshot.day != day:
+            reading = _Reading(StakeSnapshot(day, await self._stakes.block()))
+        known = len(reading.staked)
+        await self._ask(reading, [wallet for wallet in wallets if wallet.account not in reading.staked])
+        missing = sum(wallet.account not in reading.staked for wallet in wallets)
+        self._reading = reading if missing and len(reading.staked) > known else None
+        if missing:
+            raise RpcUnavailable(f"the stakes of {missing} wallets are not known")
         stakes = {
-            wallet.account: amount
-            for wallet, base_units in zip(wallets, staked, strict=True)
+            account: amount
+            for account, base_units in reading.staked.items()
             if (amount := staked_allowance(base_units, self._minimum))
         }
-        return await self._allowances.record(StakeSnapshot(day, block), stakes)
+        return await self._allowances.record(reading.snapshot, stakes)
+
+    async def _ask(self, reading: "_Reading", wallets: Sequence[WalletAddress]) -> None:
+        """Note what each has staked, until nobody answers. Whoever is not answered for stays missing."""
+        for start in range(0, len(wallets), AT_ONCE):
+            group = wallets[start : start + AT_ONCE]
+            questions = (self._stakes.staked(wallet, reading.snapshot.block) for wallet in group)
+            answers = await asyncio.gather(*questions, return_exceptions=True)
+            known = len(reading.staked)
+            for wallet, answer in zip(group, answers, strict=True):
+                if isinstance(answer, int):
+                    reading.staked[wallet.account] = answer
+                elif not isinstance(answer, RpcUnavailable):
+                    raise answer
+            if len(reading.staked) == known:
+                return
 
     async def watch(self) -> None:
         """Refresh now and at each 00:00 UTC, again and again while the chain does not answer, until cancelled."""
@@ -69,6 +92,14 @@ class StakedAllowances:
             now = self._clock.now()
             until_midnight = (next_epoch(now) - now) / timedelta(seconds=1)
             await asyncio.sleep(min(RETRY_S, until_midnight))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is known of a snapshot that is being taken: the stakes of one block, which do not change any more."""
+
+    snapshot: StakeSnapshot
+    staked: dict[AccountId, int] = field(default_factory=dict)
 
 
 def _wallets(accounts: Sequence[AccountId]) -> list[WalletAddress]:

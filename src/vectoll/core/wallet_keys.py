@@ -16,6 +16,7 @@ from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
 from vectoll.ports.wallets import SignatureVerifier
 
 _TOKEN = re.compile(r"Create an API key for (\S{1,255})\. Nonce: ([0-9a-f]{32})\. Issued At: (\S{20,32})")
+_NO_CHALLENGE = "token is not a challenge from GET generate_web3_key"
 
 
 class WalletKeys:
@@ -49,19 +50,22 @@ class WalletKeys:
         issued_at = self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return f"Create an API key for {self._domain}. Nonce: {secrets.token_hex(16)}. Issued At: {issued_at}"
 
-    async def redeem(self, address: str, token: str, signature: str) -> Principal:
-        """The wallet that signed a challenge. Raises SignInRefused; consumes the nonce only once all holds."""
+    async def redeem(self, address: str, token: str, signature: str, client: str) -> Principal:
+        """The wallet that signed a challenge. Consumes the nonce only once all holds.
+
+        Raises SignInRefused, and RateLimited for a ``client`` whose contract wallets were asked about too often.
+        """
         try:
-            return await self._redeem(address, token, signature)
+            return await self._redeem(address, token, signature, client)
         except SignInRefused as error:
             self._metrics.sign_in_refused(error.rule)
             raise
 
-    async def _redeem(self, address: str, token: str, signature: str) -> Principal:
+    async def _redeem(self, address: str, token: str, signature: str, client: str) -> Principal:
         wallet = _wallet(address)
         found = _TOKEN.fullmatch(token)
         if found is None:
-            raise SignInRefused(SignInRule.MESSAGE)
+            raise SignInRefused(SignInRule.MESSAGE, _NO_CHALLENGE)
         domain, nonce, issued = found.groups()
         if domain != self._domain:
             raise SignInRefused(SignInRule.DOMAIN)
@@ -70,21 +74,21 @@ class WalletKeys:
             raise SignInRefused(SignInRule.IN_FUTURE)
         if issued_at + MAX_AGE <= now:
             raise SignInRefused(SignInRule.TOO_OLD)
-        if not await self._is_signed(wallet, token, signature):
+        if not await self._is_signed(wallet, token, signature, client):
             raise SignInRefused(SignInRule.SIGNATURE)
         good_until = issued_at + MAX_AGE + REMEMBERED
         if not await self._nonces.consume(wallet.account, f"key:{nonce}", now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=wallet.account, wallet=wallet)
 
-    async def _is_signed(self, wallet: WalletAddress, token: str, signature: str) -> bool:
+    async def _is_signed(self, wallet: WalletAddress, token: str, signature: str, client: str) -> bool:
         """By the wallet's own key, else, within the same budget as a sign-in, by what the chain says."""
         if self._verifiers[wallet.family].is_signed_by(wallet, token, signature):
             return True
         if self._contract_wallets is None or wallet.family is not Family.EVM:
             return False
         for chain in self._chains:
-            if await self._contract_wallets.accepts(wallet, token, signature, chain):
+            if await self._contract_wallets.accepts(wallet, token, signature, chain, client):
                 return True
         return False
 
@@ -93,11 +97,11 @@ def _wallet(address: str) -> WalletAddress:
     try:
         return parse_wallet(address)
     except ValueError:
-        raise SignInRefused(SignInRule.MALFORMED) from None
+        raise SignInRefused(SignInRule.MALFORMED, "address is not an EVM or Solana address") from None
 
 
 def _time(text: str) -> datetime:
     try:
         return parse_time(text)
     except ValueError:
-        raise SignInRefused(SignInRule.MESSAGE) from None
+        raise SignInRefused(SignInRule.MESSAGE, _NO_CHALLENGE) from None

@@ -18,6 +18,7 @@
     │   ├── WalletBalanceTooLow   a wallet has less than it needs to be served at all
     │   └── SpendLimitReached     the quote does not fit the API key's own spend limit
     ├── IdempotencyConflict       the Idempotency-Key was used for another request
+    │   └── IdempotencyKeySpent   it was repeated too often, or is too old
     ├── PayloadTooLarge           the body exceeds the limit
     ├── UnsupportedMediaType      the body is not application/json
     ├── RateLimited               too many requests, tokens or failures; says when to come back
@@ -31,10 +32,13 @@
     └── ConfigurationError        a setting is wrong; one line for the operator
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from vectoll.domain.money import Amount, format_usd
+from vectoll.domain.money import Amount, format_exact_usd, format_usd
+
+NOTHING_CHARGED = "nothing was embedded or charged"
+"""What a refusal says when that is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,20 @@ class InvalidRequest(VectollError):
         super().__init__(message)
         self.issues = tuple(issues)
 
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Say it differently, in the message and in every issue."""
+        self.args = (change(str(self)),)
+        self.issues = tuple(replace(issue, message=change(issue.message)) for issue in self.issues)
+
     @classmethod
     def at(cls, path: tuple[str | int, ...], message: str) -> "InvalidRequest":
         """One issue at ``path``, which is also the message."""
         return cls(message, [FieldIssue(path, message)])
+
+    @classmethod
+    def of(cls, path: tuple[str | int, ...], why: str) -> "InvalidRequest":
+        """One issue at ``path``; the message says of what, the issue need not."""
+        return cls(f"{format_path(path)}: {why}", [FieldIssue(path, why)])
 
 
 class UnknownModel(InvalidRequest):
@@ -89,7 +103,7 @@ class InputTooLong(InvalidRequest):
     def __init__(self, index: int, tokens: int, limit: int) -> None:
         message = (
             f"This model's maximum context length is {limit} tokens, "
-            f"but input {index} has {tokens} tokens. Shorten or split it; nothing was embedded or charged."
+            f"but input {index} has {tokens} tokens. Shorten or split it; {NOTHING_CHARGED}."
         )
         super().__init__(message, [FieldIssue(("input", index), message)])
 
@@ -99,10 +113,10 @@ class TokenIdsRefused(InvalidRequest):
 
     def __init__(self, model: str) -> None:
         message = (
-            f"input: the model '{model}' does not take token ids; send text instead "
+            f"the model '{model}' does not take token ids; send text instead "
             "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))."
         )
-        super().__init__(message, [FieldIssue(("input",), message)])
+        super().__init__(f"input: {message}", [FieldIssue(("input",), message)])
 
 
 class Unauthenticated(VectollError):
@@ -154,8 +168,8 @@ class InsufficientBalance(PaymentRequired):
         self.required = required
         self.available = available
         super().__init__(
-            f"Insufficient balance: this request costs ${format_usd(required, decimals=12)}, "
-            f"${format_usd(available)} is available. Add credit and try again."
+            f"Insufficient balance: this request costs ${format_exact_usd(required)}, "
+            f"${format_exact_usd(available)} is available. Add credit and try again."
         )
 
 
@@ -174,7 +188,8 @@ class SpendLimitReached(PaymentRequired):
 
     def __init__(self, limit: Amount, spent: Amount) -> None:
         super().__init__(
-            f"This API key may spend ${format_usd(limit)} in its limit period and has spent ${format_usd(spent)}."
+            f"This API key may spend ${format_exact_usd(limit)} in its limit period "
+            f"and has spent ${format_exact_usd(spent)}; this request costs more than is left."
         )
 
 
@@ -187,13 +202,23 @@ class IdempotencyConflict(VectollError):
         super().__init__("This Idempotency-Key was already used for a different request. Use a new key.")
 
 
+class IdempotencyKeySpent(IdempotencyConflict):
+    """A charge is answered again a few times, and for a day."""
+
+    code = "IDEMPOTENCY_KEY_SPENT"
+
+    def __init__(self, why: str) -> None:
+        message = f"The request under this Idempotency-Key {why}. Use a new key: it is a new request, and is charged."
+        VectollError.__init__(self, message)
+
+
 class PayloadTooLarge(VectollError):
     """The body exceeds the limit."""
 
     code = "PAYLOAD_TOO_LARGE"
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The request body exceeds {limit_bytes} bytes. Send fewer inputs per request.")
+    def __init__(self, limit_bytes: int, advice: str = "") -> None:
+        super().__init__(f"The request body exceeds {limit_bytes} bytes. {advice}".rstrip())
 
 
 class UnsupportedMediaType(VectollError):
@@ -279,6 +304,12 @@ class ConfigurationError(VectollError):
     """A setting is wrong. One line that names the setting and says what it should be."""
 
     code = "CONFIGURATION_ERROR"
+
+
+def format_path(path: Sequence[str | int]) -> str:
+    """``("input", 3, 0)`` → ``input[3][0]``."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")
 
 
 def shorten(text: str, limit: int = 80) -> str:

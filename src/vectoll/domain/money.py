@@ -58,6 +58,12 @@ def format_usd(amount: Amount, decimals: int = 6) -> str:
     return f"{sign}{whole}.{fraction:0{decimals}d}" if decimals else f"{sign}{whole}"
 
 
+def format_exact_usd(amount: Amount) -> str:
+    """Dollars with all their places, six at least: ``"0.500000"``, ``"0.0000000125"``."""
+    whole, _, fraction = format_usd(amount, decimals=12).partition(".")
+    return f"{whole}.{fraction.rstrip('0'):0<6}"
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """What one token costs, in units of 10⁻¹² USD."""

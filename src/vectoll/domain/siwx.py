@@ -63,8 +63,9 @@ _WHAT = {
 class SignInRefused(Unauthenticated):
     """A sign-in was sent and does not hold. ``rule`` says why; always 401, never a request to pay."""
 
-    def __init__(self, rule: SignInRule) -> None:
-        super().__init__(f"Sign-in failed: {_WHAT[rule]}.")
+    def __init__(self, rule: SignInRule, what: str | None = None) -> None:
+        """``what`` is said where the rule was broken by something else than a sign-in's header."""
+        super().__init__(f"Sign-in failed: {what or _WHAT[rule]}.")
         self.rule = rule
         self.code = rule.value
 

@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 from vectoll.http.access_log import AccessLog
 from vectoll.http.compression import Compression
 from vectoll.http.docs import render_docs
-from vectoll.http.errors import CLIENT_LEFT, answer_error
+from vectoll.http.errors import CLIENT_LEFT, answer_error, refuse_ambiguous
 from vectoll.http.headers import add_security_headers
 from vectoll.http.limits import LimitHeaders
 from vectoll.http.openapi import openapi_document
@@ -77,10 +77,14 @@ class Application:
         except ClientDisconnect:  # in the middle of an answer that is streamed; what it paid for stays paid
             status = CLIENT_LEFT
         finally:
+            if record.permit is not None:
+                record.permit.leave()  # a streamed answer is in flight until here
             self._access_log.write(scope, record, status)
 
     async def _answer(self, request: Request) -> Response:
         try:
-            return await self.routes.find(request.scope)(request)
+            endpoint = self.routes.find(request.scope)
+            refuse_ambiguous(request)
+            return await endpoint(request)
         except Exception as error:  # noqa: BLE001 - what is no error of ours is logged and answered as 500
             return answer_error(request, error)

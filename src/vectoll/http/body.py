@@ -7,12 +7,20 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from vectoll.domain.errors import FieldIssue, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, shorten
+from vectoll.domain.errors import (
+    FieldIssue,
+    InvalidRequest,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    format_path,
+    shorten,
+)
 from vectoll.http.record import record_of
 
 T = TypeVar("T")
 
 _MSGSPEC_PATH_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 MAX_MEMBERS = 64
@@ -25,8 +33,8 @@ class _Occurrence:
     __slots__ = ()
 
 
-async def read_json_body(request: Request, limit_bytes: int) -> bytes:
-    """The body of a request that calls itself JSON.
+async def read_json_body(request: Request, limit_bytes: int, advice: str = "") -> bytes:
+    """The body of a request that calls itself JSON. ``advice`` is for who sends too much.
 
     Raises UnsupportedMediaType for any other label, PayloadTooLarge as soon as ``limit_bytes`` is known to be
     exceeded, ClientDisconnect.
@@ -34,7 +42,7 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
     headers = record_of(request.scope).headers
     _require_json(headers)
     if _content_length(headers) > limit_bytes:
-        raise PayloadTooLarge(limit_bytes)
+        raise PayloadTooLarge(limit_bytes, advice)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -44,7 +52,7 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise PayloadTooLarge(limit_bytes)
+            raise PayloadTooLarge(limit_bytes, advice)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -121,7 +129,7 @@ def malformed(error: Exception) -> InvalidRequest:
         return InvalidRequest.at((), "The request body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return InvalidRequest.at((), "The request body is not valid JSON: it is not UTF-8")
-    reason = str(error).removeprefix("JSON is malformed: ").lower()
+    reason = str(error).removeprefix("JSON is malformed: ").partition(" - at `$")[0].lower()
     return InvalidRequest.at((), f"The request body is not valid JSON: {shorten(reason)}")
 
 
@@ -132,6 +140,8 @@ def first_problem(error: msgspec.ValidationError) -> InvalidRequest:
         name or (int(index) if index.isdigit() else index)
         for name, index in _MSGSPEC_PATH_STEP.findall(where)
     )
+    if missing := _MISSING.fullmatch(what):
+        return as_error([FieldIssue((*path, missing[1]), "Field is required")])
     message = shorten(what.replace("`", "'"), 200)
     return as_error([FieldIssue(path, message)])
 
@@ -144,9 +154,3 @@ def as_error(issues: Sequence[FieldIssue]) -> InvalidRequest:
         more = "problem" if len(issues) == 2 else "problems"
         message += f" (and {len(issues) - 1} more {more}, see details)"
     return InvalidRequest(message, issues)
-
-
-def format_path(path: Sequence[str | int]) -> str:
-    """``("input", 3, 0)`` → ``input[3][0]``."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return text.removeprefix(".")

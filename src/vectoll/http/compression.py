@@ -9,6 +9,7 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 from isal import isal_zlib
 from starlette.responses import Response
 
+from vectoll.http.preferences import preferences
 from vectoll.http.record import RequestRecord
 from vectoll.http.responses import StreamCompressor, StreamedResponse
 from vectoll.ports.metrics import ServerMetrics
@@ -54,6 +55,8 @@ _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip_body, "br": br
 
 _STREAMS: dict[str, Callable[[], StreamCompressor]] = {"gzip": gzip_stream, "br": BrotliStream}
 
+_ALIASES = {"x-gzip": "gzip"}
+
 
 @lru_cache(maxsize=64)
 def negotiate(accept_encoding: str) -> tuple[str | None, bool]:
@@ -62,32 +65,14 @@ def negotiate(accept_encoding: str) -> tuple[str | None, bool]:
     A coding wins over identity whenever the client accepts it: clients list what they can read and rarely weigh
     identity. Where nothing that we have is acceptable the answer goes out as it is.
     """
-    weights = _weights(accept_encoding)
+    weights = {
+        _ALIASES.get(coding, coding): weight for coding, weight in preferences(accept_encoding).items()
+    }
     anything = weights.get("*", 0.0)
     weighed = [(weights.get(coding, anything), coding) for coding in _COMPRESSORS]
     weight, coding = max(weighed, key=lambda pair: pair[0])
     wins = weight > 0 and weight >= weights.get("identity", 0.0)
     return (coding if wins else None), weights.get("identity", weights.get("*")) == 0
-
-
-def _weights(accept_encoding: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for item in accept_encoding.lower().split(","):
-        coding, *parameters = (part.strip() for part in item.split(";"))
-        if coding:
-            weights["gzip" if coding == "x-gzip" else coding] = _quality(parameters)
-    return weights
-
-
-def _quality(parameters: list[str]) -> float:
-    """The q parameter, from 0 to 1; 1 when absent, 0 when it is not a number."""
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            text = value.strip()
-            is_number = text.isascii() and text.replace(".", "", 1).isdigit()
-            return min(1.0, float(text)) if is_number else 0.0
-    return 1.0
 
 
 class Compression:

@@ -1,11 +1,20 @@
 """The door of the API: who is calling, and may they come in now."""
 
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
 from starlette.requests import Request
 
 from vectoll.core.admission import Permit
 from vectoll.core.auth import require_admin
 from vectoll.core.payment_header import payment_header
-from vectoll.domain.errors import Draining, InvalidRequest, Unauthenticated, WalletBalanceTooLow
+from vectoll.core.signin import has_sign_in
+from vectoll.domain.errors import (
+    Draining,
+    InvalidRequest,
+    Unauthenticated,
+    WalletBalanceTooLow,
+)
 from vectoll.domain.identity import Principal
 from vectoll.domain.payments import MIN_WALLET_BALANCE, PaymentAlreadyCredited, PaymentHeaderNotAccepted
 from vectoll.domain.wallets import parse_wallet
@@ -15,6 +24,8 @@ from vectoll.http.services import Phase, WalletServices, services_of
 
 MAX_IDEMPOTENCY_KEY = 255
 
+P = TypeVar("P")
+
 
 async def admit(request: Request) -> tuple[Principal, Permit]:
     """The caller, and a permit to be used as a context manager. Counts no request: the route does, by model.
@@ -22,21 +33,38 @@ async def admit(request: Request) -> tuple[Principal, Permit]:
     Runs before the body is read: it needs the headers only, and a stranger's 32 MB are not worth reading.
     Raises Unauthenticated (a stranger's attempts count against their address), RateLimited, Draining.
     """
-    services = services_of(request)
+    principal = await _identify(request, services_of(request).auth.identify)
+    return principal, await _admit_principal(request, principal)
+
+
+async def _identify(request: Request, ask: Callable[[Mapping[str, str], str], Awaitable[P]]) -> P:
+    """Who is calling, as ``ask`` says. Raises what ``admit`` raises."""
+    services, headers, client = (
+        services_of(request),
+        record_of(request.scope).headers,
+        stranger(request.scope),
+    )
     _refuse_when_draining(request)
+    if services.wallets is not None and has_sign_in(headers):
+        await services.admission.check_sign_in(client)
     try:
-        principal = await services.auth.identify(record_of(request.scope).headers)
+        return await ask(headers, client)
     except Unauthenticated:
         await (await admit_stranger(request)).take_request()
         raise
-    return principal, await _admit_principal(request, principal)
 
 
 async def _admit_principal(request: Request, principal: Principal) -> Permit:
     services, record = services_of(request), record_of(request.scope)
     record.principal, record.caller = principal, principal.caller
-    in_flight = services.settings.x402.requests_in_flight if principal.wallet else None
+    if principal.wallet is None:
+        record.permit = permit = await services.admission.admit(principal.caller)
+        return permit
+    in_flight = services.settings.x402.requests_in_flight
     record.permit = permit = await services.admission.admit(principal.caller, in_flight)
+    record.funds = (await services.ledger.balance(principal.account)).total
+    if record.funds < MIN_WALLET_BALANCE:
+        await services.admission.record_unfunded(stranger(request.scope))
     return permit
 
 
@@ -54,10 +82,9 @@ async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
         raise PaymentHeaderNotAccepted(services.wallets.asking.top_up_url)
     else:
         principal, permit = await _admit_payer(request, services.wallets, header)
-    if principal.wallet is not None:
-        balance = (await services.ledger.balance(principal.account)).total
-        if balance < MIN_WALLET_BALANCE:
-            raise WalletBalanceTooLow(MIN_WALLET_BALANCE, balance)
+    funds = record_of(request.scope).funds
+    if funds is not None and funds < MIN_WALLET_BALANCE:
+        raise WalletBalanceTooLow(MIN_WALLET_BALANCE, funds)
     return principal, permit
 
 
@@ -88,13 +115,7 @@ async def admit_to_account(request: Request, *, admin: bool = False) -> tuple[Pr
 
 async def admit_anyone(request: Request) -> Permit:
     """A permit for a caller who need not say who they are. Raises Unauthenticated for credentials that are bad."""
-    services = services_of(request)
-    _refuse_when_draining(request)
-    try:
-        principal = await services.auth.identify_if_any(record_of(request.scope).headers)
-    except Unauthenticated:
-        await (await admit_stranger(request)).take_request()
-        raise
+    principal = await _identify(request, services_of(request).auth.identify_if_any)
     if principal is None:
         permit = await admit_stranger(request)
     else:

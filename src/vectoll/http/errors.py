@@ -24,6 +24,7 @@ from vectoll.domain.errors import (
     UnknownModel,
     UnsupportedMediaType,
     VectollError,
+    format_path,
 )
 from vectoll.domain.payments import (
     PaymentAlreadyCredited,
@@ -33,7 +34,7 @@ from vectoll.domain.payments import (
     PaymentRefused,
 )
 from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
-from vectoll.http.body import format_path
+from vectoll.http.body import as_error
 from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
 from vectoll.http.responses import JsonResponse, json_bytes
 from vectoll.http.routing import RouteError
@@ -66,6 +67,14 @@ OPENAI_STATUS: Mapping[type[VectollError], int] = {**STATUS, UnknownModel: 404}
 
 CALLERS_FAULT = frozenset({400, 401, 403, 404, 409, 413, 415})
 """Statuses that count towards blocking a caller. Missing credit, limits and our own failures do not."""
+
+PAYMENT_HEADER = "PAYMENT-SIGNATURE"
+
+_KEY_OR_PAYMENT = (
+    "Payment required: send `Authorization: Bearer <API key>`, or sign in with a wallet that has credit; "
+    "the PAYMENT-REQUIRED header says how."
+)
+"""To a caller without credentials, where wallets can pay: 402 and not 401, so that x402 clients pay."""
 
 CLIENT_LEFT = 499
 """Logged for a client that went away before its answer; nobody receives it."""
@@ -106,6 +115,12 @@ def answer_error(request: Request, error: Exception) -> Response:
         return error_response(scope, error)
     _log_defect(scope, error)
     return error_response(scope, VectollError("Internal error. Please try again."))
+
+
+def refuse_ambiguous(request: Request) -> None:
+    """Raises InvalidRequest for a header that was given twice, and of which only one can be meant."""
+    if names := record_of(request.scope).ambiguous:
+        raise as_error([FieldIssue((name,), "must be given at most once") for name in names])
 
 
 def _route_error_response(request: Request, error: RouteError) -> Response:
@@ -150,11 +165,15 @@ def _spec_body(scope: Scope, error: VectollError) -> Any:
     body: dict[str, Any] = {"error": str(error), "code": error.code}
     if isinstance(error, InvalidRequest):
         body["details"] = details_tree(error.issues)
+    elif isinstance(error, PaymentRefused | PaymentHeaderNotAccepted):
+        body["details"] = details_tree([FieldIssue((PAYMENT_HEADER,), str(error))])
     return body
 
 
 def _openai_body(error: VectollError, status: int) -> dict[str, Any]:
     fallback_type = "server_error" if status >= 500 else "invalid_request_error"
+    if status == 402 and isinstance(error, Unauthenticated):
+        error = PaymentRequired(_KEY_OR_PAYMENT)
     code = next(
         (_OPENAI_CODES[cls] for cls in type(error).__mro__ if cls in _OPENAI_CODES), error.code.lower()
     )

@@ -21,9 +21,9 @@ _STATUS_TEXT = {
     400: "The request is wrong; `details` names each field",
     401: "Authentication failed, or the model is for Pro users only",
     402: "The request costs more than the account's credit, or than the key's spend limit leaves",
-    403: "This needs an ADMIN key",
+    403: "This needs an ADMIN key; to create keys, one without a spend limit",
     404: "No such thing",
-    409: "The Idempotency-Key was used for a different request",
+    409: "The Idempotency-Key was used for a different request, repeated too often, or is a day old",
     413: "The request body is too large",
     415: "The request body is not application/json",
     429: "Too many requests, tokens or failures; Retry-After says when to come back",
@@ -51,6 +51,14 @@ _HEADERS = {
     "payment-required": {
         "description": "Base64 of an x402 payment-required object, where wallets can pay.",
         "schema": {"type": "string"},
+    },
+    "payment-response": {
+        "description": "Base64 of an x402 settlement object, where this request's payment was credited.",
+        "schema": {"type": "string"},
+    },
+    "x-balance-remaining": {
+        "description": "Prepaid credit that is left, in USD; only for a wallet that signed in or paid.",
+        "schema": {"type": "string", "example": "4.230000"},
     },
     "content-encoding": {
         "description": "How the body is compressed.",
@@ -131,7 +139,9 @@ def _operation(operation: Operation, base: str) -> dict[str, Any]:
     for status in sorted(errors):
         document["responses"][str(status)] = _error(status, base, operation.own_errors.get(status))
     for status, body_type in operation.other_answers.items():
-        document["responses"][str(status)] = _json(_STATUS_TEXT[status], _ref(body_type))
+        answer = _json(_STATUS_TEXT[status], _ref(body_type))
+        headers = {"headers": _error_headers(status)} if operation.is_api else {}
+        document["responses"][str(status)] = answer | headers
     return document
 
 
@@ -140,6 +150,7 @@ def _answer(operation: Operation) -> dict[str, Any]:
     if operation.response is not None:
         content["application/json"] = {"schema": _ref(operation.response)}
     headers = ["x-request-id", "content-encoding", *(_LIMIT_HEADERS if operation.is_api else ())]
+    headers += operation.headers
     return {"description": _STATUS_TEXT[200], "content": content, "headers": _header_refs(headers)}
 
 
@@ -149,10 +160,12 @@ def _error(status: int, base: str, own_type: type | None = None) -> dict[str, An
     if status == 402 and base != OPENAI_BASE:
         wallets = (schemas_x402.Discovery, schemas_x402.WalletPaymentRequired)
         schema = {"anyOf": [schema, *map(_ref, wallets)]}
-    answer = _json(_STATUS_TEXT[status], schema)
+    return {**_json(_STATUS_TEXT[status], schema), "headers": _error_headers(status)}
+
+
+def _error_headers(status: int) -> dict[str, Any]:
     extra = {402: ["payment-required"], 429: ["retry-after"], 503: ["retry-after"]}.get(status, [])
-    headers = ["x-request-id", *_LIMIT_HEADERS, *extra]
-    return {**answer, "headers": _header_refs(headers)}
+    return _header_refs(["x-request-id", *_LIMIT_HEADERS, *extra])
 
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:

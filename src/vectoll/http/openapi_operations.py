@@ -1,4 +1,4 @@
-"""What the OpenAPI document says about each route. ``tests/unit/http/test_openapi.py`` holds it to the routes."""
+"""What the OpenAPI document says about each route. ``tests/unit/http/test_operations.py`` holds it to the routes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,6 +37,8 @@ class Operation:
     other_answers: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
     own_errors: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
     """Errors of a shape of their own, but under the OpenAI base path."""
+    headers: tuple[str, ...] = ()
+    """Headers of its 200 that others have not."""
     text_types: tuple[str, ...] = ()
     security: Literal["required", "optional", "none"] = "required"
     is_api: bool = True
@@ -60,7 +62,8 @@ _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same key with the same body is charged once; with another body it is 409.",
+    "description": "The same key with the same body is charged once, and answered again 32 times at most, within "
+    "24 hours. After that, and with another body, it is 409.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 _ACCEPT_ENCODING = {
@@ -103,6 +106,7 @@ OPERATIONS = (
         "post", "/embeddings", "createEmbedding", "Embeddings", "Create embeddings for the supplied input",
         schemas.CreateEmbeddingResponse, schemas.CreateEmbeddingRequest, (_ACCEPT_ENCODING, _IDEMPOTENCY_KEY),
         errors=(400, 401, 402, 409, 413, 415, 429, 500, 503, 504), openai_errors=(404,),
+        headers=("x-balance-remaining", "payment-response"),
     ),
     Operation(
         "get", "/models", "listModels", "Models", "List the models that are served", schemas.ModelList,
@@ -127,7 +131,7 @@ OPERATIONS = (
         "post", "/x402/top-up", "topUpX402Balance", "x402",
         "Top up with a USDC payment in the PAYMENT-SIGNATURE header; without one, learn how to pay",
         x402.TopUpResponse, parameters=(_PAYMENT,), errors=(400, 404, 409, 429, 500, 503, 504),
-        other_answers={402: x402.TopUpDiscovery}, security="none",
+        other_answers={402: x402.TopUpDiscovery}, security="none", headers=("payment-response",),
         own_errors=dict.fromkeys((400, 409, 500, 504), x402.PaymentError),
     ),
     Operation(
@@ -163,7 +167,8 @@ OPERATIONS = (
     ),
     Operation(
         "post", "/api_keys/generate_web3_key", "postApiKeyGenerateWeb3Key", "API Keys",
-        "Create a key that spends the credit of the wallet that signed", account.CreateApiKeyResponse,
+        "Create a key that spends the credit of the wallet that signed: at most 20 a minute from one address",
+        account.CreateApiKeyResponse,
         x402.GenerateWeb3KeyRequest, errors=(400, 401, 404, 413, 415, 429, 500, 503), security="none",
     ),
     Operation(

@@ -5,8 +5,10 @@ walk that names every problem. ``tests/unit/http/test_validation.py`` holds them
 early: what is wrong costs less to refuse than the same bytes cost when they are right.
 """
 
+import json
+import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -28,6 +30,9 @@ _FIELDS = frozenset(CreateEmbeddingRequest.__struct_fields__)
 _QUOTED_FIELDS = [f'"{field}"'.encode() for field in _FIELDS]
 _INPUT_FORMS = "must be a string, an array of strings, an array of token ids or an array of token-id arrays"
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_TEXT = "has half of a surrogate pair (a \\ud800 to \\udfff without the other half), which is no text"
+
 Path = tuple[str | int, ...]
 
 
@@ -38,7 +43,7 @@ def parse_embedding_request(body: bytes) -> EmbeddingRequest:
     except msgspec.ValidationError as error:
         raise (first_problem(error) if len(body) > MAX_WALKED_BYTES else _refusal(body)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise malformed(error) from None
+        raise _unreadable(body, error) from None
     if _may_repeat_a_field(body):
         refuse_duplicates(body)
     inputs = _inputs(wire.input)
@@ -71,8 +76,39 @@ def _refusal(body: bytes) -> InvalidRequest:
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return malformed(error)
+        return _unreadable(body, error)
     return as_error(list(islice(_issues(document), MAX_ISSUES)))
+
+
+def _unreadable(body: bytes, error: Exception) -> InvalidRequest:
+    """What is wrong with a body that the decoder does not read; by its fields, where another one does.
+
+    Half a surrogate pair, and a number beyond all floats, are JSON by its grammar.
+    """
+    if len(body) > MAX_WALKED_BYTES:
+        return malformed(error)
+    try:
+        document = json.loads(body.decode(), parse_constant=_no_constant)
+        issues = list(islice(chain(_surrogate_issues(document), _issues(document)), MAX_ISSUES))
+    except (ValueError, RecursionError):
+        return malformed(error)
+    return as_error(issues) if issues else malformed(error)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are no JSON
+
+
+def _surrogate_issues(document: Any) -> Iterator[FieldIssue]:
+    """Texts with half of a surrogate pair, which no UTF-8 can write."""
+    if not isinstance(document, dict):
+        return
+    for name in ("input", "model", "user"):
+        value = document.get(name)
+        texts = value if isinstance(value, list) else [value]
+        for index, text in enumerate(texts):
+            if isinstance(text, str) and _SURROGATE.search(text):
+                yield FieldIssue((name, index) if value is texts else (name,), _NO_TEXT)
 
 
 def _issues(document: Any) -> Iterator[FieldIssue]:

@@ -6,7 +6,10 @@ from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
 
 
 class RateLimiter(Protocol):
-    """Counters over sliding windows. ``key`` parts name a bucket; memory is bounded by expiry."""
+    """Counters over sliding windows. ``key`` parts name a bucket; memory is bounded by expiry.
+
+    A key of one part is a budget that all share, and is named by the code: callers are a further part.
+    """
 
     async def hit(self, limit: RateLimit, *key: str, cost: int = 1) -> RateLimitDecision:
         """Count ``cost`` if it fits; when it does not, count nothing and refuse."""

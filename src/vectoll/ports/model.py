@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vectoll.domain.catalog import ModelSpec
-from vectoll.domain.embedding import Embeddings, Encoding, Inputs
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
+
+
+class Forfeit(Exception):
+    """The ``__cause__`` of a cancellation or a refusal after which something is owed: a provider billed ``usage``."""
+
+    def __init__(self, usage: Usage, is_whole: bool) -> None:
+        """``is_whole`` says that all of the request was bought."""
+        super().__init__(f"{usage.prompt_tokens} tokens were billed")
+        self.usage = usage
+        self.is_whole = is_whole
 
 
 class EmbeddingModel(Protocol):
@@ -29,7 +39,9 @@ class EmbeddingModel(Protocol):
         """One finite, L2-normalised vector per encoding, in order. ``caller`` shares one fair place in the queue.
 
         Raises AtCapacity at once when the wait would be too long, InferenceFailed when the engine fails or a
-        vector is not finite. Cancelling the await frees the place in the queue.
+        vector is not finite. Cancelling the await frees the place in the queue; where vectors are bought, calls that
+        were sent end first. What a caller who was cancelled, or whose input is refused, owes is a Forfeit in the
+        error's ``__cause__``.
         """
         ...
 

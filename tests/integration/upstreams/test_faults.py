@@ -27,6 +27,7 @@ from vectoll.domain.errors import (
     UpstreamUnavailable,
     VectollError,
 )
+from vectoll.ports.model import Forfeit
 
 SECRET_TEXT = "the callers secret text"
 
@@ -253,21 +254,48 @@ async def test_a_part_that_fails_fails_the_request_and_stops_the_others() -> Non
         provider_server() as provider,
         upstream_model(provider.url, max_batch_inputs=1) as model,
     ):
-        provider.faults.extend([Fault(hang=True), Fault(hang=True), error(400, "bad"), Fault(hang=True)])
-        with pytest.raises(InvalidRequest):
+        hang = Fault(hang=True)
+        provider.faults.extend([hang, hang, error(401, "invalid_api_key"), hang])
+        with pytest.raises(UpstreamUnavailable):
             await embed(model, ["x"] * 40)
         await asyncio.wait_for(model.close(), 1)
     assert len(provider.seen) == 4
 
 
-async def test_a_cancelled_request_frees_its_place_and_the_next_one_works() -> None:
-    async with provider_server() as provider, upstream_model(provider.url) as model:
-        provider.faults.append(Fault(hang=True))
+async def test_a_part_that_is_refused_lets_those_that_were_sent_end_and_sends_no_more() -> None:
+    gate = asyncio.Event()
+    async with (
+        provider_server() as provider,
+        upstream_model(provider.url, max_batch_inputs=1) as model,
+    ):
+        slow = Fault(until=gate)
+        provider.faults.extend([slow, slow, error(400, "bad"), slow])
+        request = asyncio.create_task(embed(model, ["x"] * 40))
+        await provider.until(lambda: provider.answered == 1)
+        gate.set()
+        with pytest.raises(InvalidRequest) as caught:
+            await request
+    assert isinstance(owed := caught.value.__cause__, Forfeit)
+    assert (owed.usage.prompt_tokens, owed.is_whole) == (3, False)
+    assert len(provider.seen) == 4
+
+
+async def test_a_cancelled_request_keeps_its_place_until_its_call_ends_and_the_next_one_works() -> None:
+    gate = asyncio.Event()
+    async with provider_server(gate=gate) as provider, upstream_model(provider.url) as model:
         request = asyncio.create_task(embed(model, ["x"]))
         await provider.active_calls(1)
         request.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        closing = asyncio.create_task(model.close(5.0))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(closing), 0.05)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError) as caught:
             await request
+        assert isinstance(owed := caught.value.__cause__, Forfeit)
+        assert (owed.usage.prompt_tokens, owed.is_whole) == (1, True)
+        await closing
+    async with provider_server() as provider, upstream_model(provider.url) as model:
         assert len((await embed(model, ["x"])).vectors) == 1
 
 

@@ -73,17 +73,15 @@ async def test_failover_is_counted_and_which_url_failed_is_seen() -> None:
     assert again(metrics) == {"failover": 3}
 
 
-async def test_a_call_that_nobody_waits_for_any_more_is_abandoned() -> None:
-    metrics = PrometheusMetrics()
+async def test_calls_beside_one_that_failed_are_abandoned() -> None:
+    metrics, hang = PrometheusMetrics(), Fault(hang=True)
     async with (
-        provider_server(gate=asyncio.Event()) as provider,
-        upstream_model(provider.url, metrics=metrics) as model,
+        provider_server() as provider,
+        upstream_model(provider.url, metrics=metrics, max_batch_inputs=1) as model,
     ):
-        request = asyncio.create_task(embed(model, ["x"]))
-        await provider.active_calls(1)
-        request.cancel()
-        await asyncio.gather(request, return_exceptions=True)
-        assert calls(metrics, provider.url) == {"abandoned": 1}
+        provider.faults.extend([hang, error(401, "invalid_api_key"), hang])
+        await asyncio.gather(embed(model, ["x"] * 3), return_exceptions=True)
+        assert calls(metrics, provider.url) == {"abandoned": 2, "refused": 1}
 
 
 async def test_with_tracing_on_nothing_is_lost_and_no_label_holds_a_secret() -> None:

@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 from tests.integration.upstreams.provider_server import (
     KEY,
     NATIVE_DIMS,
@@ -28,6 +30,7 @@ from vectoll.domain.embedding import EmbeddingRequest
 from vectoll.domain.errors import (
     InputTooLong,
     InsufficientBalance,
+    InvalidRequest,
     ModelOffline,
     UpstreamUnavailable,
     VectollError,
@@ -95,6 +98,11 @@ def bought(url: str, model_id: str = "bought") -> ModelSettings:
     )
 
 
+def in_parts(url: str) -> ModelSettings:
+    """One call for each input."""
+    return structs.replace(bought(url), max_batch_inputs=1)
+
+
 @pytest.fixture(autouse=True)
 def provider_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROVIDER_KEY", KEY)
@@ -126,15 +134,81 @@ async def test_what_fails_is_not_charged_and_its_hold_is_released(fault: Fault) 
         assert await caller.balance() == Balance(Amount(100 * UNITS), Amount(0))
 
 
-async def test_what_is_cancelled_is_not_charged_and_its_hold_is_released() -> None:
-    async with provider_server(gate=asyncio.Event()) as provider, serving(bought(provider.url)) as caller:
+async def test_who_leaves_pays_for_what_was_sent_and_it_stays_held_until_then() -> None:
+    gate = asyncio.Event()
+    async with provider_server(gate=gate) as provider, serving(bought(provider.url)) as caller:
         await caller.credit(100)
-        request = asyncio.create_task(caller.embed("bought", ["text"]))
+        request = asyncio.create_task(caller.embed("bought", ["two words"]))
         await provider.active_calls(1)
-        request.cancel()
+        for _ in range(3):
+            request.cancel()
+            await asyncio.sleep(0)
+        assert await caller.balance() == Balance(Amount(100 * UNITS), Amount(25 * UNITS))
+        gate.set()
         with pytest.raises(asyncio.CancelledError):
             await request
-        assert await caller.balance() == Balance(Amount(100 * UNITS), Amount(0))
+        assert await caller.balance() == Balance(Amount(98 * UNITS), Amount(0))
+
+
+async def test_who_leaves_before_the_first_call_is_sent_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vectoll.adapters.upstreams.build.MAX_CALLS", 1)
+    gate = asyncio.Event()
+    async with provider_server(gate=gate) as provider, serving(bought(provider.url)) as caller:
+        await caller.credit(100)
+        first = asyncio.create_task(caller.embed("bought", ["text"]))
+        await provider.active_calls(1)
+        second = asyncio.create_task(caller.embed("bought", ["text"]))
+        while (await caller.balance()).held < 2 * 20 * UNITS:  # noqa: ASYNC110 - a hold tells nobody
+            await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        gate.set()
+        await first
+        assert await caller.balance() == Balance(Amount(99 * UNITS), Amount(0))
+    assert len(provider.seen) == 1
+
+
+async def test_who_leaves_pays_for_the_calls_that_were_sent_and_no_more_are_sent() -> None:
+    gate = asyncio.Event()
+    async with provider_server(gate=gate) as provider, serving(in_parts(provider.url)) as caller:
+        await caller.credit(1000)
+        request = asyncio.create_task(caller.embed("bought", ["text"] * 9))
+        await provider.active_calls(4)
+        request.cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert await caller.balance() == Balance(Amount(996 * UNITS), Amount(0))
+    assert len(provider.seen) == 4
+
+
+async def test_who_sends_what_the_provider_refuses_pays_for_the_rest_and_is_told() -> None:
+    gate = asyncio.Event()
+    async with provider_server(gate=gate) as provider, serving(in_parts(provider.url)) as caller:
+        await caller.credit(1000)
+        provider.faults.append(error(400, "bad"))
+        request = asyncio.create_task(caller.embed("bought", ["text"] * 4))
+        await provider.until(lambda: provider.answered == 1)
+        gate.set()
+        with pytest.raises(InvalidRequest, match="3 tokens of other inputs were embedded") as caught:
+            await request
+        assert str(caught.value) == f"input: {caught.value.issues[0].message}"
+        assert await caller.balance() == Balance(Amount(997 * UNITS), Amount(0))
+
+
+@pytest.mark.parametrize("fault", [Fault(body=b"{"), error(401, "invalid_api_key")])
+async def test_a_failure_that_is_not_the_callers_costs_nothing_whatever_was_bought(fault: Fault) -> None:
+    late = asyncio.Event()
+    async with provider_server() as provider, serving(in_parts(provider.url)) as caller:
+        await caller.credit(1000)
+        provider.faults.append(replace(fault, until=late))
+        request = asyncio.create_task(caller.embed("bought", ["text"] * 4))
+        await provider.until(lambda: provider.answered == 3)
+        late.set()
+        with pytest.raises(VectollError):
+            await request
+        assert await caller.balance() == Balance(Amount(1000 * UNITS), Amount(0))
 
 
 async def test_without_credit_nothing_is_bought() -> None:

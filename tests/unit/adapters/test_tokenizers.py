@@ -83,7 +83,7 @@ def test_cutting_without_a_suffix_keeps_the_start() -> None:
 
 @pytest.mark.parametrize("text", ["\ud800", "fine until \udfff here"])
 def test_a_lone_surrogate_is_the_callers_mistake(bert: CheckpointTokenizer, text: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"input\.1.*Unicode") as caught:
+    with pytest.raises(InvalidRequest, match=r"input\[1\].*Unicode") as caught:
         bert.encode(["fine", text])
     assert caught.value.issues[0].path == ("input", 1)
     assert "here" not in str(caught.value)
@@ -108,14 +108,14 @@ def test_cutting_is_what_the_tokenizer_itself_would_do(text: str, limit: int) ->
 
 
 def test_text_without_any_token_is_the_callers_mistake() -> None:
-    with pytest.raises(InvalidRequest, match=r"input\.1: .*no tokens"):
+    with pytest.raises(InvalidRequest, match=r"input\[1\]: .*no tokens"):
         CheckpointTokenizer(tiny("$A"), 6).encode(["a", " "])
 
 
 def test_a_token_beyond_the_embedding_table_is_the_callers_mistake() -> None:
     tokenizer = CheckpointTokenizer(tiny("<s> $A </s>", extra=True), 6)
     assert ids(tokenizer, ["a b"]) == [[START, A, B, END]]
-    with pytest.raises(InvalidRequest, match=r"input\.1: .*special token"):
+    with pytest.raises(InvalidRequest, match=r"input\[1\]: .*special token"):
         tokenizer.encode(["a", "a <extra>"])
 
 
@@ -141,9 +141,9 @@ def test_many_texts_are_read_a_few_at_a_time(texts: list[str]) -> None:
 
 
 def test_bad_texts_in_later_slices_are_named(bert: CheckpointTokenizer) -> None:
-    with pytest.raises(InvalidRequest, match=r"input\.700.*Unicode"):
+    with pytest.raises(InvalidRequest, match=r"input\[700\].*Unicode"):
         bert.encode(["x"] * 700 + ["\ud800"])
-    with pytest.raises(InvalidRequest, match=r"input\.700: .*no tokens"):
+    with pytest.raises(InvalidRequest, match=r"input\[700\]: .*no tokens"):
         CheckpointTokenizer(tiny("$A"), 6).encode(["a"] * 700 + [" "])
 
 

@@ -44,7 +44,7 @@ def metrics() -> Counted:
 
 @pytest.fixture
 def billing(ledger: Ledger, metrics: Counted) -> Billing:
-    return Billing(ledger, metrics)
+    return Billing(ledger, metrics, FixedClock())
 
 
 def open_hold(

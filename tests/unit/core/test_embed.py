@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from tests.ledger import FixedClock
 
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory import MemoryStore
@@ -15,10 +16,12 @@ from vectoll.core.admission import Admission, Permit
 from vectoll.core.billing import Billing
 from vectoll.core.embed import EmbedResult, EmbedService
 from vectoll.core.models import ModelRegistry
+from vectoll.core.repeats import MAX_REPEATS
 from vectoll.domain.catalog import Catalog, ModelSource, ModelSpec, Pooling
 from vectoll.domain.embedding import EmbeddingRequest, Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import (
     IdempotencyConflict,
+    IdempotencyKeySpent,
     InferenceFailed,
     InsufficientBalance,
     InvalidRequest,
@@ -33,6 +36,7 @@ from vectoll.domain.ids import AccountId, ModelId, RequestId, new_id
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount, Price
 from vectoll.ports.metrics import NoMetrics
+from vectoll.ports.model import Forfeit
 from vectoll.settings import LimitsSettings
 
 ACCOUNT = AccountId("acct_1")
@@ -54,7 +58,7 @@ class FakeModel:
     """One token per character; waits at ``gate`` when there is one."""
 
     spec: ModelSpec
-    error: VectollError | None = None
+    error: BaseException | None = None
     gate: asyncio.Event | None = None
     embedded: int = 0
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,7 +94,7 @@ class World:
         self.pro = replace(SPEC, id=ModelId("pro"), aliases=(), pro_only=True)
         catalog = Catalog([SPEC, self.offline, self.pro])
         models = {SPEC.id: self.model, self.pro.id: FakeModel(self.pro)}
-        registry = ModelRegistry(catalog, models, {self.offline.id: "no weights here"})
+        self.registry = registry = ModelRegistry(catalog, models, {self.offline.id: "no weights here"})
         self.service = EmbedService(registry, Billing(self.store.ledger, NoMetrics()), NoMetrics())
         self.admission = Admission(MemoryRateLimiter(), LimitsSettings(**limits))
         self.principal = Principal(ACCOUNT)
@@ -185,6 +189,24 @@ async def test_cancelled_caller_is_not_charged() -> None:
     assert await world.money() == (1000, 0)
 
 
+@pytest.mark.parametrize("error", [InvalidRequest("refused"), asyncio.CancelledError()])
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize(("tokens", "is_whole"), [(3, False), (5, True)])
+async def test_what_a_provider_billed_is_charged_to_who_left_or_sent_what_it_refuses(
+    error: BaseException, key: str | None, tokens: int, *, is_whole: bool
+) -> None:
+    world = await World().fund()
+    error.__cause__ = Forfeit(Usage(tokens), is_whole)
+    world.model.error = error
+    with pytest.raises(type(error)):
+        await world.embed("hello", key=key)
+    assert await world.money() == (1000 - 10 * tokens, 0)
+    world.model.error = None
+    await world.embed("hello", key=key)
+    is_repeat = key is not None and is_whole
+    assert await world.money() == (1000 - 10 * tokens - (0 if is_repeat else 50), 0)
+
+
 async def test_unaffordable_request_encodes_nothing() -> None:
     world = await World().fund(49)
     with pytest.raises(InsufficientBalance, match="Insufficient balance"):
@@ -213,6 +235,55 @@ async def test_repeat_under_an_idempotency_key_is_charged_once() -> None:
     assert again.charge == first.charge
     assert world.model.embedded == 2
     assert await world.money() == (0, 0)
+
+
+async def test_a_charge_is_answered_again_a_few_times() -> None:
+    world = await World().fund(100)
+    for _ in range(1 + MAX_REPEATS):
+        await world.embed("hello", key="k")
+    with pytest.raises(IdempotencyKeySpent, match=rf"repeated {MAX_REPEATS} times\. Use a new key"):
+        await world.embed("hello", key="k")
+    assert world.model.embedded == 1 + MAX_REPEATS
+    assert await world.money() == (50, 0)
+    await world.embed("hello", key="another")
+    assert await world.money() == (0, 0)
+
+
+async def test_requests_under_one_key_at_once_are_repeats_too() -> None:
+    world = await World().fund(5000)
+    world.model.gate = asyncio.Event()
+    requests = [asyncio.create_task(world.embed("hello", key="k")) for _ in range(MAX_REPEATS + 4)]
+    await world.model.started.wait()
+    world.model.gate.set()
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert sum(isinstance(outcome, EmbedResult) for outcome in outcomes) == 1 + MAX_REPEATS
+    assert sum(isinstance(outcome, IdempotencyKeySpent) for outcome in outcomes) == 3
+    assert world.model.embedded == 1 + MAX_REPEATS
+    assert await world.money() == (4950, 0)
+
+
+async def test_attempts_that_failed_are_no_repeats() -> None:
+    world = await World().fund(50)
+    world.model.error = InferenceFailed()
+    for _ in range(9):
+        with pytest.raises(InferenceFailed):
+            await world.embed("hello", key="k")
+    world.model.error = None
+    await world.embed("hello", key="k")
+    assert await world.money() == (0, 0)
+
+
+async def test_a_charge_is_answered_again_for_a_day() -> None:
+    world = await World().fund(1000)
+    clock = FixedClock(datetime.now(UTC))
+    world.service = EmbedService(world.registry, Billing(world.store.ledger, NoMetrics(), clock), NoMetrics())
+    await world.embed("hello", key="k")
+    clock.advance(hours=23, minutes=59)
+    await world.embed("hello", key="k")
+    clock.advance(minutes=2)
+    with pytest.raises(IdempotencyKeySpent, match="more than 24 hours ago"):
+        await world.embed("hello", key="k")
+    assert world.model.embedded == 2
 
 
 async def test_idempotency_key_names_one_request() -> None:

@@ -19,11 +19,11 @@ from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory_wallets import MemoryNonceStore
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
-from vectoll.core.signin import ContractWallets, SiwxAuthenticator
-from vectoll.domain.errors import Unauthenticated
+from vectoll.core.signin import CHECKS_IN_ALL, CHECKS_PER_CLIENT, ContractWallets, SiwxAuthenticator
+from vectoll.domain.errors import RateLimited, Unauthenticated
 from vectoll.domain.ids import AccountId
-from vectoll.domain.siwx import BASE, SOLANA, SignInRefused, SignInRules
-from vectoll.domain.wallets import Family, WalletAddress, base58_encode
+from vectoll.domain.siwx import BASE, SOLANA, SignInRefused, SignInRule, SignInRules
+from vectoll.domain.wallets import Family, WalletAddress, base58_encode, parse_wallet
 from vectoll.ports.wallets import RpcUnavailable
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -381,12 +381,39 @@ async def test_a_contract_wallet_that_says_no_or_cannot_be_asked_is_401() -> Non
     assert await refused(bad, unreachable) == "UNVERIFIABLE"
 
 
-async def test_contract_checks_have_a_budget() -> None:
+async def test_contract_checks_are_shared_out_by_client_never_by_wallet() -> None:
     contract = SpyContract(answer=False)
     auth = authenticator(contract=contract)
-    rules = [await refused(evm_header(signature="0x1234"), auth) for _ in range(12)]
-    assert rules == ["SIGNATURE"] * 10 + ["UNVERIFIABLE"] * 2
-    assert len(contract.asked) == 10
+    bad = evm_header(signature="0x1234")
+    for _ in range(CHECKS_PER_CLIENT.amount):
+        assert await refused(bad, auth) == "SIGNATURE"
+    with pytest.raises(RateLimited):
+        await sign_in(bad, auth)
+    assert len(contract.asked) == CHECKS_PER_CLIENT.amount
+    contract.answer = True
+    assert await auth.authenticate({"sign-in-with-x": bad}, "address:192.0.2.7"), "its owner, from elsewhere"
+
+
+async def test_no_client_takes_more_than_a_tenth_of_all_contract_checks() -> None:
+    contract = SpyContract(answer=False)
+    wallets = ContractWallets(contract, MemoryRateLimiter())
+    wallet = parse_wallet(EVM.address)
+    for number in range(10):
+        for _ in range(CHECKS_PER_CLIENT.amount):
+            assert not await wallets.accepts(wallet, "text", "0x01", BASE, f"address:192.0.2.{number}")
+    with pytest.raises(SignInRefused) as error:
+        await wallets.accepts(wallet, "text", "0x01", BASE, "address:192.0.2.99")
+    assert error.value.rule is SignInRule.UNVERIFIABLE
+    assert len(contract.asked) == CHECKS_IN_ALL.amount
+
+
+async def test_a_blocked_client_makes_the_server_ask_nobody() -> None:
+    contract, limiter = SpyContract(), MemoryRateLimiter()
+    wallets = ContractWallets(contract, limiter)
+    await limiter.block("failures", "address:192.0.2.1", duration_s=30)
+    with pytest.raises(RateLimited):
+        await wallets.accepts(parse_wallet(EVM.address), "text", "0x01", BASE, "address:192.0.2.1")
+    assert not contract.asked
 
 
 async def _survives(header: str) -> None:

@@ -96,6 +96,62 @@ async def test_an_answer_that_is_missing_is_unknown(store: MemoryStore, clock: F
     assert await granted(store, A) == usd(5)
 
 
+async def test_answers_of_a_block_are_kept_and_only_what_is_missing_is_asked_again(
+    store: MemoryStore, clock: FixedClock
+) -> None:
+    for n in range(40):
+        await store.ledger.post(make_credit(0, AccountId(f"0x{n:040x}")))
+    chain = Chain()
+    staked = service(store, chain, clock)
+    chain.fails = lambda wallet: wallet == A
+    with pytest.raises(RpcUnavailable):
+        await staked.refresh()
+    assert len(chain.asked) == 42, "one that fails stops nobody else"
+    chain.fails, chain.now, chain.number = (lambda wallet: False), {A: 5 * TOKEN, B: TOKEN}, 9
+    assert await staked.refresh()
+    assert chain.asked[42:] == [(A, 7)]
+    assert await store.allowances.snapshot(Day("2026-11-18")) == StakeSnapshot(Day("2026-11-18"), 7)
+    assert (await granted(store, A), await granted(store, B)) == (usd(5), 0)
+
+
+async def test_a_block_of_which_nothing_more_is_learnt_is_given_up(
+    store: MemoryStore, clock: FixedClock
+) -> None:
+    chain = Chain()
+    staked = service(store, chain, clock)
+    chain.fails = lambda wallet: wallet == B
+    for _ in range(2):
+        with pytest.raises(RpcUnavailable):
+            await staked.refresh()
+    chain.fails, chain.number = (lambda wallet: False), 9
+    assert await staked.refresh()
+    assert await store.allowances.snapshot(Day("2026-11-18")) == StakeSnapshot(Day("2026-11-18"), 9)
+
+
+async def test_what_was_read_yesterday_is_not_todays(store: MemoryStore, clock: FixedClock) -> None:
+    chain = Chain()
+    staked = service(store, chain, clock)
+    chain.fails = lambda wallet: wallet == B
+    with pytest.raises(RpcUnavailable):
+        await staked.refresh()
+    clock.advance(hours=12)
+    chain.fails, chain.number = (lambda wallet: False), 9
+    assert await staked.refresh()
+    assert sorted(chain.asked[2:]) == [(A, 9), (B, 9)]
+
+
+async def test_a_chain_that_does_not_answer_is_asked_a_few_times_only(
+    store: MemoryStore, clock: FixedClock
+) -> None:
+    for n in range(40):
+        await store.ledger.post(make_credit(0, AccountId(f"0x{n:040x}")))
+    chain = Chain()
+    chain.fails = lambda wallet: True
+    with pytest.raises(RpcUnavailable):
+        await service(store, chain, clock).refresh()
+    assert len(chain.asked) == stakes.AT_ONCE
+
+
 async def test_many_wallets_are_asked_a_few_at_a_time(store: MemoryStore, clock: FixedClock) -> None:
     for n in range(40):
         await store.ledger.post(make_credit(0, AccountId(f"0x{n:040x}")))

@@ -134,7 +134,7 @@ def test_outside_a_request_nothing_is_noted_and_nothing_is_carried() -> None:
 @pytest.mark.parametrize(("token", "stages"), [("mine", ["auth"]), ("wrong", ["auth"]), ("not mine", [])])
 async def test_an_authenticators_decision_is_a_stage(token: str, stages: list[str]) -> None:
     class Asked:
-        async def authenticate(self, headers: Mapping[str, str]) -> Principal | None:
+        async def authenticate(self, headers: Mapping[str, str], client: str = "") -> Principal | None:
             if headers["token"] == "wrong":
                 raise Unauthenticated("no")
             return Principal(AccountId("a")) if headers["token"] == "mine" else None

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vectoll.domain.ids import ModelId
-from vectoll.domain.money import MAX_AMOUNT, UNITS_PER_USD, Amount, Price, Quote, format_usd, to_decimal, usd
+from vectoll.domain.money import (
+    MAX_AMOUNT,
+    UNITS_PER_USD,
+    Amount,
+    Price,
+    Quote,
+    format_exact_usd,
+    format_usd,
+    to_decimal,
+    usd,
+)
 
 AMOUNTS = st.integers(-MAX_AMOUNT, MAX_AMOUNT).map(Amount)
 DECIMALS = st.integers(0, 12)
@@ -128,3 +138,18 @@ def test_price_of_parts_adds_up_to_the_price_of_the_whole(units: int, parts: lis
     price = Price(units)
     assert sum(price.of(tokens) for tokens in parts) == price.of(sum(parts))
     assert Quote(ModelId("m"), sum(parts), price).amount == price.of(sum(parts))
+
+
+@pytest.mark.parametrize(
+    ("units", "text"),
+    [
+        (0, "0.000000"),
+        (1, "0.000000000001"),
+        (12_500, "0.0000000125"),
+        (5 * 10**11, "0.500000"),
+        (10**12 + 10**5, "1.0000001"),
+        (-12_500, "-0.0000000125"),
+    ],
+)
+def test_exact_dollars_have_the_places_that_they_need(units: int, text: str) -> None:
+    assert format_exact_usd(Amount(units)) == text

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -155,6 +156,46 @@ async def test_what_cannot_be_enforced_is_refused(admin: Client, fields: dict[st
         node = node[step]
     assert node["_errors"]
     assert len((await admin.get(URL)).json()["data"]) == 2
+
+
+async def test_a_body_that_is_too_large_is_not_told_of_inputs(admin: Client) -> None:
+    answer = await create(admin, description="x" * 20_000)
+    assert (answer.status_code, answer.json()["error"]) == (413, "The request body exceeds 16384 bytes.")
+
+
+async def test_a_missing_field_is_named_under_its_name(admin: Client) -> None:
+    for body, name in (({"description": "x"}, "apiKeyType"), ({"apiKeyType": "ADMIN"}, "description")):
+        answer = await admin.post(URL, json=body)
+        assert answer.status_code == 400
+        assert answer.json()["details"] == {"_errors": [], name: {"_errors": ["Field is required"]}}
+        assert answer.json()["error"] == f"{name}: Field is required"
+
+
+@pytest.mark.parametrize("kind", ["ADMIN", "INFERENCE"])
+async def test_a_key_with_a_spend_limit_makes_no_key(server: FakeServer, connect: Connect, kind: str) -> None:
+    limit = SpendLimit(usd("1"), LimitPeriod.LIFETIME)
+    limited = connect(server, await server.key(kind=KeyKind.ADMIN, limit=limit))
+    answer = await create(limited, apiKeyType=kind, consumptionLimit={"usd": 0.5})
+    assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
+    assert "spend limit" in answer.json()["error"]
+    assert len(await server.store.keys.list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "status"),
+    [(None, 400), ("", 400), ("2027-01-02", 200), ("2027-01-02T00:00:00.001Z", 400), ("2026-12-01", 200)],
+)
+async def test_a_key_is_not_outlived_by_those_it_makes(
+    server: FakeServer, connect: Connect, expires_at: str | None, status: int
+) -> None:
+    expiring = connect(
+        server, await server.key(kind=KeyKind.ADMIN, expires_at=datetime(2027, 1, 2, tzinfo=UTC))
+    )
+    answer = await create(expiring, expiresAt=expires_at)
+    assert answer.status_code == status
+    if status == 400:
+        [message] = answer.json()["details"]["expiresAt"]["_errors"]
+        assert "2027-01-02T00:00:00.000Z" in message
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,22 @@ async def test_csv(used: Client) -> None:
     assert "x-next-cursor" not in rest.headers
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_csv"),
+    [
+        ("application/json, text/csv;q=0", False),
+        ("text/csv; q=0.0", False),
+        ("application/json, text/csv", True),
+        ("TEXT/CSV;q=0.1", True),
+        ("text/csv-schema", False),
+        ("*/*", False),
+    ],
+)
+async def test_csv_is_sent_to_who_accepts_it(used: Client, accept: str, *, is_csv: bool) -> None:
+    response = await used.get(HISTORY, headers={"accept": accept})
+    assert response.headers["content-type"].startswith("text/csv") is is_csv
+
+
 WALKS = st.builds(Walk, st.integers(10, 1000), st.integers(0, 2**62), currency=st.sampled_from([None, "USD"]))
 
 

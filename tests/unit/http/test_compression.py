@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes import FakeServer
-from tests.unit.http.conftest import Client
+from tests.unit.http.conftest import SPEC_URL, Client, embedding_body
 
 from vectoll.http.compression import OFFLOAD_BYTES, brotli_body, gzip_body, negotiate
 from vectoll.settings import Settings
@@ -51,6 +51,16 @@ Connect = Callable[..., Client]
 )
 def test_negotiation(accept: str, coding: str | None, identity_refused: bool) -> None:
     assert negotiate(accept) == (coding, identity_refused)
+
+
+@pytest.mark.parametrize(
+    ("lines", "coding"),
+    [(["identity;q=0.5", "br"], "br"), (["gzip;q=0.1", "br;q=0.9"], "br"), (["br;q=0", "*"], "gzip")],
+)
+async def test_lines_of_accept_encoding_are_one_list(client: Client, lines: list[str], coding: str) -> None:
+    headers = [("content-type", "application/json"), *(("accept-encoding", line) for line in lines)]
+    response = await client.post(SPEC_URL, content=embedding_body(input=["x"] * 20), headers=headers)
+    assert response.headers["content-encoding"] == coding
 
 
 @given(st.text(max_size=40))

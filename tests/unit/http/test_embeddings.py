@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,11 @@ from starlette.types import Message
 from tests.fakes import SPEC, FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
 
+from vectoll.domain.embedding import Embeddings, Encoding, Usage
 from vectoll.domain.errors import AtCapacity, InferenceFailed
 from vectoll.domain.ids import AccountId, ModelId
 from vectoll.http.services import Phase
+from vectoll.ports.model import Forfeit
 
 BOTH = pytest.mark.parametrize("url", [SPEC_URL, OPENAI_URL])
 Connect = Callable[..., Client]
@@ -274,6 +276,13 @@ async def test_idempotency_key_charges_once(client: Client, server: FakeServer) 
     assert (other.status_code, other.json()["code"]) == (409, "IDEMPOTENCY_KEY_REUSED")
 
 
+async def test_details_say_what_is_wrong_under_its_field_and_the_message_says_where(client: Client) -> None:
+    answer = (await client.embed(dimensions=3)).json()
+    why = "the model 'fake-model' has vectors of 8, 384 dimensions"
+    assert answer["error"] == f"dimensions: {why}"
+    assert answer["details"]["dimensions"]["_errors"] == [why]
+
+
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"caf\xe9", b"tab\there"])
 async def test_bad_idempotency_keys_are_400(client: Client, key: bytes) -> None:
     headers = {b"content-type": b"application/json", b"idempotency-key": key}
@@ -324,6 +333,38 @@ async def test_client_that_leaves_frees_its_place_and_pays_nothing(server: FakeS
     assert not server.services.admission._in_flight
     assert connection.sent[0]["status"] == 499
     assert b'status="499"' in server.metrics.render()
+
+
+async def test_client_that_leaves_a_bought_model_keeps_its_place_until_the_call_ends_and_pays(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, answered = asyncio.Event(), asyncio.Event()
+
+    async def buy(encodings: Sequence[Encoding], **_: Any) -> Embeddings:
+        server.model.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as gone:
+            left.set()
+            await answered.wait()
+            raise gone from Forfeit(Usage(2), is_whole=True)
+        raise AssertionError
+
+    monkeypatch.setattr(server.model, "embed", buy)
+    connection = Connection(embedding_body(), await server.open())
+    before = await server.store.ledger.balance(AccountId("acct_1"))
+    request = asyncio.create_task(server.app(connection.scope, connection.messages.get, connection.send))
+    await server.model.started.wait()
+    connection.hang_up()
+    await left.wait()
+    assert (await server.store.ledger.balance(AccountId("acct_1"))).held == SPEC.price.of(3)
+    assert server.services.admission._in_flight.total() == 1
+    answered.set()
+    await request
+    after = await server.store.ledger.balance(AccountId("acct_1"))
+    assert (before.balance - after.balance, after.held) == (SPEC.price.of(2), 0)
+    assert not server.services.admission._in_flight
+    assert connection.sent[0]["status"] == 499
 
 
 async def test_client_that_leaves_while_sending(server: FakeServer) -> None:

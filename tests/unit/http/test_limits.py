@@ -10,6 +10,7 @@ from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_bod
 
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.money import usd
+from vectoll.http.record import stranger
 
 Connect = Callable[..., Client]
 
@@ -49,6 +50,23 @@ async def test_bad_credentials(server: FakeServer, connect: Connect, headers: di
     for method, url in (("POST", SPEC_URL), ("GET", "/api/v1/models"), ("GET", "/api/v1/api_keys")):
         response = await connect(server).request(method, url, headers=headers)
         assert response.status_code == 401, url
+
+
+@pytest.mark.parametrize("name", ["authorization", "content-type", "api-key", "idempotency-key"])
+@pytest.mark.parametrize("url", [SPEC_URL, OPENAI_URL])
+async def test_a_header_of_which_one_can_be_meant_is_given_once(
+    server: FakeServer, connect: Connect, name: str, url: str
+) -> None:
+    key = await server.open()
+    given = {"authorization": f"Bearer {key}", "content-type": "application/json", "idempotency-key": "k"}
+    for first, second in (("same", "same"), ("other", "same"), ("same", "other")):
+        values = {"same": given.get(name, key), "other": "other"}
+        twice = [(name, values[first]), (name, values[second])]
+        lines = [*((n, v) for n, v in given.items() if n != name), *twice]
+        response = await connect(server).post(url, content=embedding_body(), headers=lines)
+        assert response.status_code == 400
+        assert name in response.text
+        assert "at most once" in response.text
 
 
 async def test_key_in_either_header(server: FakeServer, connect: Connect) -> None:
@@ -156,6 +174,26 @@ async def test_invalid_requests_have_a_bucket_of_their_own(connect: Connect) -> 
     statuses = [(await client.send_raw(body)).status_code for body in (bad, unknown, b"{", bad, bad)]
     assert statuses == [400, 400, 400, 429, 429]
     assert (await client.embed()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:dead:beef:0:7", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("nonsense:", "nonsense:", True),
+    ],
+)
+def test_a_stranger_is_an_ipv4_address_or_an_ipv6_network(one: str, other: str, *, is_same: bool) -> None:
+    assert (stranger({"client": (one, 1)}) == stranger({"client": (other, 2)})) is is_same
+
+
+def test_strangers_of_no_address_are_one() -> None:
+    assert stranger({}) == stranger({"client": None}) == "address:unknown"
 
 
 async def test_strangers_are_limited_too(connect: Connect) -> None:

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import structlog
 from starlette.types import Message, Scope
-from tests.fakes import SPEC, FakeServer
+from tests.fakes import SPEC, FakeServer, limited
 from tests.unit.http.conftest import SPEC_URL, Client
 
 from vectoll.core.embed import EmbedResult
@@ -179,6 +180,29 @@ async def test_client_that_leaves_midway_has_paid(
     assert not server.services.admission._in_flight
     assert len(made) < 5
     assert b'stage="serialise"' in server.metrics.render()
+
+
+async def test_a_stream_is_in_flight_until_it_is_sent(connect: Connect) -> None:
+    server = FakeServer(settings=limited(requests_in_flight=1))
+    key = await server.open()
+    client, connection = connect(server, key), Connection(key)
+    async with running(server, connection):
+        assert (await connection.read())["status"] == 200
+        refused = await client.embed()
+        assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMIT_EXCEEDED")
+        while (await connection.read()).get("more_body"):
+            pass
+    assert (await client.embed()).status_code == 200
+
+
+async def test_an_answer_that_is_never_sent_is_not_in_flight(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.app._compression, "apply", AsyncMock(side_effect=ZeroDivisionError))
+    connection = Connection(await server.open())
+    with pytest.raises(ZeroDivisionError):
+        await server.app(connection.scope, connection.receive, connection.send)
+    assert not server.services.admission._in_flight
 
 
 async def test_a_stream_that_is_cut_by_the_server_stays_cancelled(server: FakeServer) -> None:

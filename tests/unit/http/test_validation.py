@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
-from vectoll.domain.errors import FieldIssue, InvalidRequest
-from vectoll.http.body import MAX_MEMBERS, format_path, member_names
+from vectoll.domain.errors import FieldIssue, InvalidRequest, format_path
+from vectoll.http.body import MAX_MEMBERS, member_names
 from vectoll.http.errors import details_tree
-from vectoll.http.validation import MAX_ISSUES, _issues, parse_embedding_request
+from vectoll.http.validation import MAX_ISSUES, MAX_WALKED_BYTES, _issues, parse_embedding_request
 
 
 def refuse(body: bytes | dict[str, Any]) -> InvalidRequest:
@@ -160,15 +160,15 @@ def test_details_have_the_shape_that_the_spec_shows() -> None:
         (b"[]", "The request body must be a JSON object"),
         (b'"text"', "The request body must be a JSON object"),
         (b"null", "The request body must be a JSON object"),
-        (b"1e999", "The request body is not valid JSON: number out of range"),
+        (b"1e999", "The request body must be a JSON object"),
         (b'{"model":"m","input":"x"} trailing', "The request body is not valid JSON"),
         (b'\xef\xbb\xbf{"model":"m","input":"x"}', "The request body is not valid JSON"),
         ('{"model":"m","input":"x"}'.encode("utf-16"), "The request body is not valid JSON"),
         (b'{"model":"m","input":"\xff"}', "The request body is not valid JSON: it is not UTF-8"),
         (b'{"model":"m","input":"\xed\xa0\x80"}', "The request body is not valid JSON: it is not UTF-8"),
         (b'{"\xff":1}', "The request body is not valid JSON: it is not UTF-8"),
-        (b'{"model":"m","input":"\\ud800"}', "The request body is not valid JSON"),
-        (b'{"model":"m","input":"\\udc00x"}', "The request body is not valid JSON"),
+        (b'{"model":"m","input":"\\ud800"}', "input: has half of a surrogate pair"),
+        (b'{"model":"m","input":"\\udc00x"}', "input: has half of a surrogate pair"),
         (b'{"model":"m","input":"a\x00b"}', "The request body is not valid JSON"),
         (b'{"model":"m","input":[NaN]}', "The request body is not valid JSON"),
         (b'{"model":"m","input":[Infinity]}', "The request body is not valid JSON"),
@@ -182,7 +182,7 @@ def test_details_have_the_shape_that_the_spec_shows() -> None:
             b'{"model":"m","input":' + b"[" * 500 + b"]" * 500 + b"}",
             "input[0][0]: must be an integer token id",
         ),
-        (b'{"model":"m","input":[1e999]}', "The request body is not valid JSON: number out of range"),
+        (b'{"model":"m","input":[1e999]}', "input[0]: must be a string, a token id or an array"),
         (
             b'{"model":"m","input":[' + b"9" * 5000 + b"]}",
             "The request body is not valid JSON: integer value",
@@ -300,3 +300,31 @@ def test_any_bytes_are_a_request_or_an_invalid_request(raw: bytes) -> None:
 def test_member_names_keep_repetitions() -> None:
     assert len(member_names(b"{" + b'"a":1,' * (MAX_MEMBERS - 1) + b'"a":1}')) == MAX_MEMBERS
     assert member_names(b'{"a":1,"b":{"a":2},"a":3}') == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "why"),
+    [
+        (rb'{"model":"m","input":["fine","\ud800"]}', "input[1]", "surrogate"),
+        (rb'{"model":"m","input":["fine","\udc00\ud800", 5]}', "input[1]", "surrogate"),
+        (rb'{"model":"m","input":"\ud800\u0041"}', "input", "surrogate"),
+        (rb'{"model":"\ud800","input":"x"}', "model", "surrogate"),
+        (rb'{"model":"m","input":"x","user":"\udfff"}', "user", "surrogate"),
+        (b'{"model":"m","input":[1,1e999]}', "input[1]", "integer token id"),
+        (b'{"model":"m","input":"x","dimensions":1e999}', "dimensions", "integer"),
+        (b'{"model":"m","input":[NaN]}', "", "not valid JSON"),
+        (b'{"model":"m","input":["x"', "", "truncated"),
+    ],
+)
+def test_what_the_decoder_does_not_read_is_named_all_the_same(body: bytes, path: str, why: str) -> None:
+    error = refuse(body)
+    assert format_path(error.issues[0].path) == path
+    assert why in error.issues[0].message
+    assert "$" not in str(error)
+
+
+def test_a_large_body_that_cannot_be_read_costs_one_reading() -> None:
+    body = b'{"model":"m","input":["\\ud800","' + b"x" * MAX_WALKED_BYTES + b'"]}'
+    assert refuse(body).issues[0].path == ()
+    assert "surrogate pair" in str(refuse(body))
+    assert "$" not in str(refuse(body.replace(b'"\\ud800"', b"1e999")))

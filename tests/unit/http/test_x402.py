@@ -25,8 +25,9 @@ from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.metrics import PrometheusMetrics
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
+from vectoll.core.admission import Admission
 from vectoll.core.auth import Authentication, KeyAuthenticator
-from vectoll.core.signin import SiwxAuthenticator
+from vectoll.core.signin import ContractWallets, SiwxAuthenticator
 from vectoll.core.topup import TopUps
 from vectoll.core.topup_settle import Waiting
 from vectoll.core.wallet_keys import WalletKeys
@@ -36,7 +37,8 @@ from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_accoun
 from vectoll.domain.money import usd
 from vectoll.domain.payments import Intent, Missing, Payment, Sighting
 from vectoll.domain.siwx import SignInRules
-from vectoll.domain.wallets import Family
+from vectoll.domain.wallets import Family, WalletAddress
+from vectoll.http.limits import LimitHeaders
 from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
 from vectoll.ports.wallets import RpcUnavailable, SignatureVerifier
@@ -131,7 +133,10 @@ async def test_a_stranger_discovers_how_to_pay(shop: Shop) -> None:
 async def test_a_stranger_on_the_openai_path_gets_openais_error_and_the_header(shop: Shop) -> None:
     answer = await shop.embed(path="/v1/embeddings")
     assert answer.status_code == 402
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("insufficient_quota", "payment_required")
+    assert "Authorization: Bearer" in error["message"]
     assert "payment-required" in answer.headers
 
 
@@ -198,6 +203,75 @@ async def test_a_key_account_with_too_little_credit_gets_the_standard_error(shop
     assert "x-balance-remaining" not in answer.headers
 
 
+async def test_a_stranger_who_names_a_contract_wallet_locks_out_nobody_but_himself(
+    shop: Shop, wallet: Wallet
+) -> None:
+    class Chain:
+        asked = 0
+
+        async def is_accepted_by(self, wallet: WalletAddress, text: str, signature: str, chain: str) -> bool:
+            self.asked += 1
+            return signature == "0xc0ffee"
+
+    chain, limiter = Chain(), MemoryRateLimiter()
+    services = shop.fake.app.services
+    siwx = SiwxAuthenticator(
+        SignInRules(frozenset({"testserver"}), frozenset({OPTION.network})),
+        {Family.EVM: EvmSignatureVerifier()},
+        shop.fake.store.nonces,
+        shop.fake.clock,
+        ContractWallets(chain, limiter),
+    )
+    admission = Admission(limiter, LimitsSettings())
+    shop.fake.app.services = replace(services, auth=Authentication([siwx]), admission=admission)
+    shop.fake.app._limits = LimitHeaders(admission)
+
+    async def ask(ip: str, signature: str) -> int:
+        payload = json.loads(base64.b64decode(wallet.sign_in()["sign-in-with-x"]))
+        header = {"sign-in-with-x": encode(payload | {"signature": signature})}
+        transport = httpx.ASGITransport(shop.fake.app, client=(ip, 1))
+        async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+            return (await client.post(EMBED, json=BODY, headers=header)).status_code
+
+    assert [await ask("192.0.2.66", "0x" + "00" * 65) for _ in range(40)] == [401] * 21 + [429] * 19
+    assert chain.asked <= 21, "who is blocked makes the server ask nobody"
+    assert await ask("192.0.2.1", "0xc0ffee") == 402, "let in, without credit"
+
+
+@pytest.mark.parametrize("path", [EMBED, "/api/v1/billing/balance", "/api/v1/models"])
+async def test_wallets_that_cannot_pay_sign_in_sixty_times_a_minute_from_one_address(
+    shop: Shop, wallet: Wallet, path: str
+) -> None:
+    consumed = 0
+    consume = shop.fake.store.nonces.consume
+
+    async def count(*nonce: Any) -> bool:
+        nonlocal consumed
+        consumed += 1
+        return await consume(*nonce)
+
+    shop.fake.store.nonces.consume = count  # type: ignore[method-assign,assignment]
+    await shop.credit(wallet, "1")
+
+    async def ask(each: Wallet) -> int:
+        if path == EMBED:
+            return (await shop.embed(each.sign_in())).status_code
+        return (await shop.client.get(path, headers=each.sign_in())).status_code
+
+    assert await ask(wallet) == 200
+    first = [await ask(Wallet()) for _ in range(120)]
+    assert set(first) == {402 if path == EMBED else 200}
+    assert [await ask(Wallet()) for _ in range(5)] == [429] * 5
+    assert consumed == 121
+    key = await shop.fake.open()
+    assert (await shop.embed({"authorization": f"Bearer {key}"})).status_code == 200
+
+
+async def test_wallets_that_can_pay_sign_in_as_often_as_they_like(shop: Shop, wallet: Wallet) -> None:
+    await shop.credit(wallet, "1")
+    assert {(await shop.embed(wallet.sign_in())).status_code for _ in range(130)} == {200}
+
+
 async def test_a_sign_in_wins_over_a_key(shop: Shop, wallet: Wallet) -> None:
     key = {"authorization": f"Bearer {await shop.fake.open()}"}
     assert (await shop.embed(key, wallet.sign_in())).status_code == 402, "the wallet's credit, not the key's"
@@ -258,6 +332,37 @@ async def test_a_payment_whose_outcome_is_open_is_504_and_then_409_and_never_a_r
     documented = Documented((await paying.client.get("/openapi.json")).json())
     for answer in (first, again):
         assert documented.problem_of("post", path, answer.status_code, JSON, answer.content) is None
+
+
+@pytest.mark.parametrize("path", [EMBED, "/v1/embeddings"])
+@pytest.mark.parametrize("pays", [True, False])
+async def test_what_a_payment_or_a_wallet_is_answered_is_documented(path: str, *, pays: bool) -> None:
+    shop, rich = Shop(pay_on_inference=pays), Wallet()
+    await shop.credit(rich, "1")
+    document = (await shop.client.get("/openapi.json")).json()
+    documented = Documented(document)
+    senders: dict[str, dict[str, str]] = {
+        "nobody": {},
+        "no payment": {"payment-signature": "!"},
+        "too little": rich.payment(1),
+        "a payment": rich.payment(),
+        "a wallet": rich.sign_in(),
+        "a wallet without credit": Wallet().sign_in(),
+    }
+    for who, headers in senders.items():
+        answer = await shop.embed(headers, path=path)
+        status = answer.status_code
+        assert documented.problem_of("post", path, status, JSON, answer.content) is None, who
+        promised = document["paths"][path]["post"]["responses"][str(status)]["headers"]
+        told = {"x-balance-remaining", "payment-response", "payment-required"} & set(answer.headers)
+        assert told <= set(promised), who
+    await shop.client.aclose()
+
+
+async def test_a_refused_payment_header_is_named_in_the_details(shop: Shop) -> None:
+    answer = await shop.embed({"payment-signature": "!"})
+    assert answer.status_code == 400
+    assert answer.json()["details"]["PAYMENT-SIGNATURE"]["_errors"] == [answer.json()["error"]]
 
 
 async def test_a_silent_chain_is_503_before_anything_is_sent(
@@ -451,6 +556,27 @@ async def test_a_wallet_makes_a_key_that_spends_its_credit(shop: Shop, wallet: W
     assert (again.status_code, again.json()["code"]) == (401, "X402_SIGN_IN_REPLAYED")
 
 
+async def test_keys_of_wallets_are_twenty_a_minute_from_one_address(shop: Shop) -> None:
+    async def mint() -> httpx.Response:
+        return await shop.client.post(WEB3, json=await web3_request(shop, Wallet()))
+
+    made = [(await mint()).status_code for _ in range(20)]
+    refused = await mint()
+    assert made == [200] * 20
+    assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMIT_EXCEEDED")
+    assert "20 API keys of wallets per minute" in refused.json()["error"]
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    at_once = await asyncio.gather(*(mint() for _ in range(8)))
+    assert {answer.status_code for answer in at_once} == {429}
+    assert len(await shop.fake.store.allowances.accounts()) == 20
+
+
+async def test_keys_that_are_asked_for_at_once_are_twenty_a_minute_too(shop: Shop) -> None:
+    bodies = [await web3_request(shop, Wallet()) for _ in range(23)]
+    answers = await asyncio.gather(*(shop.client.post(WEB3, json=body) for body in bodies))
+    assert sorted(answer.status_code for answer in answers) == [200] * 20 + [429] * 3
+
+
 async def test_a_challenge_that_was_not_signed_by_this_wallet_for_this_server_makes_no_key(
     shop: Shop, wallet: Wallet
 ) -> None:
@@ -467,6 +593,7 @@ async def test_a_challenge_that_was_not_signed_by_this_wallet_for_this_server_ma
     for rule, change in cases.items():
         answer = await shop.client.post(WEB3, json=good | change)
         assert (answer.status_code, answer.json()["code"]) == (401, f"X402_SIGN_IN_{rule}")
+        assert "header" not in answer.json()["error"], "none is sent here"
     long = await shop.client.post(WEB3, json=good | {"signature": f"0x{'64' * 5_000}"})
     assert long.json()["code"] == "X402_SIGN_IN_SIGNATURE", "as long as ERC-6492 may need"
     assert (await shop.client.post(WEB3, json=good | {"extra": 1})).status_code == 400

@@ -87,10 +87,10 @@ class CheckpointTokenizer:
         if max_tokens is not None and len(ids) > max_tokens:
             ids = ids[: max(max_tokens - self._suffix, self._prefix)] + ids[len(ids) - self._suffix :]
         if not ids:
-            raise InvalidRequest.at(("input", index), f"input.{index}: the model has no tokens for this text")
+            raise InvalidRequest.of(("input", index), "the model has no tokens for this text")
         if self._has_ids_beyond and max(ids) >= self._vocab_size:
-            raise InvalidRequest.at(
-                ("input", index), f"input.{index}: contains a special token that the model has no vector for"
+            raise InvalidRequest.of(
+                ("input", index), "contains a special token that the model has no vector for"
             )
         return ids
 
@@ -153,9 +153,7 @@ def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
 
 def _not_unicode(texts: Sequence[str]) -> InvalidRequest:
     index = next(i for i, text in enumerate(texts) if not _is_unicode(text))
-    return InvalidRequest.at(
-        ("input", index), f"input.{index}: is not valid Unicode (a surrogate without its pair)"
-    )
+    return InvalidRequest.of(("input", index), "is not valid Unicode (a surrogate without its pair)")
 
 
 def _is_unicode(text: str) -> bool:

@@ -17,11 +17,13 @@ from vectoll.adapters.upstreams.failures import (
     UpstreamFailure,
 )
 from vectoll.adapters.upstreams.provider import Answer, Provider
+from vectoll.adapters.upstreams.purchase import Purchase
 from vectoll.core.gate import FairGate
 from vectoll.core.parts import for_each
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import (
+    NOTHING_CHARGED,
     AtCapacity,
     InferenceFailed,
     InputTooLong,
@@ -30,7 +32,7 @@ from vectoll.domain.errors import (
     UpstreamUnavailable,
     VectollError,
 )
-from vectoll.ports.model import ForeignTokens, Tokenizer
+from vectoll.ports.model import ForeignTokens, Forfeit, Tokenizer
 
 PARALLEL_CALLS = 4
 """Calls that one request may have under way; the rest of its parts follow."""
@@ -124,23 +126,48 @@ class UpstreamModel:
     async def embed(
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
     ) -> Embeddings:
-        """See ``EmbeddingModel.embed``."""
+        """See ``EmbeddingModel.embed``. What is cancelled before its first call is sent has cost nothing."""
         self._in_flight += 1
         self._idle.clear()
+        purchase = Purchase()
         try:
-            if self._provider.cuts_silently:
-                await self._refuse_long(encodings, caller)
-            parts = list(_split(encodings, self._upstream.max_batch_inputs, self._provider.max_batch_tokens))
-            answers = await for_each(
-                parts, lambda part: self._buy(part, dimensions, caller), at_once=PARALLEL_CALLS
-            )
-            usage = await self._usage(encodings, answers, caller)
+            return await self._embed(encodings, dimensions, caller, purchase)
+        except (asyncio.CancelledError, InvalidRequest) as why:
+            tokens = await self._billed(purchase, caller)
+            if not tokens:
+                raise
+            if isinstance(why, InvalidRequest):
+                why.reword(lambda text: _with_charge(text, tokens))
+            is_whole = sum(len(part.encodings) for part in purchase.bought) == len(encodings)
+            raise why from Forfeit(Usage(tokens), is_whole)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
+
+    async def _embed(
+        self, encodings: Sequence[Encoding], dimensions: int | None, caller: str, purchase: Purchase
+    ) -> Embeddings:
+        if self._provider.cuts_silently:
+            await self._refuse_long(encodings, caller)
+        parts = list(_split(encodings, self._upstream.max_batch_inputs, self._provider.max_batch_tokens))
+        answers = await for_each(
+            parts, lambda part: self._buy(part, dimensions, caller, purchase), at_once=PARALLEL_CALLS
+        )
+        usage = await self._usage(encodings, answers, caller)
         vectors = [vector for answer in answers for vector in answer.vectors]
         return Embeddings(vectors, dimensions or self._spec.dims, usage)
+
+    async def _billed(self, purchase: Purchase, caller: str) -> int:
+        """The tokens that were bought and will not be delivered; 0 where nobody can say."""
+        if not purchase.bought:
+            return 0
+        encodings = [encoding for part in purchase.bought for encoding in part.encodings]
+        answers = [part.answer for part in purchase.bought]
+        try:
+            return (await self._usage(encodings, answers, caller)).prompt_tokens
+        except VectollError:
+            return 0
 
     async def _refuse_long(self, encodings: Sequence[Encoding], caller: str) -> None:
         """Have the provider count what may be too long, for it would cut it in silence."""
@@ -154,13 +181,17 @@ class UpstreamModel:
 
         await for_each(suspects, check, at_once=PARALLEL_CALLS)
 
-    async def _buy(self, part: Part, dimensions: int | None, caller: str) -> Answer:
+    async def _buy(self, part: Part, dimensions: int | None, caller: str, purchase: Purchase) -> Answer:
         first, encodings = part
-        async with self._gate.slot(caller):
-            try:
-                return await self._provider.embed(encodings, dimensions)
-            except UpstreamFailure as failure:
-                raise self._translate(failure, first, len(encodings)) from None
+        try:
+            async with self._gate.slot(caller):
+                return await purchase.make(self._provider.embed(encodings, dimensions), encodings)
+        except UpstreamFailure as failure:
+            error = self._translate(failure, first, len(encodings))
+        except AtCapacity as full:
+            error = full
+        purchase.is_void |= not isinstance(error, InvalidRequest)
+        raise error
 
     async def _count(self, part: Part, caller: str) -> int:
         first, encodings = part
@@ -199,7 +230,7 @@ class UpstreamModel:
             case TooLong():
                 return _too_long(failure, first, size, self._spec.max_tokens)
             case InputRefused():
-                return InvalidRequest.at(("input",), f"input: the provider of the model '{model}' refuses it")
+                return InvalidRequest.of(("input",), f"the provider of the model '{model}' refuses it")
             case Busy():
                 return AtCapacity(math.ceil(failure.retry_after_s or 1.0))
             case NoAnswer():
@@ -248,5 +279,13 @@ def _too_long(failure: TooLong, first: int, size: int, max_tokens: int) -> Inval
     return InvalidRequest.at(
         ("input",),
         f"This model's maximum context length is {limit} tokens, but an input has more. "
-        "Shorten or split it; nothing was embedded or charged.",
+        f"Shorten or split it; {NOTHING_CHARGED}.",
     )
+
+
+def _with_charge(text: str, tokens: int) -> str:
+    """The refusal of one input, to a caller who pays for those beside it."""
+    charged = f"{tokens} tokens of other inputs were embedded by the provider and are charged"
+    if NOTHING_CHARGED in text:
+        return text.replace(NOTHING_CHARGED, charged)
+    return f"{text}. {charged}."

@@ -17,7 +17,7 @@ from vectoll.domain.money import format_usd, to_decimal
 from vectoll.http import schemas_account as schemas
 from vectoll.http.body import decode_json, read_json_body
 from vectoll.http.entry import admit_to_account
-from vectoll.http.new_key import new_key
+from vectoll.http.new_key import check_heritage, new_key
 from vectoll.http.responses import json_response
 from vectoll.http.services import Services, services_of
 from vectoll.http.times import format_instant
@@ -49,6 +49,9 @@ async def create_key(request: Request) -> Response:
         now = services.clock.now()
         secret = new_secret()
         key = new_key(wanted, principal, secret, now)
+        maker = await services.keys.get(principal.key) if principal.key else None
+        if maker is not None:
+            check_heritage(key, maker)
         await require_room(services, principal)
         await services.keys.add(key)
         return json_response(schemas.CreateApiKeyResponse(created(key, secret)))

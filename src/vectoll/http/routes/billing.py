@@ -18,6 +18,8 @@ from vectoll.domain.ledger import Balance, Transfer
 from vectoll.domain.money import Amount, Price, format_usd, to_decimal
 from vectoll.http.cursor import MAX_PAGE, MIN_PAGE, Currency, Walk, read_cursor, write_cursor
 from vectoll.http.entry import admit_to_account
+from vectoll.http.preferences import preferences
+from vectoll.http.record import record_of
 from vectoll.http.responses import json_response
 from vectoll.http.schemas_account import (
     BillingBalance,
@@ -83,7 +85,7 @@ async def get_usage_history(request: Request) -> Response:
         walk = _walk(request.query_params, principal.account)
         entries, rest = await _page(services.ledger, walk, principal.account)
     cursor = write_cursor(rest, principal.account) if rest else None
-    if "text/csv" in request.headers.get("accept", "").lower():
+    if preferences(record_of(request.scope).headers.get("accept", "")).get("text/csv", 0) > 0:
         return _csv_response(entries, cursor, services.clock.now())
     return json_response(UsageHistory(entries, cursor))
 

@@ -20,9 +20,11 @@ from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_
 from vectoll.http.services import services_of
 from vectoll.http.validation import parse_embedding_request
 
+_TOO_MUCH = "Send fewer inputs per request."
+
 
 async def create_embedding(request: Request) -> Response:
-    """Read, embed, charge, write. A client that leaves on the way is not charged."""
+    """Read, embed, charge, write. A client that leaves on the way is not charged, but for what was bought for it."""
     services, record = services_of(request), record_of(request.scope)
     principal, permit = await admit_to_inference(request)
     with permit:
@@ -36,7 +38,10 @@ async def create_embedding(request: Request) -> Response:
         async with CancelledOnDisconnect(request.receive):
             result = await services.embed.embed(principal, permit, wanted, record.request_id, idempotency_key)
         record.tokens = result.embeddings.usage.prompt_tokens
-        return await _answer(request, result, wanted.encoding_format)
+        response = await _answer(request, result, wanted.encoding_format)
+        if isinstance(response, StreamedResponse):
+            permit.outlast()
+        return response
 
 
 async def _answer(request: Request, result: EmbedResult, encoding_format: EncodingFormat) -> Response:
@@ -59,7 +64,7 @@ async def _answer(request: Request, result: EmbedResult, encoding_format: Encodi
 
 async def _read(request: Request) -> EmbeddingRequest:
     services = services_of(request)
-    body = await read_json_body(request, services.settings.limits.max_body_bytes)
+    body = await read_json_body(request, services.settings.limits.max_body_bytes, _TOO_MUCH)
     wanted = parse_embedding_request(body)
     record_of(request.scope).model = services.models.resolve(wanted.model).id
     return wanted
