@@ -6,6 +6,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from vectoll.http.headers import RawHeaders
+
 Message = Any
 Send = Callable[[Message], Awaitable[None]]
 
@@ -44,13 +46,16 @@ class _Answer:
         if start is None:
             self._start = message
             await asyncio.sleep(0)
-        elif self._is_whole(start, message) and (head := _head(self._cycle.default_headers, start)):
+        elif self._is_whole(start, message) and (head := self._head(start)):
             self._write(head, message["body"])
             await asyncio.sleep(0)
         else:
             if not self._cycle.response_started:
                 await self._send_on(start)
             await self._send_on(message)
+
+    def _head(self, start: Message) -> bytes:
+        return head_of(self._cycle.default_headers, start["status"], start["headers"])
 
     def _is_whole(self, start: Message, message: Message) -> bool:
         """Whether uvicorn would write these two and no more, and leave the connection open."""
@@ -72,8 +77,8 @@ class _Answer:
         cycle.on_response()
 
 
-def _head(default_headers: list[tuple[bytes, bytes]], start: Message) -> bytes:
+def head_of(default_headers: RawHeaders, status: int, headers: RawHeaders) -> bytes:
     """The head as bytes; empty where a header has a line break in it."""
-    lines = [b"%b: %b\r\n" % header for header in (*default_headers, *start["headers"])]
-    head = b"".join((STATUS_LINE[start["status"]], *lines, b"\r\n"))
+    lines = [b"%b: %b\r\n" % header for header in (*default_headers, *headers)]
+    head = b"".join((STATUS_LINE[status], *lines, b"\r\n"))
     return head if head.count(b"\n") == head.count(b"\r") == len(lines) + 2 else b""

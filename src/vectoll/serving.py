@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from vectoll.accepting import Acceptor
-from vectoll.answering import WholeAnswers
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
+from vectoll.connection import Connection
 from vectoll.descriptors import allow_open_files
 from vectoll.domain.errors import ConfigurationError
 from vectoll.http.app import Application
@@ -180,7 +180,7 @@ def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
     return uvicorn.Config(
         cast("Any", _BehindProxy(app, settings.forwarded_allow_ips)),
         interface="asgi3",
-        http=WholeAnswers,
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

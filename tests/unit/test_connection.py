@@ -1,0 +1,149 @@
+"""What clients do to their connections, on real sockets and the loop that serves them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
+
+import pytest
+import uvloop
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from vectoll.connection import Connection
+
+WAIT_S = 10
+P = ParamSpec("P")
+
+
+def on_uvloop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test on the loop that serves."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        uvloop.run(test(*args, **kwargs))
+
+    return run
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    await Response(body)(scope, receive, send)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """One connection of a client that sends bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self) -> Answer:
+        """The next one, which has a content-length."""
+        async with asyncio.timeout(WAIT_S):
+            status_line, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
+            headers = dict(line.split(": ", 1) for line in lines)
+            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
+            return Answer(int(status_line.split()[1]), headers, body)
+
+    async def is_closed(self) -> bool:
+        """Whether nothing more comes: the server closes, or has sent nothing for ten seconds."""
+        async with asyncio.timeout(WAIT_S):
+            return await self._reader.read(1) == b""
+
+
+@dataclass
+class Serving:
+    """A server of Connections."""
+
+    port: int
+    state: ServerState
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        with closing(writer):
+            yield Client(reader, writer)
+
+    async def answer(self, data: bytes) -> Answer:
+        """The first answer to these bytes."""
+        async with self.client() as client:
+            client.send(data)
+            return await client.answer()
+
+
+@asynccontextmanager
+async def serving(app: Any = echo) -> AsyncIterator[Serving]:
+    config = Config(app, http=Connection, ws="none", lifespan="off", log_config=None, proxy_headers=False)
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(config, state, {}), "127.0.0.1", 0
+    )
+    with closing(server):
+        yield Serving(server.sockets[0].getsockname()[1], state)
+    for connection in list(state.connections):
+        connection.transport.abort()
+    await asyncio.sleep(0)
+
+
+BROKEN = b"GET /api/v1/models HTTP/1.1\r\nHost: x\r\nA b: c\r\n\r\n"
+
+
+@on_uvloop
+async def test_what_is_no_request_is_refused_in_the_shape_of_errors_and_has_an_id() -> None:
+    async with serving() as server, server.client() as client:
+        client.send(BROKEN)
+        refused = await client.answer()
+        assert refused.status == 400
+        assert refused.headers["content-type"] == "application/json"
+        assert refused.headers["connection"] == "close"
+        assert refused.headers["x-request-id"].startswith("req_")
+        assert refused.json["code"] == "INVALID_REQUEST"
+        assert refused.json["error"].startswith("This is no valid HTTP request: Invalid header token")
+        assert await client.is_closed()
+
+
+@on_uvloop
+async def test_the_shape_is_openais_below_its_base_path() -> None:
+    async with serving() as server:
+        refused = await server.answer(BROKEN.replace(b"/api/v1", b"/v1"))
+    assert refused.json["error"]["type"] == "invalid_request_error"
+
+
+@on_uvloop
+async def test_the_id_is_the_clients_where_it_was_read() -> None:
+    async with serving() as server:
+        refused = await server.answer(BROKEN.replace(b"Host", b"X-Request-Id: mine\r\nHost"))
+    assert refused.headers["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00", b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n"])
+@on_uvloop
+async def test_whatever_is_sent_is_answered(sent: bytes) -> None:
+    async with serving() as server:
+        assert (await server.answer(sent)).status == 400
