@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -19,7 +19,11 @@ class WholeAnswers(HttpToolsProtocol):
     """
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, _Answer(cycle, app).run)
+        super()._start_asgi_task(cycle, _Answer(cycle, app, self.finish).run)
+
+    def finish(self) -> None:
+        """The last answer of this connection is written."""
+        self.transport.close()
 
 
 class _Answer:
@@ -29,9 +33,10 @@ class _Answer:
     like, while the core's caches hold what it needs. Hence the pauses.
     """
 
-    def __init__(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def __init__(self, cycle: RequestResponseCycle, app: Any, finish: Callable[[], None]) -> None:
         self._cycle = cycle
         self._app = app
+        self._finish = finish
         self._start: Message = None
 
     def run(self, scope: Any, receive: Any, send: Send) -> Awaitable[None]:
@@ -51,6 +56,7 @@ class _Answer:
             await asyncio.sleep(0)
         else:
             if not self._cycle.response_started:
+                self._cycle.transport = cast("Any", _Closing(self._cycle.transport, self._finish))
                 await self._send_on(start)
             await self._send_on(message)
 
@@ -75,6 +81,15 @@ class _Answer:
         cycle.transport.writelines((head, body))
         cycle.message_event.set()
         cycle.on_response()
+
+
+class _Closing:
+    """A transport, as far as an answer needs it, that is closed in another way."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 def head_of(default_headers: RawHeaders, status: int, headers: RawHeaders) -> bytes:

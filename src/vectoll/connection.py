@@ -1,6 +1,7 @@
 """One client's connection: what may come in on it, and how it ends."""
 
 import asyncio
+from typing import Any, cast
 
 import httptools
 import structlog
@@ -9,6 +10,10 @@ from vectoll.answering import WholeAnswers, head_of
 from vectoll.http.errors import refusal
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
+
+DRAIN_BYTES = 64 << 20
+"""What is read, and thrown away, of what a client goes on sending after its last answer: a body that is too large to be
+served, say, whose sender does not look for an answer before the end."""
 
 
 class Connection(WholeAnswers):
@@ -36,7 +41,37 @@ class Connection(WholeAnswers):
         log.info("request refused", request_id=request_id, status=status, reason=message)
         head = head_of(self.server_state.default_headers, status, response.raw_headers)
         self.transport.writelines((head, response.body))
-        self.transport.close()
+        self._linger()
+
+    def finish(self) -> None:
+        """The last answer of this connection is written; perhaps before all of its request is here."""
+        if self.cycle.more_body:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Send no more, and read until the client has seen that (RFC 9112 §9.6).
+
+        A socket that is closed with something unread is reset, and the client's side then throws our answer away.
+        """
+        self.parser = cast("Any", _Deaf(self.transport))
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+
+class _Deaf:
+    """A parser that hears nothing, for so long."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._left = DRAIN_BYTES
+
+    def feed_data(self, data: bytes) -> None:
+        """Throw it away."""
+        self._left -= len(data)
+        if self._left < 0:
+            self._transport.abort()
 
 
 def _what(error: httptools.HttpParserError) -> str:

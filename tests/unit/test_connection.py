@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ class Client:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
+
+    async def send_for_ever(self, data: bytes) -> None:
+        """Again and again, until the server has had enough."""
+        while True:
+            self.send(data)
+            await self.writer.drain()
 
     async def answer(self) -> Answer:
         """The next one, which has a content-length."""
@@ -147,3 +154,41 @@ async def test_the_id_is_the_clients_where_it_was_read() -> None:
 async def test_whatever_is_sent_is_answered(sent: bytes) -> None:
     async with serving() as server:
         assert (await server.answer(sent)).status == 400
+
+
+async def refuse_all(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers before the body is here."""
+    await Response(b"no", 401)(scope, receive, send)
+
+
+LARGE = b"x" * 5_000_000
+CLOSING = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5000000\r\n\r\n" + LARGE
+OLD = b"POST / HTTP/1.0\r\nContent-Length: 5000000\r\n\r\n" + LARGE
+CHUNKED = b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n4c4b40\r\n" + LARGE + b"\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [(CLOSING, 401), (OLD, 401), (CHUNKED, 401), (BROKEN + LARGE, 400)]
+)
+def test_an_answer_reaches_a_client_that_reads_it_only_once_all_is_sent(sent: bytes, status: int) -> None:
+    async def main() -> bytes:
+        async with serving(refuse_all) as server:
+            return await asyncio.to_thread(send_all_then_read, server.port, sent)
+
+    assert uvloop.run(main()).startswith(b"HTTP/1.1 %d " % status)
+
+
+def send_all_then_read(port: int, sent: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as client:
+        client.sendall(sent)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@on_uvloop
+async def test_who_goes_on_sending_after_the_last_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vectoll.connection.DRAIN_BYTES", 1_000_000)
+    async with serving(refuse_all) as server, server.client() as client:
+        client.send(CLOSING)
+        assert (await client.answer()).status == 401
+        with pytest.raises(ConnectionError):
+            await client.send_for_ever(LARGE)
