@@ -1,15 +1,21 @@
 """One client's connection: what may come in on it, and how it ends."""
 
 import asyncio
+from collections import deque
 from typing import Any, cast
 
 import httptools
 import structlog
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from vectoll.answering import WholeAnswers, head_of
 from vectoll.http.errors import refusal
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
+
+MAX_HEAD_BYTES = 64 << 10
+"""Of a request's line and headers; and of what else may come between two parts of a body: chunks' sizes and their
+extensions, trailers. At most twice as much where it begins in the middle of what was read."""
 
 DRAIN_BYTES = 64 << 20
 """What is read, and thrown away, of what a client goes on sending after its last answer: a body that is too large to be
@@ -19,8 +25,34 @@ served, say, whose sender does not look for an answer before the end."""
 class Connection(WholeAnswers):
     """HTTP/1.1 for clients that may be anybody. uvicorn's protocol reads requests from it; what is none is refused."""
 
+    unframed = 0
+    """Bytes that were read since the last that belonged to a body, or ended a head."""
+
+    _answered: RequestResponseCycle | None = None
+    """The request that is being answered, or was last."""
+
+    _to_drain = DRAIN_BYTES
+    """Bytes of a body that are still read once its request is answered."""
+
     def data_received(self, data: bytes) -> None:
         """Whatever came in."""
+        if self.unframed + len(data) > MAX_HEAD_BYTES:
+            self._read_in_parts(memoryview(data))
+        else:
+            self._read(data)
+
+    def _read_in_parts(self, data: memoryview) -> None:
+        """The parser calls for every header, and adds what it knows of one to what it has: it must not get too much."""
+        while data:
+            room = MAX_HEAD_BYTES - self.unframed
+            if room <= 0:
+                self._refuse_excess()
+                return
+            self._read(data[:room])
+            data = data[room:]
+
+    def _read(self, data: bytes | memoryview) -> None:
+        self.unframed += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -33,19 +65,84 @@ class Connection(WholeAnswers):
         super().connection_made(transport)
         self.on_message_begin()  # what is refused before it has begun is refused as a message that has nothing yet
 
+    def on_message_begin(self) -> None:
+        """The parser has found the first byte of a request."""
+        super().on_message_begin()
+        self._to_drain = DRAIN_BYTES
+
+    def on_headers_complete(self) -> None:
+        """The parser has read a head."""
+        super().on_headers_complete()
+        self.unframed = 0
+        self.headers = []  # trailers are no headers, and nobody here asks for them
+
+    def on_body(self, body: bytes) -> None:
+        """The parser has read a part of a body."""
+        self.unframed = 0
+        if self.cycle.response_complete:
+            self._to_drain -= len(body)
+            if self._to_drain < 0:
+                self.transport.abort()
+        super().on_body(body)
+
+    def _refuse_excess(self) -> None:
+        limit = f"{MAX_HEAD_BYTES} bytes"
+        if self._incomplete:
+            self._refuse(400, f"There are more than {limit} between two parts of the request body.")
+        elif 2 * len(self.url) > MAX_HEAD_BYTES:
+            self._refuse(414, f"The request line and the headers are longer than {limit} together.")
+        else:
+            self._refuse(431, f"The request line and the headers are longer than {limit} together.")
+
     def _refuse(self, status: int, message: str) -> None:
-        """Answer what is no request, and close."""
+        """Answer what is no request, after those that were, and close."""
+        waiting = self._unanswered()
+        at_fault = self._incomplete
+        if at_fault:
+            if at_fault.response_started:
+                self.finish() if at_fault.response_complete else self.transport.abort()
+                return
+            waiting.remove(at_fault)
+            self._leave(at_fault)
+        self.parser = cast("Any", _Deaf(self))
+        if waiting:
+            waiting[-1].keep_alive = False
+        else:
+            self._send_refusal(status, message)
+            self._linger()
+
+    @property
+    def _incomplete(self) -> RequestResponseCycle | None:
+        """The request whose body has not come to its end."""
+        cycle = cast(RequestResponseCycle | None, self.cycle)
+        return cycle if cycle is not None and cycle.more_body else None
+
+    def _unanswered(self) -> list[RequestResponseCycle]:
+        """Oldest first."""
+        first = [] if self._answered is None or self._answered.response_complete else [self._answered]
+        return [*first, *(cycle for cycle, _ in reversed(self.pipeline))]
+
+    def _leave(self, cycle: RequestResponseCycle) -> None:
+        """Nothing will come of this request."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self.pipeline = deque(each for each in self.pipeline if each[0] is not cycle)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _send_refusal(self, status: int, message: str) -> None:
         path = self.url.partition(b"?")[0].decode("latin-1")
-        response = refusal({"path": path, "headers": self.headers}, status, message)
+        response = refusal({"path": path, "headers": self.scope["headers"]}, status, message)
         request_id = response.headers["x-request-id"]
         log.info("request refused", request_id=request_id, status=status, reason=message)
         head = head_of(self.server_state.default_headers, status, response.raw_headers)
         self.transport.writelines((head, response.body))
-        self._linger()
 
     def finish(self) -> None:
         """The last answer of this connection is written; perhaps before all of its request is here."""
-        if self.cycle.more_body:
+        if self._incomplete or isinstance(self.parser, _Deaf):
             self._linger()
         else:
             self.transport.close()
@@ -55,7 +152,8 @@ class Connection(WholeAnswers):
 
         A socket that is closed with something unread is reset, and the client's side then throws our answer away.
         """
-        self.parser = cast("Any", _Deaf(self.transport))
+        self.parser = cast("Any", _Deaf(self))
+        self.unframed = 0
         self.transport.write_eof()
         self.flow.resume_reading()
 
@@ -63,15 +161,16 @@ class Connection(WholeAnswers):
 class _Deaf:
     """A parser that hears nothing, for so long."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._left = DRAIN_BYTES
 
     def feed_data(self, data: bytes) -> None:
         """Throw it away."""
+        self._connection.unframed = 0
         self._left -= len(data)
         if self._left < 0:
-            self._transport.abort()
+            self._connection.transport.abort()
 
 
 def _what(error: httptools.HttpParserError) -> str:

@@ -192,3 +192,106 @@ async def test_who_goes_on_sending_after_the_last_answer_is_cut_off(monkeypatch:
         assert (await client.answer()).status == 401
         with pytest.raises(ConnectionError):
             await client.send_for_ever(LARGE)
+
+
+HEAD = b"POST /v1/x HTTP/1.1\r\nHost: x\r\n"
+CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+MUCH = 200_000
+
+
+@pytest.mark.parametrize(
+    ("begun", "repeated", "status"),
+    [
+        (HEAD + b"X: ", b"a", 431),
+        (HEAD, b"a", 431),
+        (HEAD, b"a: b\r\n", 431),
+        (HEAD + b"a: b\r\n", b" folded\r\n", 400),
+        (b"GET /", b"a", 414),
+        (b"GET /?", b"a", 414),
+        (b"", b"\r\n", 431),
+        (CHUNKS + b"5;", b"a", 400),
+        (CHUNKS + b"5\r\nhello\r\n5;", b"a", 400),
+        (CHUNKS + b"0\r\nX: ", b"a", 400),
+        (CHUNKS + b"0\r\n", b"a: b\r\n", 400),
+    ],
+)
+@on_uvloop
+async def test_what_is_not_a_body_has_an_end(begun: bytes, repeated: bytes, status: int) -> None:
+    async with serving() as server, server.client() as client:
+        client.send(begun + repeated * (MUCH // len(repeated)))
+        if begun.count(HEAD) == 2:
+            assert (await client.answer()).status == 200
+        refused = await client.answer()
+        assert refused.status == status
+        assert refused.json["error"]
+        client.send(LARGE)  # and nothing comes of it
+        assert await client.is_closed()
+
+
+@pytest.mark.parametrize("nonsense", [BROKEN, CHUNKS + b"nonsense", HEAD + b"X: " + LARGE])
+@on_uvloop
+async def test_what_came_before_nonsense_is_answered(nonsense: bytes) -> None:
+    whole = HEAD + b"Content-Length: 1\r\n\r\n%d"
+    async with serving() as server, server.client() as client:
+        client.send(whole % 1 + whole % 2 + nonsense)
+        answers = [await client.answer() for _ in range(2)]
+        assert [answer.body for answer in answers] == [b"1", b"2"]
+        assert answers[1].headers["connection"] == "close"
+        assert await client.is_closed()
+
+
+@on_uvloop
+async def test_a_head_may_have_60_kib_whatever_it_comes_in() -> None:
+    head = HEAD + b"Content-Length: 5\r\nX: " + b"a" * 60_000 + b"\r\n\r\n"
+    async with serving() as server, server.client() as client:
+        for piece in (head + b"hel", b"lo" + head[:40_000], head[40_000:] + b"hello"):
+            client.send(piece)
+            await asyncio.sleep(0.02)
+        assert [(await client.answer()).body for _ in range(2)] == [b"hello", b"hello"]
+
+
+@on_uvloop
+async def test_a_body_in_many_small_chunks_is_read() -> None:
+    async with serving() as server:
+        answer = await server.answer(CHUNKS + b"1;a=b\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
+    assert answer.body == b"x" * 50_000
+
+
+@on_uvloop
+async def test_trailers_do_not_become_headers() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+        seen.extend(scope["headers"])
+
+    async with serving(app) as server:
+        await server.answer(CHUNKS + b"0\r\nX: y\r\n\r\n")
+    assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+
+
+@on_uvloop
+async def test_a_body_that_is_refused_in_the_middle_is_not_served() -> None:
+    read: list[Any] = []
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while not read or read[-1] != "http.disconnect":
+            read.append((await receive())["type"])
+
+    async with serving(app) as server:
+        assert (await server.answer(CHUNKS + b"5\r\nhello\r\nnonsense")).status == 400
+        await asyncio.gather(*server.state.tasks)
+    assert read[-1] == "http.disconnect"
+
+
+@on_uvloop
+async def test_a_body_that_was_answered_early_has_an_end_although_the_connection_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vectoll.connection.DRAIN_BYTES", 10_000_000)
+    head = HEAD + b"Content-Length: %d\r\n\r\n"
+    async with serving(refuse_all) as server, server.client() as client:
+        client.send(head % len(LARGE) + LARGE + head % 100_000_000)
+        assert [(await client.answer()).status for _ in range(2)] == [401, 401]
+        with pytest.raises(ConnectionError):
+            await client.send_for_ever(LARGE)
