@@ -17,6 +17,13 @@ MAX_HEAD_BYTES = 64 << 10
 """Of a request's line and headers; and of what else may come between two parts of a body: chunks' sizes and their
 extensions, trailers. At most twice as much where it begins in the middle of what was read."""
 
+HEAD_TIMEOUT_S = 30.0
+"""From a request's first byte, or from a new connection, to the end of a head."""
+BODY_TIMEOUT_S = 60.0
+"""Between two parts of a body; and for how long a client may take nothing of its answer."""
+LINGER_S = 30.0
+"""For what a client goes on sending after its answer."""
+
 DRAIN_BYTES = 64 << 20
 """What is read, and thrown away, of what a client goes on sending after its last answer: a body that is too large to be
 served, say, whose sender does not look for an answer before the end."""
@@ -27,6 +34,11 @@ class Connection(WholeAnswers):
 
     unframed = 0
     """Bytes that were read since the last that belonged to a body, or ended a head."""
+
+    waited_s = 0.0
+    """Since the last progress: a head that began or ended, a part of a body, an answer."""
+    _is_in_head = False
+    _unsent = 0
 
     _answered: RequestResponseCycle | None = None
     """The request that is being answered, or was last."""
@@ -64,16 +76,21 @@ class Connection(WholeAnswers):
         """A client is here."""
         super().connection_made(transport)
         self.on_message_begin()  # what is refused before it has begun is refused as a message that has nothing yet
+        self._is_in_head = False
 
     def on_message_begin(self) -> None:
         """The parser has found the first byte of a request."""
         super().on_message_begin()
         self._to_drain = DRAIN_BYTES
+        self._is_in_head = True
+        self.waited_s = 0.0
 
     def on_headers_complete(self) -> None:
         """The parser has read a head."""
         super().on_headers_complete()
         self.unframed = 0
+        self._is_in_head = False
+        self.waited_s = 0.0
         self.headers = []  # trailers are no headers, and nobody here asks for them
 
     def on_body(self, body: bytes) -> None:
@@ -83,7 +100,55 @@ class Connection(WholeAnswers):
             self._to_drain -= len(body)
             if self._to_drain < 0:
                 self.transport.abort()
+            return
+        self.waited_s = 0.0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The parser has read a request."""
+        super().on_message_complete()
+        self.cycle.more_body = False  # also where it was answered before
+
+    def on_response_complete(self) -> None:
+        """A request was answered. uvicorn would arm a timer for each, which costs more than all that is done here."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.waited_s = 0.0
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def pass_time(self, seconds: float) -> None:
+        """So much more of it has passed. To be called about once a second, for every connection: one timer for all."""
+        self.waited_s += seconds
+        if self.waited_s < LINGER_S:  # the shortest: no need to look closer
+            return
+        patience_s = self._patience_s()
+        if patience_s is None or self.waited_s < patience_s:
+            return
+        if self._is_in_head or (self._incomplete and not self._incomplete.response_started):
+            self._refuse(408, f"Nothing more of this request came within {patience_s:.0f} seconds.")
+        else:
+            self.transport.abort()
+
+    def _patience_s(self) -> float | None:
+        """How long the client may take to go on; None where it is not for the client to go on."""
+        if self.flow.write_paused:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent, self.waited_s = unsent, 0.0
+            return BODY_TIMEOUT_S
+        if isinstance(self.parser, _Deaf):
+            return None if self._unanswered() else LINGER_S
+        if self._incomplete:
+            if self._incomplete.response_complete:
+                return LINGER_S
+            return None if self.flow.read_paused else BODY_TIMEOUT_S
+        if self._unanswered():
+            return None
+        is_new = cast(RequestResponseCycle | None, self.cycle) is None
+        return HEAD_TIMEOUT_S if self._is_in_head or is_new else self.timeout_keep_alive
 
     def _refuse_excess(self) -> None:
         limit = f"{MAX_HEAD_BYTES} bytes"
@@ -118,9 +183,10 @@ class Connection(WholeAnswers):
         return cycle if cycle is not None and cycle.more_body else None
 
     def _unanswered(self) -> list[RequestResponseCycle]:
-        """Oldest first."""
-        first = [] if self._answered is None or self._answered.response_complete else [self._answered]
-        return [*first, *(cycle for cycle, _ in reversed(self.pipeline))]
+        """Requests that wait for an answer, oldest first."""
+        begun = [] if self._answered is None else [self._answered]
+        cycles = [*begun, *(cycle for cycle, _ in reversed(self.pipeline))]
+        return [cycle for cycle in cycles if not (cycle.response_complete or cycle.disconnected)]
 
     def _leave(self, cycle: RequestResponseCycle) -> None:
         """Nothing will come of this request."""
@@ -153,6 +219,8 @@ class Connection(WholeAnswers):
         A socket that is closed with something unread is reset, and the client's side then throws our answer away.
         """
         self.parser = cast("Any", _Deaf(self))
+        self._is_in_head = False
+        self.waited_s = 0.0
         self.unframed = 0
         self.transport.write_eof()
         self.flow.resume_reading()

@@ -129,6 +129,9 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening and close what is left; asked ten times a second."""
+        if counter % 10 == 0:
+            for connection in list(self.server_state.connections):
+                cast(Connection, connection).pass_time(1.0)
         if await super().on_tick(counter):
             return True
         if self._drained_by is None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import pytest
 import uvloop
@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from vectoll.connection import Connection
+from vectoll.connection import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, LINGER_S, Connection
 
 WAIT_S = 10
 P = ParamSpec("P")
@@ -103,10 +103,30 @@ class Serving:
             client.send(data)
             return await client.answer()
 
+    async def until(self, is_so: Callable[[Connection], object]) -> Connection:
+        """The only connection, once this is true of it."""
+        async with asyncio.timeout(WAIT_S):
+            while not (self.state.connections and is_so(self.connection)):  # noqa: ASYNC110 - the other end has no event
+                await asyncio.sleep(0.001)
+        return self.connection
+
+    @property
+    def connection(self) -> Connection:
+        [connection] = self.state.connections
+        return cast(Connection, connection)
+
 
 @asynccontextmanager
 async def serving(app: Any = echo) -> AsyncIterator[Serving]:
-    config = Config(app, http=Connection, ws="none", lifespan="off", log_config=None, proxy_headers=False)
+    config = Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+    )
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: Connection(config, state, {}), "127.0.0.1", 0
@@ -295,3 +315,105 @@ async def test_a_body_that_was_answered_early_has_an_end_although_the_connection
         assert [(await client.answer()).status for _ in range(2)] == [401, 401]
         with pytest.raises(ConnectionError):
             await client.send_for_ever(LARGE)
+
+
+@pytest.mark.parametrize("sent", [b"GET /", HEAD, HEAD + b"X: y\r\n"])
+@on_uvloop
+async def test_a_head_must_come_in_time(sent: bytes) -> None:
+    async with serving() as server, server.client() as client:
+        client.send(sent)
+        connection = await server.until(lambda connection: connection.unframed == len(sent))
+        connection.pass_time(HEAD_TIMEOUT_S - 1)
+        client.send(b"A")
+        await server.until(lambda connection: connection.unframed > len(sent))
+        connection.pass_time(1)
+        refused = await client.answer()
+        assert refused.status == 408
+        assert await client.is_closed()
+
+
+@on_uvloop
+async def test_who_sends_nothing_is_sent_nothing() -> None:
+    async with serving() as server, server.client() as client:
+        (await server.until(bool)).pass_time(HEAD_TIMEOUT_S)
+        assert await client.is_closed()
+
+
+@on_uvloop
+async def test_a_body_must_go_on_in_time() -> None:
+    async with serving() as server, server.client() as client:
+        client.send(HEAD + b"Content-Length: 10\r\n\r\n")
+        connection = await server.until(lambda connection: connection.tasks)
+        for _ in range(5):
+            connection.pass_time(BODY_TIMEOUT_S - 1)
+            client.send(b"x")
+            await server.until(lambda connection: connection.waited_s == 0)
+        connection.pass_time(BODY_TIMEOUT_S)
+        assert (await client.answer()).status == 408
+        await asyncio.gather(*server.state.tasks)  # which have been told
+        assert await client.is_closed()
+
+
+@on_uvloop
+async def test_a_client_that_waits_for_its_answer_has_time() -> None:
+    answered = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answered.wait()
+        await echo(scope, receive, send)
+
+    async with serving(app) as server, server.client() as client:
+        client.send(HEAD + b"\r\n" + HEAD + b"Content-Length: 1\r\n\r\n")
+        connection = await server.until(lambda connection: connection.pipeline)
+        connection.pass_time(3600)
+        answered.set()
+        assert (await client.answer()).status == 200
+        client.send(b"x")
+        assert (await client.answer()).body == b"x"
+        connection.pass_time(connection.timeout_keep_alive - 1)
+        client.send(HEAD + b"\r\n")
+        assert (await client.answer()).status == 200
+        connection.pass_time(connection.timeout_keep_alive)
+        assert await client.is_closed()
+
+
+@on_uvloop
+async def test_what_is_sent_after_an_early_answer_must_end_in_time() -> None:
+    for head in (HEAD, HEAD + b"Connection: close\r\n"):
+        async with serving(refuse_all) as server, server.client() as client:
+            client.send(head + b"Content-Length: 10\r\n\r\n")
+            assert (await client.answer()).status == 401
+            connection = server.connection
+            connection.pass_time(LINGER_S - 1)
+            client.send(b"x")
+            await asyncio.sleep(0.02)
+            connection.pass_time(1)
+            assert await client.is_closed()
+
+
+@on_uvloop
+async def test_a_body_that_ends_after_an_early_answer_leaves_the_connection_as_it_was() -> None:
+    async with serving(refuse_all) as server, server.client() as client:
+        client.send(HEAD + b"Content-Length: 2\r\n\r\n")
+        assert (await client.answer()).status == 401
+        client.send(b"xx")
+        connection = await server.until(lambda connection: not connection.cycle.more_body)
+        connection.pass_time(LINGER_S)
+        client.send(HEAD + b"\r\n")
+        assert (await client.answer()).status == 401
+
+
+@on_uvloop
+async def test_an_answer_must_be_taken_in_time() -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while server.state.connections:
+            await send({"type": "http.response.body", "body": LARGE, "more_body": True})
+
+    async with serving(app) as server, server.client() as client:
+        client.send(HEAD + b"\r\n")
+        connection = await server.until(lambda connection: connection.flow.write_paused)
+        tasks = list(server.state.tasks)
+        connection.pass_time(LINGER_S)
+        connection.pass_time(BODY_TIMEOUT_S)
+        await asyncio.gather(*tasks)
