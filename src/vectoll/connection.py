@@ -65,12 +65,31 @@ class Connection(WholeAnswers):
 
     def _read(self, data: bytes | memoryview) -> None:
         self.unframed += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._unsupported_upgrade_warning()
-        except httptools.HttpParserError as error:
-            self._refuse(400, f"This is no valid HTTP request: {_what(error)}")
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(501, "This server is no proxy.")
+                    return
+                (begun,) = upgrade.args
+                data = self._read_anew() + data[begun:]
+            except httptools.HttpParserError as error:
+                self._refuse(400, f"This is no valid HTTP request: {_what(error)}")
+                return
+            else:
+                return
+
+    def _read_anew(self) -> bytes:
+        """The head of a request to upgrade, without that.
+
+        Who offers another protocol with an ordinary request may be answered in this one (RFC 9110 §7.8), but the
+        parser takes all that follows to be in the other.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = _new_parser(self)
+        return b"".join((b"%b %b HTTP/%b\r\n" % (method, self.url, version), *headers, b"\r\n"))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client is here."""
@@ -87,6 +106,8 @@ class Connection(WholeAnswers):
 
     def on_headers_complete(self) -> None:
         """The parser has read a head."""
+        if self.parser.should_upgrade():
+            return  # it comes again
         super().on_headers_complete()
         self.unframed = 0
         self._is_in_head = False
@@ -106,6 +127,8 @@ class Connection(WholeAnswers):
 
     def on_message_complete(self) -> None:
         """The parser has read a request."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self.cycle.more_body = False  # also where it was answered before
 
@@ -239,6 +262,15 @@ class _Deaf:
         self._left -= len(data)
         if self._left < 0:
             self._connection.transport.abort()
+
+
+def _new_parser(connection: Connection) -> httptools.HttpRequestParser:
+    """As uvicorn makes it."""
+    parser = httptools.HttpRequestParser(connection)
+    parser.set_dangerous_leniencies(
+        lenient_data_after_close=True
+    )  # the last request of a connection is answered
+    return parser
 
 
 def _what(error: httptools.HttpParserError) -> str:

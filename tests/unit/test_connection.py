@@ -417,3 +417,46 @@ async def test_an_answer_must_be_taken_in_time() -> None:
         connection.pass_time(LINGER_S)
         connection.pass_time(BODY_TIMEOUT_S)
         await asyncio.gather(*tasks)
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+WEBSOCKET = b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+SIZED = b"Content-Length: 5\r\n\r\nhello"
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("body", [SIZED, IN_CHUNKS])
+@pytest.mark.parametrize("offer", [H2C, WEBSOCKET])
+@pytest.mark.parametrize("step", [1, 50, 1000])
+@on_uvloop
+async def test_a_request_that_offers_another_protocol_is_an_ordinary_one(
+    offer: bytes, body: bytes, step: int
+) -> None:
+    sent = (HEAD + offer + body) * 2 + HEAD + b"\r\n" + HEAD + body
+    async with serving() as server, server.client() as client:
+        for begin in range(0, len(sent), step):
+            client.send(sent[begin : begin + step])
+            await asyncio.sleep(0)
+        answers = [await client.answer() for _ in range(4)]
+    assert [(answer.status, answer.body) for answer in answers] == [
+        (200, b"hello"),
+        (200, b"hello"),
+        (200, b""),
+        (200, b"hello"),
+    ]
+
+
+@on_uvloop
+async def test_what_is_wrong_with_a_request_that_offers_another_protocol_is_refused() -> None:
+    async with serving() as server:
+        assert (await server.answer(HEAD.replace(b"/v1/x", b"http://[") + H2C + SIZED)).status == 400
+        assert (await server.answer(HEAD + H2C + b"Transfer-Encoding: chunked\r\n\r\nnonsense")).status == 400
+
+
+@on_uvloop
+async def test_connect_is_refused() -> None:
+    async with serving() as server:
+        refused = await server.answer(
+            b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\nhello"
+        )
+    assert refused.status == 501
