@@ -55,6 +55,8 @@ class _Answer:
             self._write(head, message["body"])
             await asyncio.sleep(0)
         else:
+            if self._cycle.transport.is_closing():
+                self._cycle.disconnected = True  # connection_lost is yet to come
             if not self._cycle.response_started:
                 self._cycle.transport = cast("Any", _Closing(self._cycle.transport, self._finish))
                 await self._send_on(start)
@@ -68,6 +70,7 @@ class _Answer:
         cycle = self._cycle
         return (
             not (cycle.response_started or cycle.disconnected or cycle.flow.write_paused)
+            and not cycle.transport.is_closing()
             and cycle.keep_alive
             and cycle.scope["method"] != "HEAD"
             and not message.get("more_body", False)

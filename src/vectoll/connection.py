@@ -1,14 +1,17 @@
 """One client's connection: what may come in on it, and how it ends."""
 
 import asyncio
+import socket
 from collections import deque
 from typing import Any, cast
 
 import httptools
 import structlog
+from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from vectoll.answering import WholeAnswers, head_of
+from vectoll.http.disconnect import WATCH_AFTER_S, client_left
 from vectoll.http.errors import refusal
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
@@ -24,6 +27,9 @@ BODY_TIMEOUT_S = 60.0
 LINGER_S = 30.0
 """For what a client goes on sending after its answer."""
 
+MAX_PIPELINED = 8
+"""Requests that are read while one is being answered."""
+
 DRAIN_BYTES = 64 << 20
 """What is read, and thrown away, of what a client goes on sending after its last answer: a body that is too large to be
 served, say, whose sender does not look for an answer before the end."""
@@ -38,7 +44,10 @@ class Connection(WholeAnswers):
     waited_s = 0.0
     """Since the last progress: a head that began or ended, a part of a body, an answer."""
     _is_in_head = False
+    _is_deaf = False
     _unsent = 0
+    _has_ended = False
+    """The client sends no more."""
 
     _answered: RequestResponseCycle | None = None
     """The request that is being answered, or was last."""
@@ -55,7 +64,7 @@ class Connection(WholeAnswers):
 
     def _read_in_parts(self, data: memoryview) -> None:
         """The parser calls for every header, and adds what it knows of one to what it has: it must not get too much."""
-        while data:
+        while data and not self.transport.is_closing():
             room = MAX_HEAD_BYTES - self.unframed
             if room <= 0:
                 self._refuse_excess()
@@ -97,6 +106,57 @@ class Connection(WholeAnswers):
         self.on_message_begin()  # what is refused before it has begun is refused as a message that has nothing yet
         self._is_in_head = False
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, or we have closed. uvicorn tells only the newest of the requests."""
+        for cycle in self._unanswered():
+            self._leave(cycle)
+        super().connection_lost(exc)
+        self._answered = None
+        self.cycle = cast("Any", None)  # it may refer to us: the collector would have to come
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns nothing: it closes
+        """The client sends no more. It has left, or waits for what it asked for: to the network that looks alike."""
+        incomplete, waiting = self._incomplete, self._unanswered()
+        if incomplete in waiting:
+            waiting.remove(incomplete)
+        if not waiting:
+            return False
+        if incomplete:
+            self._leave(incomplete)
+        waiting[-1].keep_alive = False
+        self._has_ended = True
+        self.loop.call_later(WATCH_AFTER_S, self._ask_whether_it_is_there)
+        return True
+
+    def _ask_whether_it_is_there(self) -> None:
+        """Only one who has left refuses what is sent to them.
+
+        All that can be sent before an answer is 100 Continue, in HTTP/1.1: an older client is taken to have left.
+        """
+        for cycle in self._unanswered()[:1]:
+            if cycle.response_started:
+                continue  # writing it is question enough
+            if cycle.scope["http_version"] == "1.0":
+                self.abort()
+                return
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._look_for_refusal(WATCH_AFTER_S)
+
+    def _look_for_refusal(self, again_after_s: float) -> None:
+        """The loop, which has stopped to read, does not look."""
+        if not self._unanswered():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abort()
+        else:
+            self.loop.call_later(again_after_s, self._look_for_refusal, min(2 * again_after_s, 1.0))
+
+    def abort(self) -> None:
+        """Close at once, whatever waits."""
+        for cycle in self._unanswered():
+            self._leave(cycle)
+        self.transport.abort()
+
     def on_message_begin(self) -> None:
         """The parser has found the first byte of a request."""
         super().on_message_begin()
@@ -112,6 +172,8 @@ class Connection(WholeAnswers):
         self.unframed = 0
         self._is_in_head = False
         self.waited_s = 0.0
+        if self.flow.read_paused:
+            self._read_ahead()
         self.headers = []  # trailers are no headers, and nobody here asks for them
 
     def on_body(self, body: bytes) -> None:
@@ -120,7 +182,7 @@ class Connection(WholeAnswers):
         if self.cycle.response_complete:
             self._to_drain -= len(body)
             if self._to_drain < 0:
-                self.transport.abort()
+                self.abort()
             return
         self.waited_s = 0.0
         super().on_body(body)
@@ -131,6 +193,13 @@ class Connection(WholeAnswers):
             return
         super().on_message_complete()
         self.cycle.more_body = False  # also where it was answered before
+        if self.flow.read_paused:
+            self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Where nothing is read, nobody hears of a client that leaves. uvicorn stops at the second request at once."""
+        if len(self.pipeline) < MAX_PIPELINED:
+            self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
         """A request was answered. uvicorn would arm a timer for each, which costs more than all that is done here."""
@@ -150,10 +219,16 @@ class Connection(WholeAnswers):
         patience_s = self._patience_s()
         if patience_s is None or self.waited_s < patience_s:
             return
-        if self._is_in_head or (self._incomplete and not self._incomplete.response_started):
-            self._refuse(408, f"Nothing more of this request came within {patience_s:.0f} seconds.")
+        cycle = self._incomplete
+        if (
+            self._is_deaf
+            or self.flow.write_paused
+            or not (self._is_in_head or cycle)
+            or (cycle and cycle.response_started)
+        ):
+            self.abort()
         else:
-            self.transport.abort()
+            self._refuse(408, f"Nothing more of this request came within {patience_s:.0f} seconds.")
 
     def _patience_s(self) -> float | None:
         """How long the client may take to go on; None where it is not for the client to go on."""
@@ -162,7 +237,7 @@ class Connection(WholeAnswers):
             if unsent != self._unsent:
                 self._unsent, self.waited_s = unsent, 0.0
             return BODY_TIMEOUT_S
-        if isinstance(self.parser, _Deaf):
+        if self._is_deaf:
             return None if self._unanswered() else LINGER_S
         if self._incomplete:
             if self._incomplete.response_complete:
@@ -188,11 +263,11 @@ class Connection(WholeAnswers):
         at_fault = self._incomplete
         if at_fault:
             if at_fault.response_started:
-                self.finish() if at_fault.response_complete else self.transport.abort()
+                self.finish() if at_fault.response_complete else self.abort()
                 return
             waiting.remove(at_fault)
             self._leave(at_fault)
-        self.parser = cast("Any", _Deaf(self))
+        self._read_nothing()
         if waiting:
             waiting[-1].keep_alive = False
         else:
@@ -215,6 +290,7 @@ class Connection(WholeAnswers):
         """Nothing will come of this request."""
         cycle.disconnected = True
         cycle.message_event.set()
+        client_left(cast(Receive, cycle.receive))
         self.pipeline = deque(each for each in self.pipeline if each[0] is not cycle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -231,7 +307,7 @@ class Connection(WholeAnswers):
 
     def finish(self) -> None:
         """The last answer of this connection is written; perhaps before all of its request is here."""
-        if self._incomplete or isinstance(self.parser, _Deaf):
+        if self._incomplete or self._is_deaf:
             self._linger()
         else:
             self.transport.close()
@@ -241,12 +317,21 @@ class Connection(WholeAnswers):
 
         A socket that is closed with something unread is reset, and the client's side then throws our answer away.
         """
-        self.parser = cast("Any", _Deaf(self))
+        if self._has_ended:
+            self.transport.close()
+            return
+        self._read_nothing()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _read_nothing(self) -> None:
+        """Throw away what comes, for a while."""
+        if not self._is_deaf:
+            self.parser = cast("Any", _Deaf(self))
+            self._is_deaf = True
         self._is_in_head = False
         self.waited_s = 0.0
         self.unframed = 0
-        self.transport.write_eof()
-        self.flow.resume_reading()
 
 
 class _Deaf:
@@ -261,15 +346,13 @@ class _Deaf:
         self._connection.unframed = 0
         self._left -= len(data)
         if self._left < 0:
-            self._connection.transport.abort()
+            self._connection.abort()
 
 
 def _new_parser(connection: Connection) -> httptools.HttpRequestParser:
     """As uvicorn makes it."""
     parser = httptools.HttpRequestParser(connection)
-    parser.set_dangerous_leniencies(
-        lenient_data_after_close=True
-    )  # the last request of a connection is answered
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ import pytest
 import uvloop
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from tests.fakes import FakeServer
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from vectoll.connection import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, LINGER_S, Connection
+from vectoll.domain.ids import AccountId
+from vectoll.domain.money import usd
+from vectoll.http.disconnect import WATCH_AFTER_S
 
 WAIT_S = 10
 P = ParamSpec("P")
@@ -70,6 +75,12 @@ class Client:
             self.send(data)
             await self.writer.drain()
 
+    def reset(self) -> None:
+        """Leave in a way that shows at once."""
+        connection = self.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
     async def answer(self) -> Answer:
         """The next one, which has a content-length."""
         async with asyncio.timeout(WAIT_S):
@@ -109,6 +120,12 @@ class Serving:
             while not (self.state.connections and is_so(self.connection)):  # noqa: ASYNC110 - the other end has no event
                 await asyncio.sleep(0.001)
         return self.connection
+
+    async def until_gone(self) -> None:
+        """No connection, and nobody who works for one."""
+        async with asyncio.timeout(WAIT_S):
+            while self.state.connections or self.state.tasks:  # noqa: ASYNC110 - the other end has no event
+                await asyncio.sleep(0.001)
 
     @property
     def connection(self) -> Connection:
@@ -352,6 +369,9 @@ async def test_a_body_must_go_on_in_time() -> None:
         assert (await client.answer()).status == 408
         await asyncio.gather(*server.state.tasks)  # which have been told
         assert await client.is_closed()
+        client.send(b"x" * 10)
+        connection.pass_time(LINGER_S)
+        await server.until_gone()
 
 
 @on_uvloop
@@ -363,13 +383,11 @@ async def test_a_client_that_waits_for_its_answer_has_time() -> None:
         await echo(scope, receive, send)
 
     async with serving(app) as server, server.client() as client:
-        client.send(HEAD + b"\r\n" + HEAD + b"Content-Length: 1\r\n\r\n")
+        client.send(HEAD + b"\r\n" + HEAD + b"Content-Length: 1\r\n\r\nx")
         connection = await server.until(lambda connection: connection.pipeline)
         connection.pass_time(3600)
         answered.set()
-        assert (await client.answer()).status == 200
-        client.send(b"x")
-        assert (await client.answer()).body == b"x"
+        assert [(await client.answer()).body for _ in range(2)] == [b"", b"x"]
         connection.pass_time(connection.timeout_keep_alive - 1)
         client.send(HEAD + b"\r\n")
         assert (await client.answer()).status == 200
@@ -460,3 +478,143 @@ async def test_connect_is_refused() -> None:
             b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\nhello"
         )
     assert refused.status == 501
+
+
+PRICE = 3 * 12_500
+"""Of ``embedding``."""
+
+
+def embedding(key: str, version: bytes = b"1.1") -> bytes:
+    body = b'{"model":"fake-model","input":"hello"}'
+    head = b"POST /v1/embeddings HTTP/%b\r\nHost: x\r\nAuthorization: Bearer %b\r\n" % (version, key.encode())
+    return head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def spent(fake: FakeServer) -> int:
+    """Since the account was opened, and nothing is held."""
+    balance = await fake.store.ledger.balance(AccountId("acct_1"))
+    assert balance.held == 0
+    return usd("5") - balance.balance
+
+
+@asynccontextmanager
+async def working() -> AsyncIterator[tuple[FakeServer, bytes, Serving, Client]]:
+    """A client whose request the model works on, until the gate opens, and how to ask for another."""
+    fake = FakeServer()
+    fake.model.gate = asyncio.Event()
+    async with serving(fake.app) as server, server.client() as client:
+        yield fake, embedding(await fake.open()), server, client
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3])
+@on_uvloop
+async def test_who_half_closes_gets_all_answers(requests: int) -> None:
+    async with working() as (fake, request, _, client):
+        client.send(request * requests)
+        client.writer.write_eof()
+        await fake.model.started.wait()
+        assert fake.model.gate is not None
+        fake.model.gate.set()
+        answers = [await client.answer() for _ in range(requests)]
+        assert [answer.status for answer in answers] == [200] * requests
+        assert answers[-1].headers["connection"] == "close"
+        assert await client.is_closed()
+        assert await spent(fake) == requests * PRICE
+
+
+@on_uvloop
+async def test_who_half_closes_is_asked_whether_they_are_there_before_a_late_answer() -> None:
+    async with working() as (fake, request, server, client):
+        client.send(request)
+        client.writer.write_eof()
+        assert (await client.answer()).status == 100
+        await asyncio.sleep(2 * WATCH_AFTER_S)
+        assert fake.model.gate is not None
+        fake.model.gate.set()
+        assert (await client.answer()).status == 200
+        assert await client.is_closed()
+    assert not server.state.connections
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3])
+@pytest.mark.parametrize("reset", [True, False])
+@on_uvloop
+async def test_who_leaves_is_not_charged(
+    reset: bool, requests: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with working() as (fake, request, server, client):
+        client.send(request * requests)
+        await fake.model.started.wait()
+        if reset:
+            client.reset()
+        else:
+            client.writer.close()
+        async with asyncio.timeout(WATCH_AFTER_S / 2 if reset else WAIT_S):
+            await asyncio.gather(*server.state.tasks)
+        assert (fake.model.cancelled, fake.model.embedded) == (1, 0)
+        assert await spent(fake) == 0
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@on_uvloop
+async def test_who_leaves_between_two_answers_pays_for_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    async with working() as (fake, request, server, client):
+        gate = fake.model.gate
+        assert gate is not None
+        client.send(request * 3)
+        await fake.model.started.wait()
+        gate.set()
+        await client.answer()
+        gate.clear()
+        client.reset()
+        await server.until_gone()
+        assert await spent(fake) <= 2 * PRICE
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@on_uvloop
+async def test_a_client_of_http_1_0_that_half_closes_is_served_while_that_is_quick() -> None:
+    async with working() as (fake, _, server, client):
+        request = embedding(await fake.key(), b"1.0")
+        gate = fake.model.gate
+        assert gate is not None
+        gate.set()
+        client.send(request)
+        client.writer.write_eof()
+        assert (await client.answer()).status == 200
+        gate.clear()
+        async with server.client() as other:
+            other.send(request)
+            other.writer.write_eof()
+            assert await other.is_closed()
+        assert await spent(fake) == PRICE
+
+
+@on_uvloop
+async def test_who_half_closes_in_the_middle_of_a_request_has_what_came_before_it_answered() -> None:
+    async with working() as (fake, request, server, client):
+        assert fake.model.gate is not None
+        fake.model.gate.set()
+        client.send(request + request[:-1])
+        client.writer.write_eof()
+        assert (await client.answer()).status == 200
+        assert await client.is_closed()
+        async with server.client() as other:
+            other.send(request[:-1])
+            other.writer.write_eof()
+            assert await other.is_closed()
+        assert await spent(fake) == PRICE
+
+
+@on_uvloop
+async def test_nonsense_behind_a_request_that_takes_its_time_has_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vectoll.connection.DRAIN_BYTES", 1_000_000)
+    async with working() as (fake, request, server, client):
+        client.send(request + b"nonsense")
+        await fake.model.started.wait()
+        with pytest.raises(ConnectionError):
+            await client.send_for_ever(LARGE)
+        await server.until_gone()
+        assert await spent(fake) == 0
