@@ -24,6 +24,7 @@ from vectoll.domain.money import usd
 from vectoll.http.disconnect import WATCH_AFTER_S
 
 WAIT_S = 10
+DRAIN = "vectoll.reading.DRAIN_BYTES"
 P = ParamSpec("P")
 
 
@@ -223,7 +224,7 @@ def send_all_then_read(port: int, sent: bytes) -> bytes:
 
 @on_uvloop
 async def test_who_goes_on_sending_after_the_last_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vectoll.connection.DRAIN_BYTES", 1_000_000)
+    monkeypatch.setattr(DRAIN, 1_000_000)
     async with serving(refuse_all) as server, server.client() as client:
         client.send(CLOSING)
         assert (await client.answer()).status == 401
@@ -325,7 +326,7 @@ async def test_a_body_that_is_refused_in_the_middle_is_not_served() -> None:
 async def test_a_body_that_was_answered_early_has_an_end_although_the_connection_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vectoll.connection.DRAIN_BYTES", 10_000_000)
+    monkeypatch.setattr(DRAIN, 10_000_000)
     head = HEAD + b"Content-Length: %d\r\n\r\n"
     async with serving(refuse_all) as server, server.client() as client:
         client.send(head % len(LARGE) + LARGE + head % 100_000_000)
@@ -610,7 +611,7 @@ async def test_who_half_closes_in_the_middle_of_a_request_has_what_came_before_i
 async def test_nonsense_behind_a_request_that_takes_its_time_has_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vectoll.connection.DRAIN_BYTES", 1_000_000)
+    monkeypatch.setattr(DRAIN, 1_000_000)
     async with working() as (fake, request, server, client):
         client.send(request + b"nonsense")
         await fake.model.started.wait()
@@ -618,3 +619,43 @@ async def test_nonsense_behind_a_request_that_takes_its_time_has_an_end(
             await client.send_for_ever(LARGE)
         await server.until_gone()
         assert await spent(fake) == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", 200),
+        (b"GET / HTTP/1.0\r\n\r\n", 200),
+        (b"GET /\r\n\r\n", 505),
+        (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GETS / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+        (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (HEAD + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (HEAD + b"Transfer-Encoding: Chunked\r\n\r\n0\r\n\r\n", 200),
+        (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
+    ],
+)
+@on_uvloop
+async def test_requests_are_what_rfc_9112_says(sent: bytes, status: int) -> None:
+    async with serving() as server:
+        assert (await server.answer(sent)).status == status
+
+
+@on_uvloop
+async def test_100_continue_is_for_who_knows_it() -> None:
+    expecting = HEAD + b"Expect: 100-Continue\r\nContent-Length: 5\r\n\r\n"
+    async with serving() as server, server.client() as client, server.client() as old:
+        client.send(expecting)
+        old.send(expecting.replace(b"1.1", b"1.0"))
+        assert (await client.answer()).status == 100
+        await asyncio.sleep(0.02)
+        for each in (client, old):
+            each.send(b"hello")
+            assert (await each.answer()).status == 200
