@@ -23,6 +23,7 @@ from vectoll.connection import Connection
 from vectoll.descriptors import allow_open_files
 from vectoll.domain.errors import ConfigurationError
 from vectoll.http.app import Application
+from vectoll.http.cors import allow_origins
 from vectoll.http.services import Phase, Readiness, Services
 from vectoll.http.tracing import TracingMiddleware
 from vectoll.ports.clock import SystemClock
@@ -176,12 +177,16 @@ def _spare_the_collector() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
+def _application(settings: Settings, services: Services) -> ASGIApp:
     app: ASGIApp = Application(services)
     if services.tracer:
         app = TracingMiddleware(app, services.tracer)
+    return allow_origins(app, settings.http.cors_origins) if settings.http.cors_origins else app
+
+
+def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
     return uvicorn.Config(
-        cast("Any", _BehindProxy(app, settings.forwarded_allow_ips)),
+        cast("Any", _BehindProxy(_application(settings, services), settings.forwarded_allow_ips)),
         interface="asgi3",
         http=Connection,
         ws="none",
