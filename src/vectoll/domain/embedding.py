@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vectoll.domain.errors import TooManyCharacters
 from vectoll.domain.ids import ModelId
 
 MAX_INPUTS = 2048
@@ -24,6 +25,14 @@ Vector = memoryview
 def max_characters(tokens: int) -> int:
     """How much text so many tokens may be."""
     return FREE_CHARACTERS + CHARACTERS_PER_TOKEN * tokens
+
+
+def check_characters(texts: Sequence[str], max_tokens: int) -> None:
+    """Raises TooManyCharacters for a text that is not even worth counting where ``max_tokens`` are the most."""
+    most = max_characters(max_tokens)
+    for index, text in enumerate(texts):
+        if len(text) > most:
+            raise TooManyCharacters(index, len(text), most)
 
 
 class EncodingFormat(StrEnum):

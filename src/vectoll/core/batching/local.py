@@ -7,8 +7,8 @@ from typing import cast
 
 from vectoll.core.batching.vectors import shorten
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
-from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, max_characters
-from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused, TooManyCharacters
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
+from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
 from vectoll.ports.engine import Backend
 from vectoll.ports.model import ForeignTokens, Tokenizer
 
@@ -91,10 +91,7 @@ class LocalModel:
             texts = [self._spec.prompt + text for text in texts]
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             return await self._short.encode(texts)
-        most = max_characters(self._spec.max_tokens)
-        for index, text in enumerate(texts):
-            if len(text) > most:
-                raise TooManyCharacters(index, len(text), most)
+        check_characters(texts, self._spec.max_tokens)
         limit = None if self._spec.truncate else self._spec.max_tokens
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
