@@ -18,11 +18,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from vectoll.accepting import Acceptor
-from vectoll.answering import WholeAnswers
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
+from vectoll.connection import Connection
 from vectoll.descriptors import allow_open_files
 from vectoll.domain.errors import ConfigurationError
 from vectoll.http.app import Application
+from vectoll.http.cors import allow_origins
 from vectoll.http.services import Phase, Readiness, Services
 from vectoll.http.tracing import TracingMiddleware
 from vectoll.ports.clock import SystemClock
@@ -129,6 +130,9 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening and close what is left; asked ten times a second."""
+        if counter % 10 == 0:
+            for connection in list(self.server_state.connections):
+                cast(Connection, connection).pass_time(1.0)
         if await super().on_tick(counter):
             return True
         if self._drained_by is None:
@@ -173,14 +177,18 @@ def _spare_the_collector() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
+def _application(settings: Settings, services: Services) -> ASGIApp:
     app: ASGIApp = Application(services)
     if services.tracer:
         app = TracingMiddleware(app, services.tracer)
+    return allow_origins(app, settings.http.cors_origins) if settings.http.cors_origins else app
+
+
+def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
     return uvicorn.Config(
-        cast("Any", _BehindProxy(app, settings.forwarded_allow_ips)),
+        cast("Any", _BehindProxy(_application(settings, services), settings.forwarded_allow_ips)),
         interface="asgi3",
-        http=WholeAnswers,
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -24,6 +24,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
+Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
 Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -39,6 +40,14 @@ class LimitsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     block_s: Positive = 30  # How long a blocked caller stays blocked, in seconds.
     requests_in_flight: Positive = 256  # Requests that one caller may have in flight.
     max_body_bytes: Positive = 33_554_432  # Largest request body, after which the answer is 413.
+
+
+class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[http]``: what browsers may do."""
+
+    cors_origins: tuple[
+        Origin, ...
+    ] = ()  # Origins whose pages may call the API, e.g. https://a.example; * is any.
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -280,6 +289,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     compression_min_bytes: Natural = 1024  # Answers smaller than this are never compressed.
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)

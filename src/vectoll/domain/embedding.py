@@ -4,16 +4,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vectoll.domain.errors import TooManyCharacters
 from vectoll.domain.ids import ModelId
 
 MAX_INPUTS = 2048
 """Inputs per request, and token ids per flat array (the spec's ``maxItems``)."""
+
+FREE_CHARACTERS = 1 << 20
+CHARACTERS_PER_TOKEN = 256
+"""Text is paid for by the token, but has to be read by the character: a word of 30 MB may be one token, and takes ten
+seconds. English has four or five characters a token."""
 
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 """One or more inputs, all text or all token ids."""
 
 Vector = memoryview
 """One embedding: a C-contiguous, read-only view of ``dims`` little-endian float32 (format ``"f"``)."""
+
+
+def max_characters(tokens: int) -> int:
+    """How much text so many tokens may be."""
+    return FREE_CHARACTERS + CHARACTERS_PER_TOKEN * tokens
+
+
+def check_characters(texts: Sequence[str], max_tokens: int) -> None:
+    """Raises TooManyCharacters for a text that is not even worth counting where ``max_tokens`` are the most."""
+    most = max_characters(max_tokens)
+    for index, text in enumerate(texts):
+        if len(text) > most:
+            raise TooManyCharacters(index, len(text), most)
 
 
 class EncodingFormat(StrEnum):

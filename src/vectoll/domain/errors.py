@@ -6,6 +6,8 @@
     ├── InvalidRequest            the request breaks the contract; names each offending field
     │   ├── UnknownModel          no such model id here
     │   ├── InputTooLong          an input exceeds the model's context; nothing is truncated
+    │   ├── TooManyCharacters     an input is so large that its tokens were not counted
+    │   ├── TooFewTokens          more text than its tokens pay for
     │   └── TokenIdsRefused       token ids for a model that is set to take none
     ├── Unauthenticated           no credential, or one that does not hold
     │   ├── NoCredentials         nothing was sent that says who is calling
@@ -106,6 +108,30 @@ class InputTooLong(InvalidRequest):
             f"but input {index} has {tokens} tokens. Shorten or split it; {NOTHING_CHARGED}."
         )
         super().__init__(message, [FieldIssue(("input", index), message)])
+
+
+class TooManyCharacters(InvalidRequest):
+    """An input is far larger than any text that fits the model's context, so its tokens were not counted."""
+
+    code = "CONTEXT_LENGTH_EXCEEDED"
+
+    def __init__(self, index: int, characters: int, limit: int) -> None:
+        message = (
+            f"This model reads at most {limit} characters, but input {index} has {characters} characters. "
+            "Shorten or split it; nothing was embedded or charged."
+        )
+        super().__init__(message, [FieldIssue(("input", index), message)])
+
+
+class TooFewTokens(InvalidRequest):
+    """So much text for so few tokens is not prose, and costs more to read than it pays."""
+
+    def __init__(self, characters: int, tokens: int, limit: int) -> None:
+        message = (
+            f"input: {characters} characters are only {tokens} tokens, which may be at most {limit} characters. "
+            "Leave out what the model does not read: runs of spaces, or of letters without a space."
+        )
+        super().__init__(message, [FieldIssue(("input",), message)])
 
 
 class TokenIdsRefused(InvalidRequest):

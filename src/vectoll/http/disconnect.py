@@ -18,7 +18,8 @@ CLOCK_STEP_S = 0.001
 class CancelledOnDisconnect:
     """``async with``: cancels its body when the client leaves, and raises ClientDisconnect in its place.
 
-    Looks from ``WATCH_AFTER_S`` on. A client that left before, and whose work was done by then, counts as served.
+    It hears of it at once from a server that calls ``client_left``. Any other is asked from ``WATCH_AFTER_S`` on: a
+    client that left before, and whose work was done by then, counts as served.
 
     Enter it only after the whole request body was received: from then on the server has nothing else to say.
     Built like ``asyncio.timeout``: a cancellation from elsewhere passes through untouched.
@@ -36,12 +37,14 @@ class CancelledOnDisconnect:
         self._watcher: asyncio.Task[None] | None = None
         self._unwatched = _unwatched()
         self._unwatched.add(self)
+        _entered[self._receive] = self
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._unwatched.discard(self)
+        _entered.pop(self._receive, None)
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None  # it refers to us: a cycle would wait for the collector
@@ -58,8 +61,23 @@ class CancelledOnDisconnect:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._has_left = True
-        self._task.cancel()
+        self.cancel()
+
+    def cancel(self) -> None:
+        """The client has left."""
+        if not self._has_left:
+            self._has_left = True
+            self._task.cancel()
+
+
+_entered: dict[Receive, CancelledOnDisconnect] = {}
+
+
+def client_left(receive: Receive) -> None:
+    """A server's word that the client of the request with this ``receive`` has left."""
+    body = _entered.get(receive)
+    if body is not None:
+        body.cancel()
 
 
 class _Unwatched:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -35,7 +36,8 @@ from vectoll.domain.payments import (
 )
 from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
 from vectoll.http.body import as_error
-from vectoll.http.record import OPENAI_BASE, is_under, record_of, route_template
+from vectoll.http.headers import add_security_headers
+from vectoll.http.record import OPENAI_BASE, begin_record, is_under, record_of, route_template
 from vectoll.http.responses import JsonResponse, json_bytes
 from vectoll.http.routing import RouteError
 
@@ -102,6 +104,25 @@ def error_response(scope: Scope, error: VectollError, status: int | None = None)
     body = _openai_body(error, status) if is_openai else asked.body if asked else _spec_body(scope, error)
     headers = _headers(error, status) | (asked.headers if asked else {})
     return JsonResponse(json_bytes(body), status, headers)
+
+
+def refusal(scope: Scope, status: int, message: str) -> Response:
+    """The whole answer to what reaches no application. ``scope`` has a path and headers, as far as they were read."""
+    record = begin_record(scope)
+    error = InvalidRequest.at((), message) if status == 400 else _Refused(status, message)
+    body = _openai_body(error, status) if is_under(OPENAI_BASE, scope) else _spec_body(scope, error)
+    headers = {"connection": "close", "x-request-id": record.request_id}
+    response = JsonResponse(json_bytes(body), status, headers)
+    add_security_headers(scope, response)
+    return response
+
+
+class _Refused(VectollError):
+    """What the server does not take to be a request."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.code = HTTPStatus(status).name
+        super().__init__(message)
 
 
 def answer_error(request: Request, error: Exception) -> Response:

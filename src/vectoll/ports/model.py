@@ -58,11 +58,14 @@ class Tokenizer(Protocol):
         """Token ids are in ``range(vocab_size)``."""
         ...
 
-    def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+    def encode(
+        self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
+    ) -> Sequence[Encoding]:
         """One Encoding per text with the special tokens in place; never pads.
 
         Cuts only where ``max_tokens`` says so, keeping the special tokens. Raises InvalidRequest for text that
-        cannot be read (a lone surrogate), naming its index.
+        cannot be read (a lone surrogate), naming its index. May raise InputTooLong for a text of more than ``limit``
+        tokens, without having read those behind it; and TooFewTokens, see ``max_characters``.
         """
         ...
 

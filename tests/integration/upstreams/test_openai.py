@@ -149,6 +149,20 @@ async def test_a_tokenizer_makes_the_quote_exact_and_refuses_what_is_too_long_he
     assert not provider.seen
 
 
+@pytest.mark.parametrize("tokenizer", ["cl100k_base", None])
+async def test_a_text_that_is_far_too_large_is_neither_counted_nor_sent(tokenizer: str | None) -> None:
+    most = 1024 * 1024 + 256 * 4
+    async with (
+        provider_server() as provider,
+        upstream_model(provider.url, max_tokens=4, tokenizer=tokenizer) as model,
+    ):
+        with pytest.raises(
+            InvalidRequest, match=f"at most {most} characters, but input 1 has {most + 1} char"
+        ):
+            await model.tokenize(["fine", "x" * (most + 1)])
+    assert not provider.seen
+
+
 async def test_without_a_tokenizer_the_quote_is_a_bound_that_never_exceeds_the_context() -> None:
     async with provider_server() as provider, upstream_model(provider.url, max_tokens=40) as model:
         assert [e.token_count for e in await model.tokenize(["hello", "x" * 1000])] == [21, 40]

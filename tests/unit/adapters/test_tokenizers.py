@@ -16,7 +16,7 @@ from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
 from vectoll.adapters.tokenizers import checkpoint as tokenizers
 from vectoll.domain.catalog import Pooling
-from vectoll.domain.errors import ConfigurationError, InvalidRequest
+from vectoll.domain.errors import ConfigurationError, InputTooLong, InvalidRequest
 
 CLS, SEP = 101, 102
 START, END, PAD, UNKNOWN, A, B, EXTRA = range(7)
@@ -145,6 +145,31 @@ def test_bad_texts_in_later_slices_are_named(bert: CheckpointTokenizer) -> None:
         bert.encode(["x"] * 700 + ["\ud800"])
     with pytest.raises(InvalidRequest, match=r"input\[700\]: .*no tokens"):
         CheckpointTokenizer(tiny("$A"), 6).encode(["a"] * 700 + [" "])
+
+
+@pytest.mark.parametrize("count", [1, 5, 500])
+def test_texts_behind_one_that_is_too_long_are_not_read(count: int) -> None:
+    read: list[str] = []
+
+    class Watched(CheckpointTokenizer):
+        def _encode(self, texts: Sequence[str]) -> Sequence[Any]:
+            read.extend(texts)
+            return super()._encode(texts)
+
+    tokenizer = Watched(tiny("<s> $A"), 6, end_id=END)
+    texts = ["a b"] * count + ["a b a"] + ["a " * 600_000] * 10
+    with pytest.raises(InputTooLong, match=f"length is 4 tokens, but input {count} has 5 tokens"):
+        tokenizer.encode(texts, limit=4)
+    assert len(read) < len(texts)
+
+
+def test_many_characters_need_some_tokens(bert: CheckpointTokenizer) -> None:
+    assert bert.encode(["x" * 1_000_000])[0].token_count == 3
+    read = bert.encode(["x" * 1_000_000] * 2 + ["word " * 4000])
+    assert [each.token_count for each in read] == [3, 3, 4002]
+    with pytest.raises(InvalidRequest, match="2000000 characters are only 6 tokens") as caught:
+        bert.encode(["x" * 1_000_000] * 30)
+    assert caught.value.issues[0].path == ("input",)
 
 
 def test_threads_share_one_tokenizer(bert: CheckpointTokenizer) -> None:

@@ -29,7 +29,9 @@ class WordTokenizer:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+    def encode(
+        self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
+    ) -> Sequence[Encoding]:
         self.seen.extend(texts)
         inner = None if max_tokens is None else max_tokens - 2
         return [Encoding([1, *[len(word) for word in text.split()][:inner], 2]) for text in texts]
@@ -128,6 +130,21 @@ async def test_prompt_goes_before_text_only(model: LocalModel, tokenizer: WordTo
 async def test_over_length_names_index_count_and_limit(model: LocalModel) -> None:
     with pytest.raises(InputTooLong, match="maximum context length is 8 tokens, but input 1 has 11 tokens"):
         await model.tokenize(["fine", "a b c d e f g h i"])
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+async def test_a_text_that_is_far_too_large_is_not_tokenised(
+    model: LocalModel, tokenizer: WordTokenizer, truncate: bool
+) -> None:
+    most = 1024 * 1024 + 256 * SPEC.max_tokens
+    model = with_spec(model, truncate=truncate)
+    with pytest.raises(
+        InvalidRequest, match=f"at most {most} characters, but input 1 has {most + 1} char"
+    ) as caught:
+        await model.tokenize(["fine", "x" * (most + 1)])
+    assert caught.value.code == "CONTEXT_LENGTH_EXCEEDED"
+    assert tokenizer.seen == []
+    assert [e.token_count for e in await model.tokenize(["x" * most])] == [3]
 
 
 async def test_over_length_token_ids_are_refused_even_where_text_is_truncated(model: LocalModel) -> None:

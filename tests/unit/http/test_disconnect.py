@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from vectoll.http.disconnect import WATCH_AFTER_S, CancelledOnDisconnect
+from vectoll.http.disconnect import WATCH_AFTER_S, CancelledOnDisconnect, client_left
 
 
 async def test_disconnect_cancels_the_body_and_says_so() -> None:
@@ -19,6 +19,24 @@ async def test_disconnect_cancels_the_body_and_says_so() -> None:
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+async def test_a_server_that_knows_at_once_is_heard_at_once() -> None:
+    class Cycle:
+        async def receive(self) -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    cycle, other = Cycle(), Cycle()
+    asyncio.get_running_loop().call_soon(client_left, other.receive)
+    asyncio.get_running_loop().call_soon(client_left, cycle.receive)
+    asyncio.get_running_loop().call_soon(client_left, cycle.receive)
+    async with asyncio.timeout(WATCH_AFTER_S / 2):
+        with pytest.raises(ClientDisconnect):
+            async with CancelledOnDisconnect(cycle.receive):
+                await asyncio.Event().wait()
+    client_left(cycle.receive)  # nobody is there any more
+    await asyncio.sleep(0)
 
 
 async def test_body_that_ends_first_is_left_alone() -> None:

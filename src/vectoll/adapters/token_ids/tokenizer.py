@@ -23,7 +23,13 @@ class BytePairTokenizer:
         """Token ids are in ``range(vocab_size)``."""
         return self._vocab_size
 
-    def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: int | None = None,
+        limit: int | None = None,  # noqa: ARG002 - all are read
+    ) -> Sequence[Encoding]:
         """See ``Tokenizer.encode``."""
         _check_readable(texts)
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers.words import MAX_CHARACTERS, words_of
 from vectoll.domain.catalog import Pooling
-from vectoll.domain.embedding import Encoding
-from vectoll.domain.errors import ConfigurationError, InvalidRequest
+from vectoll.domain.embedding import Encoding, max_characters
+from vectoll.domain.errors import ConfigurationError, InputTooLong, InvalidRequest, TooFewTokens
 
 FEW_TEXTS = 4
 """Fewer are read one by one, which costs less than the library's thread pool. Its call for a batch, and for one text,
@@ -56,25 +56,40 @@ class CheckpointTokenizer:
         """``</s> (2)``, for people; empty for no token."""
         return "" if token_id is None else f"{self._tokenizer.id_to_token(token_id)} ({token_id})"
 
-    def encode(self, texts: Sequence[str], *, max_tokens: int | None = None) -> Sequence[Encoding]:
+    def encode(
+        self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
+    ) -> Sequence[Encoding]:
         """One Encoding per text; the port says the rest."""
         try:
-            read = self._read(texts)
+            read = self._read(texts, limit)
         except TypeError:  # a str that has no UTF-8 form
             raise _not_unicode(texts) from None
         return [Encoding(self._finish(index, ids, max_tokens)) for index, ids in enumerate(read)]
 
-    def _read(self, texts: Sequence[str]) -> list[list[int]]:
+    def _read(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
         if self._words is None or sum(map(len, texts)) > MAX_CHARACTERS:
-            return self._ask(texts)
+            return self._ask(texts, limit)
         read = [self._words.encode(text) for text in texts]
         if None not in read:
             return cast("list[list[int]]", read)
         others = iter(self._ask([text for text, ids in zip(texts, read, strict=True) if ids is None]))
         return [next(others) if ids is None else ids for ids in read]
 
-    def _ask(self, texts: Sequence[str]) -> list[list[int]]:
-        return [one.ids for few in _slices(texts) for one in self._encode(few)]
+    def _ask(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """What the library makes of the texts. Stops where one has more tokens than ``limit``, or all have too few."""
+        read: list[list[int]] = []
+        characters = tokens = 0
+        for few in _slices(texts):
+            for text, one in zip(few, self._encode(few), strict=True):
+                ids = one.ids
+                if limit is not None and len(ids) + len(self._end) > limit:
+                    raise InputTooLong(len(read), len(ids) + len(self._end), limit)
+                read.append(ids)
+                characters += len(text)
+                tokens += len(ids)
+            if characters > max_characters(tokens):
+                raise TooFewTokens(characters, tokens, max_characters(tokens))
+        return read
 
     def _encode(self, texts: Sequence[str]) -> Sequence[Any]:
         tokenizer = self._tokenizer

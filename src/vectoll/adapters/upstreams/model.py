@@ -21,7 +21,7 @@ from vectoll.adapters.upstreams.purchase import Purchase
 from vectoll.core.gate import FairGate
 from vectoll.core.parts import for_each
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
-from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
 from vectoll.domain.errors import (
     NOTHING_CHARGED,
     AtCapacity,
@@ -96,6 +96,7 @@ class UpstreamModel:
             texts = [self._spec.prompt + text for text in texts]
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             return self._encodings(texts)
+        check_characters(texts, self._spec.max_tokens)
         return await asyncio.to_thread(self._encodings, texts)
 
     def _encodings(self, texts: Sequence[str]) -> Sequence[Encoding]:

@@ -7,7 +7,7 @@ from typing import cast
 
 from vectoll.core.batching.vectors import shorten
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
-from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
 from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
 from vectoll.ports.engine import Backend
 from vectoll.ports.model import ForeignTokens, Tokenizer
@@ -91,9 +91,11 @@ class LocalModel:
             texts = [self._spec.prompt + text for text in texts]
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             return await self._short.encode(texts)
+        check_characters(texts, self._spec.max_tokens)
+        limit = None if self._spec.truncate else self._spec.max_tokens
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._threads, lambda: self._tokenizer.encode(texts, max_tokens=self._max_tokens)
+            self._threads, lambda: self._tokenizer.encode(texts, max_tokens=self._max_tokens, limit=limit)
         )
 
     async def _read(self, sequences: Sequence[Sequence[int]]) -> Sequence[str]:

@@ -1,0 +1,50 @@
+"""Pages of other origins."""
+
+import httpx
+import pytest
+from tests.fakes import FakeServer
+
+from vectoll.domain.errors import ConfigurationError
+from vectoll.serving import _application
+from vectoll.settings import HttpSettings, Settings, load_settings
+
+ORIGIN = "https://app.example"
+ASKS = {
+    "origin": ORIGIN,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-lang",
+}
+
+
+def client(*origins: str) -> httpx.AsyncClient:
+    server = FakeServer(settings=Settings(http=HttpSettings(origins)))
+    app = _application(server.settings, server.services)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+@pytest.mark.parametrize("allowed", [ORIGIN, "*"])
+async def test_a_page_of_a_named_origin_may_call_and_read(allowed: str) -> None:
+    async with client(allowed) as http:
+        asked = await http.options("/v1/embeddings", headers=ASKS)
+        refused = await http.post("/v1/embeddings", headers={"origin": ORIGIN})
+    assert asked.status_code == 200
+    assert asked.headers["access-control-allow-origin"] == allowed
+    assert "x-stainless-lang" in asked.headers["access-control-allow-headers"]
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == allowed
+    assert "x-request-id" in refused.headers["access-control-expose-headers"]
+    assert "access-control-allow-credentials" not in refused.headers
+
+
+@pytest.mark.parametrize("origins", [(), ("https://other.example",)])
+async def test_other_pages_may_not(origins: tuple[str, ...]) -> None:
+    async with client(*origins) as http:
+        asked = await http.options("/v1/embeddings", headers=ASKS)
+        refused = await http.post("/v1/embeddings", headers={"origin": ORIGIN})
+    assert all("access-control-allow-origin" not in each.headers for each in (asked, refused))
+
+
+@pytest.mark.parametrize("origin", ["https://app.example/", "app.example", ""])
+def test_what_is_no_origin_ends_the_program(origin: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"http\.cors_origins"):
+        load_settings(flags={"http": {"cors_origins": [origin]}}, environ={})
