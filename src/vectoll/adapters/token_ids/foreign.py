@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from vectoll.adapters.token_ids.vocabulary import Vocabulary
 from vectoll.domain.errors import InvalidRequest
 
+MAX_TEXT_BYTES = 32 * 2**20
+"""What the token ids of one request may stand for: as much as could have been sent as text. One may be 128 spaces."""
+
 
 class BytePairText:
     """Implements ``ports.model.ForeignTokens`` for one vocabulary."""
@@ -16,13 +19,23 @@ class BytePairText:
         """See ``ForeignTokens.decode``. Replaces broken UTF-8 as tiktoken does: LangChain cuts long texts between
         any two tokens, also inside a character.
         """
-        return [self._text(index, ids) for index, ids in enumerate(inputs)]
+        texts, left = [], MAX_TEXT_BYTES
+        for index, ids in enumerate(inputs):
+            parts = self._parts(index, ids)
+            left -= sum(map(len, parts))
+            if left < 0:
+                message = (
+                    f"these token ids stand for more than {MAX_TEXT_BYTES} bytes of text: send fewer inputs"
+                )
+                raise InvalidRequest.at(("input", index), message)
+            texts.append(b"".join(parts).decode("utf-8", errors="replace"))
+        return texts
 
-    def _text(self, index: int, ids: Sequence[int]) -> str:
+    def _parts(self, index: int, ids: Sequence[int]) -> Sequence[bytes]:
         tokens = self._vocabulary.tokens
         if min(ids) < 0 or max(ids) >= len(tokens):
             raise self._refusal(index, ids)
-        return b"".join([tokens[i] for i in ids]).decode("utf-8", errors="replace")
+        return [tokens[i] for i in ids]
 
     def _refusal(self, index: int, ids: Sequence[int]) -> InvalidRequest:
         vocabulary = self._vocabulary

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectoll.adapters.token_ids import VOCABULARIES, BytePairText, BytePairTokenizer, load_vocabulary
+from vectoll.adapters.token_ids import VOCABULARIES, BytePairText, BytePairTokenizer, foreign, load_vocabulary
 from vectoll.domain.errors import InvalidRequest
 
 # What tiktoken 0.14 makes of these texts.
@@ -121,3 +121,12 @@ def test_a_lone_surrogate_is_refused_with_its_index(name: str) -> None:
 def test_an_unknown_vocabulary_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         load_vocabulary("o200k_base")
+
+
+def test_ids_that_stand_for_more_text_than_could_be_sent_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spaces = load_vocabulary("cl100k_base").tokens.index(b" " * 80)
+    monkeypatch.setattr(foreign, "MAX_TEXT_BYTES", 800)
+    assert TEXTS["cl100k_base"].decode([[spaces] * 5, [spaces] * 5]) == [" " * 400] * 2
+    with pytest.raises(InvalidRequest, match="more than 800 bytes") as refused:
+        TEXTS["cl100k_base"].decode([[spaces] * 5, [spaces] * 6])
+    assert refused.value.issues[0].path == ("input", 1)
