@@ -64,6 +64,47 @@ def test_empty_file_is_an_empty_answer(vectoll: Cli, tmp_path: Path) -> None:
     assert np.load(tmp_path / "empty.npy").shape == (0, 0)
 
 
+@pytest.mark.parametrize("name", ["keep.npy", "keep.jsonl"])
+def test_file_that_was_there_stays_when_embedding_fails(vectoll: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    (tmp_path / "late.txt").write_text("a\n" * 600 + "word " * 400 + "\n")
+    for wrong in (("--file", "late.txt"), ("a", "--model", "nope")):
+        assert vectoll("embed", *wrong, "--output", name).exit_code != 0
+        assert vectoll("embed", *wrong, "--output", f"new-{name}").exit_code != 0
+    assert (tmp_path / name).read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {name, "late.txt"}
+
+
+def test_interrupted_embedding_leaves_nothing(
+    vectoll: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "lines.txt").write_text("a\n")
+    monkeypatch.setattr(Progress, "show", interrupt)
+    assert vectoll("embed", "--file", "lines.txt", "--output", "out.npy").exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
+
+
+def test_output_takes_a_files_place_with_its_mode_and_behind_its_link(vectoll: Cli, tmp_path: Path) -> None:
+    (tmp_path / "kept.jsonl").write_text("old")
+    (tmp_path / "kept.jsonl").chmod(0o640)
+    (tmp_path / "link.jsonl").symlink_to("kept.jsonl")
+    vectoll.ok("embed", "a", "--output", "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(vectors((tmp_path / "kept.jsonl").read_text())) == 1
+    assert (tmp_path / "kept.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+def test_device_is_written_to_and_a_full_one_is_one_line(vectoll: Cli) -> None:
+    vectoll.ok("embed", "a", "--output", "/dev/null")
+    for texts in (["a"], ["a"] * 60):
+        result = vectoll("embed", *texts, "--output", "/dev/full")
+        assert result.exit_code == 1, result.output
+        assert "cannot write to /dev/full: No space left on device" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
