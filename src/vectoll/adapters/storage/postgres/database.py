@@ -10,6 +10,7 @@ import asyncpg
 
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.postgres.failures import CANNOT_SERVE, COLLIDED, CONNECTION_LOST, unavailable
+from vectoll.adapters.storage.postgres.reachability import Reachability
 from vectoll.domain.errors import ConfigurationError, Draining
 
 LONG_S = 3600.0
@@ -43,6 +44,7 @@ class Database:
     def __init__(self, pool: Any, settings: PoolSettings) -> None:
         self._pool = pool
         self.timeout_s = settings.timeout_s
+        self.reachability = Reachability(settings.timeout_s)
         self.is_closed = False
 
     async def fetch(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Sequence[Row]:
@@ -70,7 +72,7 @@ class Database:
                 async with self._pool.acquire(timeout=self.timeout_s) as connection:
                     was_sent = True
                     with _ending_what_is_broken(connection):
-                        return await work(connection)
+                        result = await work(connection)
             except (*CONNECTION_LOST, *COLLIDED, *CANNOT_SERVE) as error:
                 if self.is_closed:
                     raise Draining from None
@@ -78,10 +80,14 @@ class Database:
                 may_be_done |= is_lost and was_sent
                 may_repeat = isinstance(error, COLLIDED) or (is_lost and (is_repeatable or not was_sent))
                 if has_failed or not may_repeat:
+                    self._tell(error)
                     if isinstance(error, asyncpg.UniqueViolationError):
                         raise
                     raise unavailable(error, may_be_done=may_be_done) from error
                 has_failed = True
+            else:
+                self.reachability.answered()
+                return result
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:
@@ -92,11 +98,20 @@ class Database:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 await connection.execute(TAKE_TIME)
+                self.reachability.answered()
                 yield connection
         except (*CONNECTION_LOST, *CANNOT_SERVE) as error:
             if self.is_closed:
                 raise Draining from None
+            self._tell(error)
             raise unavailable(error, may_be_done=False) from error
+
+    def _tell(self, error: BaseException) -> None:
+        """Of what was given up: only a connection that is lost says that the database is."""
+        if isinstance(error, CONNECTION_LOST):
+            self.reachability.failed(error, _explain(error))
+        else:
+            self.reachability.answered()
 
     async def close(self) -> None:
         """Give the connections back; statements under way end first, or are cut off when their time is over."""

@@ -41,6 +41,7 @@ class Upkeep:
             await asyncio.sleep(EVERY_S)
             rounds += 1
             try:
+                await self._database.fetch("ping")  # so that a database that nobody uses is not lost unseen
                 await self._holds.renew()
                 await self._ledger.undo_undelivered()
                 if rounds % SWEEP_EVERY == 0:
