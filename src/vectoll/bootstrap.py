@@ -15,7 +15,7 @@ from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.ledger import Verification
-from vectoll.http.services import Services
+from vectoll.http.services import Readiness, Services
 from vectoll.loading import open_models
 from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
@@ -133,6 +133,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
             clock=clock,
             settings=settings,
             metrics=metrics,
+            readiness=Readiness(is_store_lost=lambda: store.is_lost),
             wallets=wallets.services if wallets else None,
             tracer=tracer,
         )

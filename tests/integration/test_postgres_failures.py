@@ -559,6 +559,7 @@ def test_a_gateway_answers_503_while_the_database_is_away_and_goes_on_by_itself(
         try:
             away = client.post("/api/v1/embeddings", json=body)
             also_away = client.post("/v1/embeddings", json=body)
+            not_ready = client.get("/ready")
         finally:
             server.start()
         back = client.post("/api/v1/embeddings", json=body)
@@ -566,5 +567,7 @@ def test_a_gateway_answers_503_while_the_database_is_away_and_goes_on_by_itself(
         assert away.headers["retry-after"] == "1"
         assert (also_away.status_code, also_away.json()["error"]["type"]) == (503, "server_error")
         assert back.status_code == 200
+        assert (not_ready.status_code, not_ready.json()["reason"]) == (503, "the database cannot be reached")
+        assert client.get("/ready").status_code == 200
         assert len(gateway.charges(key)) == 2
     vectoll.verify()
