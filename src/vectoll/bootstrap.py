@@ -41,8 +41,16 @@ def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened."""
-    return bool(settings.database.url) or (Path(settings.data_dir) / DATABASE_NAME).exists()
+    """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened.
+
+    Raises ConfigurationError where that cannot be seen.
+    """
+    try:
+        return bool(settings.database.url) or (Path(settings.data_dir) / DATABASE_NAME).exists()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the data directory {settings.data_dir}: {error.strerror}"
+        ) from None
 
 
 @asynccontextmanager

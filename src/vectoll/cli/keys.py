@@ -8,7 +8,7 @@ import click
 
 from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, as_json, with_settings
 from vectoll.cli.output import print_json, print_table
-from vectoll.domain.errors import NotFound
+from vectoll.domain.errors import NotFound, VectollError
 from vectoll.domain.identity import ApiKey, KeyKind, LimitPeriod, SpendLimit, new_secret
 from vectoll.domain.ids import AccountId, KeyId, new_account, new_id
 from vectoll.domain.money import ZERO, Amount, format_usd, to_decimal
@@ -64,6 +64,15 @@ def create(
         is_pro=pro,
     )
     balance = asyncio.run(_create(settings, key, credit_usd))
+    try:
+        _show(key, secret, balance, as_json)
+    except OSError as error:
+        raise VectollError(
+            f"cannot print the key ({error.strerror}), so nobody has it: `vectoll keys revoke {key.id}`, make another"
+        ) from None
+
+
+def _show(key: ApiKey, secret: str, balance: Amount, as_json: bool) -> None:
     if as_json:
         print_json({"id": key.id, "key": secret, **_described(key), "balance_usd": to_decimal(balance)})
         return

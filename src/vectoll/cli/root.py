@@ -1,7 +1,8 @@
 """The command group, and what happens when a command fails."""
 
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import click
 
@@ -29,6 +30,13 @@ class _WrongSetting(click.ClickException):
 
 
 class _Group(click.Group):
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """What the system refuses is one line, too: an output that is full, a file that may not be read."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            _give_up(error)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Exit code 2 for a wrong setting or option, 1 for whatever else was refused."""
         try:
@@ -37,6 +45,12 @@ class _Group(click.Group):
             raise _WrongSetting(str(error)) from None
         except VectollError as error:
             raise click.ClickException(str(error)) from None
+
+
+def _give_up(error: OSError) -> NoReturn:
+    name = f"{error.filename}: " if error.filename else ""
+    click.echo(f"Error: {name}{error.strerror or error}", err=True)
+    sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -73,5 +87,16 @@ for _command in (
 
 
 def main() -> None:
-    """The entry point of the installed command."""
-    cli(prog_name="vectoll")
+    """What the installed command runs."""
+    try:
+        cli(prog_name="vectoll")
+    finally:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """What could not be written is not tried again when the interpreter ends: it was told, and has an exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

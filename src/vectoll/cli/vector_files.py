@@ -29,6 +29,7 @@ def open_writer(path: Path | None) -> Iterator[VectorWriter]:
     """
     if path is None or str(path) == "-":
         yield JsonLinesWriter(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
         return
     with _new_file(path) as file:
         if path.suffix != ".npy":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -58,6 +59,69 @@ def test_wrong_setting_is_one_line_and_exit_code_2(vectoll: Cli) -> None:
     result = vectoll("keys", "list", VECTOLL_PORT="x")
     assert result.exit_code == 2
     assert result.stderr == "Error: setting port: expected `int`, got `str`\n"
+
+
+@pytest.mark.parametrize("command", [("keys", "list"), ("usage",), ("ledger", "verify"), ("backup", "x")])
+def test_data_directory_that_cannot_be_looked_into_is_one_line(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    result = Cli(tmp_path / ("x" * 300))(*command)
+    assert "cannot read the data directory" in result.stderr
+    assert "File name too long" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def run(*arguments: str, code: str = "from vectoll.cli import main; main()", stdout: Any = None) -> Any:
+    """A process of its own, as a shell would run it."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("models", "list"), ("--version",), ("embed", "--help"), ("embed", "a"), ("completion", "bash")],
+)
+def test_full_output_is_one_line(vectoll: Cli, command: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run(*command, stdout=full)
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+
+
+def test_output_that_nobody_reads_ends_without_a_word(vectoll: Cli) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = run("models", "list", stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_secret_that_could_not_be_printed_is_named_by_its_keys_id(vectoll: Cli) -> None:
+    data = ("--data-dir", str(vectoll.data_dir))
+    for form in ((), ("--json",)):
+        with Path("/dev/full").open("w") as full:
+            done = run("keys", "create", "--name", "a", *form, *data, stdout=full)
+        assert done.returncode == 1
+        [line] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+        assert "cannot print the key (No space left on device)" in line
+        assert vectoll.json("keys", "list")[-1]["id"] in line
+
+
+def test_ctrl_c_while_the_program_is_read_is_one_line() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from vectoll.cli import main; main()"
+    )
+    done = run("keys", "list", code=code)
+    assert (done.returncode, done.stderr) == (1, "Aborted!\n")
 
 
 def test_models_are_listed_with_prices_and_states(vectoll: Cli, tmp_path: Path) -> None:

@@ -36,8 +36,12 @@ class DataDirLock:
             raise ConfigurationError(
                 f"another vectoll server (process {holder}) is using the data directory {self._path.parent}"
             ) from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(file)
+            raise ConfigurationError(f"cannot write to {self._path.parent}: {error.strerror}") from None
         self._file = file
         return self
 
