@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, as_json, with_settings
+from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, NAME, as_json, with_settings
 from vectoll.cli.output import print_json, print_table
 from vectoll.domain.errors import NotFound, VectollError
 from vectoll.domain.identity import ApiKey, KeyKind, LimitPeriod, SpendLimit, new_secret
@@ -21,7 +21,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", required=True, help="What the key is for.")
+@click.option("--name", type=NAME, required=True, help="What the key is for.")
 @click.option("--account", type=ACCOUNT, help="Whose credit it spends; else a new account.")
 @click.option("--credit-usd", type=DOLLARS, default="0", help="Credit to give the account at once.")
 @click.option("--admin", is_flag=True, help="The key may also manage its account's keys.")

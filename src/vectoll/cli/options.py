@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +54,18 @@ class _Account(click.ParamType[AccountId]):
             self.fail(str(error), param, ctx)
 
 
+class _Name(click.ParamType[str]):
+    """What the API takes as a key's description."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not 1 <= len(text) <= 64 or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+            self.fail("a name is 1 to 64 characters, none of them a control character", param, ctx)
+        return text
+
+
 _SPANS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -76,5 +89,6 @@ class _When(click.ParamType[datetime]):
 
 DOLLARS = _Dollars()
 ACCOUNT = _Account()
+NAME = _Name()
 PAST = _When(-1)
 FUTURE = _When(+1)

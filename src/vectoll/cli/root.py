@@ -18,6 +18,7 @@ from vectoll.cli.embed import embed
 from vectoll.cli.keys import keys
 from vectoll.cli.ledger import ledger
 from vectoll.cli.models import models
+from vectoll.cli.output import printable
 from vectoll.cli.payments import payments
 from vectoll.cli.reference import reference
 from vectoll.cli.serve import serve
@@ -42,9 +43,9 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:
-            raise _WrongSetting(str(error)) from None
+            raise _WrongSetting(printable(str(error))) from None
         except VectollError as error:
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(printable(str(error))) from None
 
 
 def _give_up(error: OSError) -> NoReturn:
