@@ -22,6 +22,7 @@ DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+Streams = Annotated[int, Meta(ge=0, le=1024)]  # each is a thread
 Seconds = Annotated[float, Meta(gt=0)]
 Text = Annotated[str, Meta(min_length=1)]
 
@@ -53,7 +54,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         "auto"  # On the CPU: vectoll's own kernels or OpenVINO; auto is the first where they compute the model faster.
     )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
-    streams: Natural = (
+    streams: Streams = (
         0  # Batches computed side by side, a core each; 0: one per core, very large models' per four.
     )
     batch_tokens: Natural = (

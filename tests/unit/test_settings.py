@@ -76,6 +76,7 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
         ({"VECTOLL_LIMITS__BLOCK_S": "0"}, "setting limits.block_s: expected `int` >= 1"),
         ({"VECTOLL_LIMITS__BLOCKS": "1"}, "setting limits: object contains unknown field `blocks`"),
         ({"VECTOLL_LIMIT": "1"}, "settings: object contains unknown field `limit`"),
+        ({"VECTOLL_ENGINE__STREAMS": "1025"}, "setting engine.streams: expected `int` <= 1024"),
         ({"VECTOLL_LIMITS": "5"}, "setting limits: expected `object`"),
         ({"VECTOLL_LOG": "x", "VECTOLL_LOG__LEVEL": "info"}, "VECTOLL_LOG__LEVEL clashes"),
         (
