@@ -77,7 +77,7 @@ def gather(vectoll: Vectoll, world: World, pause_s: float) -> tuple[Crowd, Payer
     rich, poor = buyer(vectoll, RICH_USD), buyer(vectoll, POOR_USD)
     signer = Wallet()
     for account in (signer.id, TOKEN_ACCOUNT):
-        vectoll.run("credit", "add", "--account", account, "--usd", RICH_USD)
+        vectoll.run("credit", "add", "--account", account, "--usd", RICH_USD, "--create")
     payer = Payer(world.chain, PAY_TO)
     callers: dict[str, Caller] = {
         "customer 1": customer(rich),

@@ -35,7 +35,7 @@ def prepare(vectoll: Vectoll, chain: Anvil) -> None:
     """One wallet has two tokens staked; the other one was granted a little, and has a dollar of credit."""
     vectoll.run("keys", "create", "--name", "known", "--account", STAKED.id)
     chain.send(DIEM, call_data("Staking", "set(address,uint256)", STAKED.address, 2 * 10**18))
-    vectoll.run("credit", "add", "--account", GRANTED.id, "--usd", "1")
+    vectoll.run("credit", "add", "--account", GRANTED.id, "--usd", "1", "--create")
     per_day = str(Decimal(TINY).scaleb(-12))
     vectoll.run("allowance", "set", "--account", GRANTED.address, "--usd-per-day", per_day)
 

@@ -87,7 +87,7 @@ def test_x402_fetch_is_refused_where_inference_takes_no_payments(shop: Shop) -> 
 def test_the_sign_in_extension_of_x402_spends_credit_on_both_chains(shop: Shop) -> None:
     evm, solana = Account.create(), Keypair()
     for wallet in (evm.address.lower(), str(solana.pubkey())):
-        shop.vectoll.run("credit", "add", "--account", wallet, "--usd", "1")
+        shop.vectoll.run("credit", "add", "--account", wallet, "--usd", "1", "--create")
     out = shop.node("siwx-fetch.mjs", key_of(evm), bytes(solana).hex())
     for name in ("evm", "solana"):
         assert out[name]["statuses"] == [402, 200], out

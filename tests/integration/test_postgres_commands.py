@@ -68,12 +68,15 @@ def test_commands_work_on_a_database(
     status = vectoll.json("db", "status")
     assert status["pre"] == status["post"] == status["program"]
     key = vectoll.json("keys", "create", "--name", "k", "--credit-usd", "1")
-    vectoll.run("credit", "add", "--key", key["id"], "--usd", "2")
+    vectoll.run("credit", "add", "--key", key["id"], "--usd", "2.5")
+    vectoll.run("credit", "remove", "--key", key["id"], "--usd", "0.5", "--note", "mistaken")
+    [account] = vectoll.json("accounts", "list")
+    assert (account["balance_usd"], account["held_usd"], account["active_keys"]) == (3, 0, 1)
     vectoll.run("allowance", "set", "--account", key["account"], "--usd-per-day", "1")
     assert [row["account"] for row in vectoll.json("allowance", "list")] == [key["account"]]
     assert vectoll.json("usage") == []
     assert vectoll.json("payments", "list") == []
-    assert vectoll.json("ledger", "verify")["transfers"] == 2
+    assert vectoll.json("ledger", "verify")["transfers"] == 3
     assert vectoll.json("keys", "revoke", key["id"])["revoked"]
     assert vectoll.json("keys", "list") == []
     assert "pg_dump" in vectoll.fails("backup", str(tmp_path / "file"))

@@ -24,7 +24,7 @@ def test_token_spends_its_own_accounts_credit(tmp_path: Path) -> None:
     body = {"model": MODEL, "input": "hello"}
     with vectoll.serve() as server, server.client() as client:
         without_credit = client.post(EMBEDDINGS, json=body, headers=bearer())
-        vectoll.run("credit", "add", "--account", "user-42", "--usd", "1")
+        vectoll.run("credit", "add", "--account", "user-42", "--usd", "1", "--create")
         embedded = client.post(EMBEDDINGS, json=body, headers=bearer())
         expired = client.post(EMBEDDINGS, json=body, headers=bearer(exp=1))
         for_others = client.post(EMBEDDINGS, json=body, headers=bearer(aud="others"))

@@ -12,6 +12,7 @@ import click
 
 from vectoll.domain.ids import AccountId, parse_account
 from vectoll.domain.money import Amount, usd
+from vectoll.domain.wallets import Family, parse_wallet
 from vectoll.settings import load_settings
 
 Command = Callable[..., Any]
@@ -49,9 +50,18 @@ class _Account(click.ParamType[AccountId]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> AccountId:
         try:
-            return parse_account(value)
+            return _spelled(parse_account(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def _spelled(account: AccountId) -> AccountId:
+    """An EVM wallet's account is its address in lower case, however the operator copied it."""
+    try:
+        wallet = parse_wallet(account)
+    except ValueError:
+        return account
+    return wallet.account if wallet.family is Family.EVM else account
 
 
 class _Name(click.ParamType[str]):

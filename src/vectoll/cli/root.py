@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from vectoll import __version__
+from vectoll.cli.accounts import accounts
 from vectoll.cli.allowance import allowance
 from vectoll.cli.backup import backup, restore
 from vectoll.cli.cluster import cluster
@@ -70,6 +71,7 @@ for _command in (
     serve,
     embed,
     keys,
+    accounts,
     credit,
     allowance,
     usage,

@@ -96,9 +96,18 @@ def test_revoke_of_a_secret_does_not_repeat_it(vectoll: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("keys", "list"), ("keys", "revoke", "key_x"), ("ledger", "verify"), ("usage",)]
+    "command",
+    [
+        ("keys", "list"),
+        ("keys", "revoke", "key_x"),
+        ("ledger", "verify"),
+        ("usage",),
+        ("accounts", "list"),
+        ("credit", "add", "--account", "alice", "--usd", "1", "--create"),
+        ("allowance", "set", "--account", "alice", "--usd-per-day", "1"),
+    ],
 )
-def test_commands_that_only_look_make_no_ledger(vectoll: Cli, command: tuple[str, ...]) -> None:
+def test_commands_for_what_is_there_make_no_ledger(vectoll: Cli, command: tuple[str, ...]) -> None:
     result = vectoll(*command)
     assert result.exit_code == 2
     assert "there is no ledger in" in result.stderr
