@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from vectoll.domain.catalog import ModelKind, Pooling, Privacy, TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import ConfigurationError
+from vectoll.settings_checks import faults
 from vectoll.settings_sources import explain, read_sources
 
 DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
@@ -303,8 +304,11 @@ def load_settings(
     ``flags`` is a nested mapping of what was given on the command line, None for what was not. Without
     ``config`` the file is ``$VECTOLL_CONFIG``, else ``./vectoll.toml`` if it exists, else none.
     """
+    sources = read_sources(config, flags or {}, environ, Settings)
     try:
-        settings = msgspec.convert(read_sources(config, flags or {}, environ), Settings, strict=False)
+        settings = msgspec.convert(sources.tree, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(explain(error, Settings)) from None
+        raise ConfigurationError(explain(error, sources, Settings)) from None
+    for name, why in faults(settings):
+        raise ConfigurationError(f"setting {name}: {why}{sources.said_by(name)}")
     return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))

@@ -58,7 +58,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
 def test_wrong_setting_is_one_line_and_exit_code_2(vectoll: Cli) -> None:
     result = vectoll("keys", "list", VECTOLL_PORT="x")
     assert result.exit_code == 2
-    assert result.stderr == "Error: setting port: expected `int`, got `str`\n"
+    assert result.stderr == "Error: setting port: expected `int`, got `str` (VECTOLL_PORT=x)\n"
 
 
 @pytest.mark.parametrize("command", [("keys", "list"), ("usage",), ("ledger", "verify"), ("backup", "x")])
