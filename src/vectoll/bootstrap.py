@@ -32,6 +32,27 @@ Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is."""
 
 
+def check_settings(settings: Settings) -> None:
+    """Raises ConfigurationError for what serving would refuse, as far as that is known without serving."""
+    from vectoll.engines import choose_device
+    from vectoll.loading import read_served_models, require_folders
+
+    read_served_models(settings)
+    require_folders(settings)
+    choose_device(settings.engine)
+    _check_allowance(settings)
+    _jwt_authenticators(settings)
+    if settings.x402.enabled:
+        from vectoll.rails import check_wallets
+
+        check_wallets(settings)
+
+
+def _check_allowance(settings: Settings) -> None:
+    if settings.allowance.enabled and not settings.x402.enabled:
+        raise ConfigurationError("allowance.enabled needs x402.enabled")
+
+
 def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
     """A context in which this process alone serves from the data directory. Entering raises ConfigurationError.
 
@@ -119,8 +140,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
     async with AsyncExitStack() as stack:
         tracer = await stack.enter_async_context(open_tracer(settings.tracing))
         wallets = None
-        if settings.allowance.enabled and not settings.x402.enabled:
-            raise ConfigurationError("allowance.enabled needs x402.enabled")
+        _check_allowance(settings)
         if settings.x402.enabled:
             from vectoll.rails import open_wallets
 
@@ -183,9 +203,13 @@ def _limiter(settings: Settings, store: Store) -> RateLimiter:
 def _authenticators(settings: Settings, keys: KeyStore, clock: Clock) -> Sequence[Authenticator]:
     from vectoll.core.auth import KeyAuthenticator
 
-    found: list[Authenticator] = [KeyAuthenticator(keys, clock)]
-    if settings.jwt.public_key_files or settings.jwt.jwks_file:
-        from vectoll.adapters.jwt import JwtAuthenticator
+    return [KeyAuthenticator(keys, clock), *_jwt_authenticators(settings)]
 
-        found.append(JwtAuthenticator(settings.jwt))
-    return found
+
+def _jwt_authenticators(settings: Settings) -> Sequence[Authenticator]:
+    """Raises ConfigurationError for key files that cannot be used."""
+    if not settings.jwt.public_key_files and not settings.jwt.jwks_file:
+        return []
+    from vectoll.adapters.jwt import JwtAuthenticator
+
+    return [JwtAuthenticator(settings.jwt)]

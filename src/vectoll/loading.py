@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vectoll.adapters.checkpoints import locate, read_checkpoint
 from vectoll.adapters.engines.cores import available_cores
-from vectoll.catalog_file import ServedModels, read_models
+from vectoll.catalog_file import ServedModels, read_entries, read_models, source_of
 from vectoll.core.models import ModelRegistry
 from vectoll.core.residency import RETRY_LOADING_S, Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
@@ -37,7 +37,7 @@ from vectoll.settings import Settings
 
 __all__ = [
     "LoadedEngine", "ModelState", "load_engine", "model_states", "open_model", "open_models", "read_served_models",
-    "weights_size",
+    "require_folders", "weights_size",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,14 @@ def read_served_models(settings: Settings) -> ServedModels:
     except ValueError as error:
         raise ConfigurationError(f"setting default_price_usd_per_million: {error}") from None
     return read_models(settings, _read_facts)
+
+
+def require_folders(settings: Settings) -> None:
+    """Raises ConfigurationError for a model whose ``path`` names no folder: it is mistyped, or not mounted yet."""
+    for entry in read_entries(settings):
+        source = source_of(entry)
+        if source and source.path is not None and not source.path.is_dir():
+            raise ConfigurationError(f"model {entry.id!r}, setting path: there is no folder {source.path}")
 
 
 def model_states(settings: Settings) -> Sequence[ModelState]:

@@ -102,6 +102,14 @@ async def open_wallets(
         yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
 
 
+def check_wallets(settings: Settings) -> None:
+    """Raises ConfigurationError for what ``open_wallets`` would refuse. Asks nobody."""
+    _domains(settings, _public_url(settings))
+    make_rails(settings)
+    if settings.allowance.enabled:
+        _stakes(settings)
+
+
 @asynccontextmanager
 async def open_top_ups(
     settings: Settings,
@@ -125,11 +133,8 @@ async def open_top_ups(
 @asynccontextmanager
 async def watch_stakes(settings: Settings, store: Store, clock: Clock) -> AsyncIterator[None]:
     """Stakes become daily allowances in the background. Raises ConfigurationError."""
-    token = _address("allowance.token", settings.allowance.token, Family.EVM)
-    minimum = _base_units(settings.allowance.minimum_units)
-    if not settings.x402.base.rpc_url:
-        raise ConfigurationError("allowance.enabled needs x402.base.rpc_url")
-    rpc = JsonRpc(settings.x402.base.rpc_url)
+    token, minimum, rpc_url = _stakes(settings)
+    rpc = JsonRpc(rpc_url)
     watch = asyncio.create_task(
         StakedAllowances(store.allowances, EvmStakes(rpc, token), clock, minimum).watch()
     )
@@ -138,6 +143,15 @@ async def watch_stakes(settings: Settings, store: Store, clock: Clock) -> AsyncI
     finally:
         await _stop(watch)
         await rpc.close()
+
+
+def _stakes(settings: Settings) -> tuple[str, int, str]:
+    """The token's contract, the smallest stake in base units, and where to ask. Raises ConfigurationError."""
+    token = _address("allowance.token", settings.allowance.token, Family.EVM)
+    minimum = _base_units(settings.allowance.minimum_units)
+    if not settings.x402.base.rpc_url:
+        raise ConfigurationError("allowance.enabled needs x402.base.rpc_url")
+    return token, minimum, settings.x402.base.rpc_url
 
 
 def _base_units(text: str) -> int:

@@ -25,6 +25,7 @@ from vectoll.domain.errors import ConfigurationError
 from vectoll.http.app import Application
 from vectoll.http.services import Phase, Readiness, Services
 from vectoll.http.tracing import TracingMiddleware
+from vectoll.loading import require_folders
 from vectoll.ports.clock import SystemClock
 from vectoll.settings import Settings
 from vectoll.welcome import open_development_account, prepare_development_key, welcome
@@ -45,6 +46,7 @@ def serve(settings: Settings) -> None:
     files = allow_open_files()
     if files < FEW_FILES:
         log.warning("few open files are allowed: each connection is one", limit=files)
+    require_folders(settings)
     with lock_data_dir(settings), _listen(settings) as listener:
         secret = None
         if not settings.database.url:  # gateways on one database are no place to try things out

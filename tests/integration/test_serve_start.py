@@ -174,7 +174,7 @@ def test_busy_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
         ("VECTOLL_PORT", "http", "setting port"),
         ("VECTOLL_HOST", "not a host", "setting host"),
         ("VECTOLL_LIMITS__REQUESTS_PER_MINUTE", "-1", "setting limits.requests_per_minute"),
-        ("VECTOLL_LIMITS__REQUEST_PER_MINUTE", "1", "unknown field `request_per_minute`"),
+        ("VECTOLL_LIMITS__REQUEST_PER_MINUTE", "1", "did you mean VECTOLL_LIMITS__REQUESTS_PER_M"),
         ("VECTOLL_ENGINE__PRECISION", "f16", "setting engine.precision"),
         ("VECTOLL_DRAIN_TIMEOUT_S", "0", "setting drain_timeout_s"),
         ("VECTOLL_DEFAULT_PRICE_USD_PER_MILLION", "cheap", "not a decimal number"),
@@ -182,6 +182,11 @@ def test_busy_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
         ("VECTOLL_DATA_DIR", "", "setting data_dir"),
         ("VECTOLL_JWT__JWKS_FILE", "/nowhere/jwks.json", "setting jwt.jwks_file: cannot read"),
         ("VECTOLL_MODELS", '[{"id":"m"}]', "model 'm', setting path"),
+        (
+            "VECTOLL_MODELS",
+            '[{"id":"m","path":"/nope"}]',
+            "model 'm', setting path: there is no folder /nope",
+        ),
         ("VECTOLL_MODELS", '[{"id":"all-MiniLM-L6-v2","price_usd_per_million":"x"}]', "not a decimal number"),
         ("VECTOLL_MODELS", '[{"id":"all-MiniLM-L6-v2","aliases":["text-embedding-bge-m3"]}]', "two models"),
     ],
@@ -194,10 +199,12 @@ def test_wrong_setting_is_one_clear_line(tmp_path: Path, name: str, value: str, 
 def test_models_that_are_not_there_are_offline_each_for_its_reason_and_the_others_serve(
     tmp_path: Path,
 ) -> None:
-    config = """
+    empty = tmp_path / "nowhere"
+    empty.mkdir()
+    config = f"""
     [[models]]
     id = "gone"
-    path = "/nowhere"
+    path = "{empty}"
     [[models]]
     id = "text-embedding-3-small"
     """
@@ -221,7 +228,7 @@ def test_models_that_are_not_there_are_offline_each_for_its_reason_and_the_other
     assert "nowhere" not in answers["gone"].text
     assert "has not set the API key" in answers["text-embedding-3-small"].text
     log = server.log.read_text()
-    assert "model 'gone', setting path: no config.json in /nowhere" in log
+    assert f"model 'gone', setting path: no config.json in {empty}" in log
     assert "the environment has no OPENAI_API_KEY" in log
 
 

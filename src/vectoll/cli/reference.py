@@ -53,8 +53,8 @@ def _configuration_page() -> Iterator[str]:
         "or the file that `--config` or `VECTOLL_CONFIG` names; environment variables; command-line options. "
         "An environment variable is `VECTOLL_` and the setting's name in capitals, with `__` for each dot: "
         "`limits.requests_per_minute` is `VECTOLL_LIMITS__REQUESTS_PER_MINUTE`. A list or a table in a variable is "
-        "JSON. A wrong setting ends the program with one line that names it. `vectoll config show` prints what is "
-        "in force."
+        "JSON; a list of texts may have commas instead. A wrong setting ends the program with one line that names it. "
+        "`vectoll config show` prints what is in force, and refuses what `vectoll serve` would."
     )
     for prefix, title, struct in _tables(Settings, ""):
         yield ""

@@ -170,6 +170,22 @@ def test_config_shows_what_is_in_force_without_secrets(vectoll: Cli) -> None:
     assert f'data_dir = "{vectoll.data_dir}"' in vectoll.ok("config", "show")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("VECTOLL_MODELS", '[{"id": "m", "path": "/nope"}]', "setting path: there is no folder /nope"),
+        ("VECTOLL_DEFAULT_PRICE_USD_PER_MILLION", "cheap", "not a decimal number"),
+        ("VECTOLL_ALLOWANCE__ENABLED", "true", "allowance.enabled needs x402.enabled"),
+        ("VECTOLL_X402__ENABLED", "true", "x402.enabled needs public_url"),
+        ("VECTOLL_JWT__JWKS_FILE", "/nope", "setting jwt.jwks_file: cannot read"),
+    ],
+)
+def test_config_show_refuses_what_serve_refuses(vectoll: Cli, name: str, value: str, says: str) -> None:
+    result = vectoll("config", "show", **{name: value})
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
 def test_redaction_goes_by_name_and_leaves_what_is_not_set() -> None:
     tree = {
         "api_key": "x",
