@@ -81,6 +81,8 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
             for model in models.values():
                 if model.spec.load_on_start:
                     await _try_to_load(model)
+            if why := registry.why_none:
+                log.warning("no_model_served", extra={"reason": why})
             yield registry
         finally:
             retrying.cancel()

@@ -111,11 +111,12 @@ class _Server(uvicorn.Server):
         host, port = self._listener.getsockname()[:2]
         log.info("ready", host=host, port=port, process=os.getpid())
         _tell_supervisor("READY=1")
-        models = [s.id for s in self._services.models.specs if not self._services.models.offline_reason(s)]
+        models = self._services.models
         text = welcome(
             _base_url(host, port),
             self._secret,
-            models,
+            [spec.id for spec in models.usable],
+            models.why_none,
             colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
         )
         print(text, flush=True)

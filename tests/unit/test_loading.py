@@ -41,6 +41,14 @@ async def test_nothing_can_be_used_on_a_cluster_that_cannot_be_reached() -> None
         assert registry.why_none == "all-MiniLM-L6-v2: it could not be loaded"
 
 
-async def test_no_model_is_switched_on() -> None:
+async def test_no_model_is_switched_on(caplog: pytest.LogCaptureFixture) -> None:
     async with loading.open_models(Settings(models=(NO_DEFAULT,)), NoMetrics()) as registry:
         assert registry.why_none == "no model is switched on"
+    assert [record.getMessage() for record in caplog.records] == ["no_model_served"]
+
+
+async def test_model_without_room_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(engine=EngineSettings(memory_mib=1))
+    async with loading.open_models(settings, NoMetrics()) as registry:
+        assert registry.why_none == "all-MiniLM-L6-v2: it needs more memory than this server may use"
+    assert "all models together may take 1 (engine.memory_mib)" in caplog.text
