@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.domain.ledger import Verification
 from vectoll.http.services import Readiness, Services
 from vectoll.loading import open_models
@@ -69,9 +69,7 @@ def has_ledger(settings: Settings) -> bool:
     try:
         return bool(settings.database.url) or (Path(settings.data_dir) / DATABASE_NAME).exists()
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read the data directory {settings.data_dir}: {error.strerror}"
-        ) from None
+        raise Unusable(f"cannot read the data directory {settings.data_dir}: {error.strerror}") from None
 
 
 @asynccontextmanager

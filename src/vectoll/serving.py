@@ -21,7 +21,7 @@ from vectoll.accepting import Acceptor
 from vectoll.answering import WholeAnswers
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
 from vectoll.descriptors import allow_open_files
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.http.app import Application
 from vectoll.http.services import Phase, Readiness, Services
 from vectoll.http.tracing import TracingMiddleware
@@ -69,7 +69,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigurationError(f"cannot listen on {settings.host} port {settings.port}: {why}") from None
+        raise Unusable(f"cannot listen on {settings.host} port {settings.port}: {why}") from None
     return listener
 
 

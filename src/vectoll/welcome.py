@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import Unusable
 from vectoll.domain.identity import ApiKey, digest_of, new_secret
 from vectoll.domain.ids import AccountId, ModelId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
@@ -35,9 +35,9 @@ def prepare_development_key(data_dir: Path, *, is_first_start: bool) -> str | No
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(f"{secret}\n")
     except OSError as error:
-        raise ConfigurationError(f"cannot use {path}: {error.strerror}") from None
+        raise Unusable(f"cannot use {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} does not hold a key") from None
+        raise Unusable(f"{path} does not hold a key") from None
     return secret
 
 

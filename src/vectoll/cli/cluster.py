@@ -83,7 +83,7 @@ def delete(settings: Settings, models: tuple[str, ...], is_all: bool, as_json: b
     names = [each.name for each in on_cluster.status([])] if is_all else list(models)
     for name in names:
         if not on_cluster.delete(name):
-            raise click.ClickException(f"{name} is not deployed")
+            raise click.BadParameter(f"{name} is not deployed", param_hint="MODELS")
         if not as_json:
             click.echo(f"deleted {name}")
     if as_json:
@@ -108,7 +108,9 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> "list[ModelSpec]":
     specs = [catalog.resolve(name) for name in names]
     for spec in specs:
         if spec.upstream is not None:
-            raise click.ClickException(f"{spec.id} is an upstream's model: gateways ask it themselves")
+            raise click.BadParameter(
+                f"{spec.id} is an upstream's model: gateways ask it themselves", param_hint="MODELS"
+            )
     return specs
 
 

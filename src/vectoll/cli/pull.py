@@ -68,7 +68,9 @@ def _chosen(settings: Settings, names: Sequence[str]) -> Sequence[ModelSettings]
         if name not in by_name:
             raise UnknownModel(name, sorted(entry.id for entry in entries))
         if source_of(by_name[name]) is None:
-            raise click.ClickException(f"{name} is bought from an upstream: it has no weights to fetch.")
+            raise click.BadParameter(
+                f"{name} is bought from an upstream: it has no weights to fetch.", param_hint="ID"
+            )
     return [by_name[name] for name in dict.fromkeys(names)]
 
 

@@ -160,7 +160,8 @@ def _command_line_page(root: click.Command) -> Iterator[str]:
     yield (
         "Every command that prints takes `--json`; every command that touches data takes `--data-dir` and "
         "`--config`. Commands write straight to the ledger, also while a server runs. Exit code 0 is success, 1 is "
-        "a refusal, 2 a wrong option or setting. Colours go away in a pipe and with `NO_COLOR`."
+        "a refusal, or that what is asked for cannot be done as things are (in use, there already, full, away), 2 a "
+        "wrong option or setting. Colours go away in a pipe and with `NO_COLOR`."
     )
     for path, command in _commands(root, "vectoll"):
         context = click.Context(

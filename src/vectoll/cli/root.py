@@ -24,7 +24,7 @@ from vectoll.cli.payments import payments
 from vectoll.cli.reference import reference
 from vectoll.cli.serve import serve
 from vectoll.cli.usage import usage
-from vectoll.domain.errors import ConfigurationError, VectollError
+from vectoll.domain.errors import ConfigurationError, UnknownModel, Unusable, VectollError
 
 
 class _WrongSetting(click.ClickException):
@@ -43,7 +43,9 @@ class _Group(click.Group):
         """Exit code 2 for a wrong setting or option, 1 for whatever else was refused."""
         try:
             return super().invoke(ctx)
-        except ConfigurationError as error:
+        except Unusable as error:
+            raise click.ClickException(printable(str(error))) from None
+        except (ConfigurationError, UnknownModel) as error:
             raise _WrongSetting(printable(str(error))) from None
         except VectollError as error:
             raise click.ClickException(printable(str(error))) from None

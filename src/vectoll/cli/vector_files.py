@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from vectoll.domain.embedding import Vector
-from vectoll.domain.errors import ConfigurationError, VectollError
+from vectoll.domain.errors import Unusable, VectollError
 
 
 class VectorWriter(Protocol):
@@ -25,7 +25,7 @@ def open_writer(path: Path | None) -> Iterator[VectorWriter]:
     """A writer to ``path``, or of JSON lines to standard output.
 
     A file gets its name when all vectors are in it: what was there before stays when something goes wrong. Raises
-    ConfigurationError when it cannot be made, VectollError when it cannot be written.
+    Unusable when it cannot be made, VectollError when it cannot be written.
     """
     if path is None or str(path) == "-":
         yield JsonLinesWriter(sys.stdout.buffer)
@@ -50,7 +50,7 @@ def _new_file(path: Path) -> Iterator["_Checked"]:
         written = target.with_name(f".{target.name}.{os.getpid()}.partial") if is_replaced else target
         file = written.open("wb")
     except OSError as error:
-        raise ConfigurationError(f"cannot write to {path}: {error.strerror}") from None
+        raise Unusable(f"cannot write to {path}: {error.strerror}") from None
     try:
         yield _Checked(file, path)
         with _explaining(path):

@@ -28,6 +28,7 @@
     │   ├── UpstreamUnavailable   the provider of the model's vectors does not answer, or refuses us
     │   └── Draining              the server is shutting down
     └── ConfigurationError        a setting is wrong; one line for the operator
+        └── Unusable              the setting is right; what it names cannot be used as it is now
 """
 
 from collections.abc import Sequence
@@ -274,6 +275,12 @@ class ConfigurationError(VectollError):
     """A setting is wrong. One line that names the setting and says what it should be."""
 
     code = "CONFIGURATION_ERROR"
+
+
+class Unusable(ConfigurationError):
+    """No setting is wrong: what one names is in use, there already, full, damaged, or does not answer."""
+
+    code = "UNUSABLE"
 
 
 def shorten(text: str, limit: int = 80) -> str:

@@ -71,6 +71,16 @@ def test_data_directory_that_cannot_be_looked_into_is_one_line(
     assert result.stderr.count("\n") == 1
 
 
+def test_unknown_model_is_a_wrong_option(vectoll: Cli) -> None:
+    for command in (
+        ("models", "check", "nope"),
+        ("models", "pull", "nope"),
+        ("embed", "a", "--model", "nope"),
+    ):
+        result = vectoll(*command)
+        assert (result.exit_code, "The model 'nope' is not served here" in result.stderr) == (2, True)
+
+
 def run(*arguments: str, code: str = "from vectoll.cli import main; main()", stdout: Any = None) -> Any:
     """A process of its own, as a shell would run it."""
     return subprocess.run(

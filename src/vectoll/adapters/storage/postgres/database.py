@@ -11,7 +11,7 @@ import asyncpg
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.postgres.failures import CANNOT_SERVE, COLLIDED, CONNECTION_LOST, unavailable
 from vectoll.adapters.storage.postgres.reachability import Reachability
-from vectoll.domain.errors import ConfigurationError, Draining
+from vectoll.domain.errors import Draining, Unusable
 
 LONG_S = 3600.0
 """What reads the whole ledger may take an hour."""
@@ -135,9 +135,7 @@ async def connect(url: str, settings: PoolSettings) -> Database:
         if pool is not None:
             pool.terminate()
         if isinstance(error, (*CONNECTION_LOST, asyncpg.PostgresError, ValueError)):
-            raise ConfigurationError(
-                f"cannot connect to the database in database.url: {_explain(error)}"
-            ) from None
+            raise Unusable(f"cannot connect to the database in database.url: {_explain(error)}") from None
         raise
     return Database(pool, settings)
 
@@ -155,7 +153,7 @@ def _ending_what_is_broken(connection: Connection) -> Iterator[None]:
 def _check_version(connection: Connection) -> None:
     version = connection.get_server_version().major
     if version < OLDEST_SERVER:
-        raise ConfigurationError(f"PostgreSQL {OLDEST_SERVER} or newer is needed, the database is {version}")
+        raise Unusable(f"PostgreSQL {OLDEST_SERVER} or newer is needed, the database is {version}")
 
 
 def _pool_options(settings: PoolSettings) -> dict[str, Any]:
