@@ -463,6 +463,11 @@ async def test_after_close_everything_is_draining(url: str) -> None:
         ("mysql://me:hush@127.0.0.1/x", "not a URL such as"),
         ("postgresql://me:hush@127.0.0.1:port/x", "not a URL such as"),
         ("{server}/nothing", "does not exist"),
+        ("postgresql://me:hush@nowhere.invalid/x", r"\(nowhere\.invalid:5432\)"),
+        ("postgresql://me:p@hush@127.0.0.1/x", "@ is %40"),
+        ("postgresql://me:p@hush/p@127.0.0.1/x", "@ is %40"),
+        ("postgresql://me:hush/p@127.0.0.1/x", "@ is %40"),
+        ("postgresql://me:hush?p@127.0.0.1/x", "@ is %40"),
     ],
 )
 async def test_what_cannot_be_connected_to_is_one_line_without_a_secret(

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.postgres.failures import CANNOT_SERVE, COLLIDED, CONNECTION_LOST, unavailable
 from vectoll.adapters.storage.postgres.reachability import Reachability
-from vectoll.domain.errors import Draining, Unusable
+from vectoll.domain.errors import ConfigurationError, Draining, Unusable
 
 LONG_S = 3600.0
 """What reads the whole ledger may take an hour."""
@@ -135,7 +136,11 @@ async def connect(url: str, settings: PoolSettings) -> Database:
         if pool is not None:
             pool.terminate()
         if isinstance(error, (*CONNECTION_LOST, asyncpg.PostgresError, ValueError)):
-            raise Unusable(f"cannot connect to the database in database.url: {_explain(error)}") from None
+            is_url_wrong = isinstance(error, asyncpg.ClientConfigurationError | ValueError)
+            kind = ConfigurationError if is_url_wrong else Unusable
+            raise kind(
+                f"cannot connect to the database in database.url{_where(url)}: {_explain(error)}"
+            ) from None
         raise
     return Database(pool, settings)
 
@@ -177,6 +182,18 @@ def _pool_options(settings: PoolSettings) -> dict[str, Any]:
 
 async def _leave_as_it_is(connection: Connection) -> None:
     """Nothing here changes a session, so there is nothing to reset: a round trip less for every statement."""
+
+
+def _where(url: str) -> str:
+    """The address in a URL, where no part of a password can be taken for one, else what may be wrong."""
+    try:
+        parts = urlsplit(url)
+        is_clear = url.count("@") <= 1 and ("@" in parts.netloc or "@" not in url)
+        if is_clear:
+            return f" ({parts.hostname or 'this machine'}:{parts.port or 5432})"
+    except ValueError:
+        pass
+    return " (in a user's name or password @ : / ? # must be percent-encoded: @ is %40)"
 
 
 def _explain(error: BaseException) -> str:
