@@ -13,7 +13,7 @@ from vectoll.cli.options import with_settings
 from vectoll.cli.progress import Progress
 from vectoll.cli.vector_files import VectorWriter, open_writer
 from vectoll.domain.embedding import Vector
-from vectoll.domain.errors import InvalidRequest
+from vectoll.domain.errors import InputTooLong, InvalidRequest
 from vectoll.settings import Settings
 
 CHUNK_TEXTS = 512
@@ -57,7 +57,9 @@ def embed(
 
     Works without a server: the model runs in this process, and nothing is charged.
     """
-    if bool(texts) == (source is not None):
+    if texts and source is not None:
+        raise click.UsageError("Give texts or --file, not both.")
+    if not texts and source is None:
         raise click.UsageError("Give texts, or --file.")
     lines = Progress.reading(source) if source else None
     with open_writer(output) as writer:
@@ -109,6 +111,11 @@ async def _embed_chunk(embedder: Embedder, first: int, texts: list[str]) -> Sequ
             raise InvalidRequest(f"text {first + index} is empty; every line needs one")
     try:
         return await embedder.embed(texts)
+    except InputTooLong as error:
+        raise InvalidRequest(
+            f"text {first + error.index}: This model's maximum context length is {error.limit} tokens, "
+            f"this text has {error.tokens}. Shorten or split it."
+        ) from None
     except InvalidRequest as error:
         path = error.issues[0].path if error.issues else ()
         if len(path) == 2 and isinstance(path[1], int):

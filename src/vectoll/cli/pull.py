@@ -66,7 +66,7 @@ def _chosen(settings: Settings, names: Sequence[str]) -> Sequence[ModelSettings]
         return chosen
     for name in names:
         if name not in by_name:
-            raise UnknownModel(name, sorted(entry.id for entry in entries))
+            raise UnknownModel(name, sorted(entry.id for entry in entries), "Models of the catalogue")
         if source_of(by_name[name]) is None:
             raise click.BadParameter(
                 f"{name} is bought from an upstream: it has no weights to fetch.", param_hint="ID"

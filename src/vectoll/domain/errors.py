@@ -70,14 +70,14 @@ class InvalidRequest(VectollError):
 
 
 class UnknownModel(InvalidRequest):
-    """No model of this id or alias is served."""
+    """No model of this id or alias is served, or known: ``which`` says what ``names`` are."""
 
     code = "INVALID_MODEL"
 
-    def __init__(self, model: str, served: Sequence[str]) -> None:
+    def __init__(self, model: str, names: Sequence[str], which: str = "Served models") -> None:
         self.model = model
-        names = ", ".join(served) or "none at the moment"
-        message = f"The model '{shorten(model)}' is not served here. Served models: {names}."
+        listed = ", ".join(names) or "none at the moment"
+        message = f"The model '{shorten(model)}' is not served here. {which}: {listed}."
         super().__init__(message, [FieldIssue(("model",), message)])
 
 
@@ -87,6 +87,7 @@ class InputTooLong(InvalidRequest):
     code = "CONTEXT_LENGTH_EXCEEDED"
 
     def __init__(self, index: int, tokens: int, limit: int) -> None:
+        self.index, self.tokens, self.limit = index, tokens, limit
         message = (
             f"This model's maximum context length is {limit} tokens, "
             f"but input {index} has {tokens} tokens. Shorten or split it; nothing was embedded or charged."

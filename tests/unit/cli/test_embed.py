@@ -109,7 +109,7 @@ def test_device_is_written_to_and_a_full_one_is_one_line(vectoll: Cli) -> None:
     ("arguments", "code", "says"),
     [
         ((), 2, "Give texts, or --file"),
-        (("a", "--file", "-"), 2, "Give texts, or --file"),
+        (("a", "--file", "-"), 2, "Give texts or --file, not both"),
         (("a", "--model", "nope"), 2, "The model 'nope' is not served here"),
         (("a", "--model", "text-embedding-qwen3-8b"), 1, "offline"),
         (("a", "--dimensions", "100"), 1, "vectors of 384 dimensions"),
@@ -135,7 +135,9 @@ def test_position_of_a_bad_line_is_counted_over_the_whole_file(
 ) -> None:
     monkeypatch.setattr(embed_command, "CHUNK_TEXTS", 4)
     (tmp_path / "lines.txt").write_text("a\n" * 9 + "word " * 400 + "\n")
-    assert "text 10: This model's maximum" in vectoll("embed", "--file", "lines.txt").stderr
+    too_long = vectoll("embed", "--file", "lines.txt").stderr
+    assert "text 10: This model's maximum context length is 256 tokens, this text has 402." in too_long
+    assert "input" not in too_long
     (tmp_path / "bytes.txt").write_bytes(b"a\nb\n\xff\n")
     assert "line 3 is not UTF-8" in vectoll("embed", "--file", "bytes.txt").stderr
 
