@@ -179,7 +179,9 @@ async def open_tracer(settings: TracingSettings) -> AsyncIterator["Tracer | None
     try:
         from vectoll.adapters.otel import OtelSpans
     except ModuleNotFoundError:
-        raise ConfigurationError('tracing.enabled needs OpenTelemetry: pip install "vectoll[otel]"') from None
+        raise ConfigurationError(
+            'tracing.enabled needs OpenTelemetry: pip install ".[otel]" in vectoll\'s checkout'
+        ) from None
     spans = OtelSpans(settings.endpoint, settings.sample_ratio)
     try:
         yield Tracer(spans)

@@ -204,7 +204,7 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TracingSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[tracing]``: OpenTelemetry traces over OTLP/HTTP. Needs `pip install "vectoll[otel]"`.
+    """``[tracing]``: OpenTelemetry traces over OTLP/HTTP. Needs the optional part `otel`.
 
     What is left out follows OpenTelemetry's environment variables (OTEL_*).
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def cluster() -> None:
-    """Run models on a Ray cluster (pip install "vectoll[ray]")."""
+    """Run models on a Ray cluster (needs the optional part `ray`)."""
 
 
 @cluster.command()
@@ -94,7 +94,9 @@ def _join(settings: Settings) -> None:
     try:
         from vectoll.cluster.deploy import join
     except ImportError:
-        raise ConfigurationError('this command needs Ray: pip install "vectoll[ray]"') from None
+        raise ConfigurationError(
+            'this command needs Ray: pip install ".[ray]" in vectoll\'s checkout'
+        ) from None
     join(settings.cluster)
 
 
