@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from vectoll.cli.options import ACCOUNT, as_json, with_settings
-from vectoll.cli.output import print_json, print_table, printable
+from vectoll.cli.output import dollars, print_json, print_table, printable
 from vectoll.domain.errors import NotFound
 from vectoll.domain.identity import ApiKey
 from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Balance
-from vectoll.domain.money import Amount, format_usd, to_decimal
+from vectoll.domain.money import Amount, to_decimal
 from vectoll.ports.ledger import UsageQuery
 from vectoll.ports.store import Store
 from vectoll.settings import Settings
@@ -47,8 +47,8 @@ def list_(settings: Settings, as_json: bool) -> None:
     rows = [
         (
             each.account,
-            f"${format_usd(each.balance.balance)}",
-            f"${format_usd(each.balance.allowance)}",
+            dollars(each.balance.balance),
+            dollars(each.balance.allowance),
             str(each.active_keys),
         )
         for each in found
@@ -66,11 +66,11 @@ def show(settings: Settings, account: AccountId, as_json: bool) -> None:
     if as_json:
         print_json({**_describe(found), "keys": [{"id": key.id, "name": key.name} for key in keys]})
         return
-    held = "known to the server only" if found.held is None else f"${format_usd(found.held)}"
+    held = "known to the server only" if found.held is None else dollars(found.held)
     balance = found.balance
     click.echo(f"account    {found.account}")
-    click.echo(f"credit     ${format_usd(balance.balance)}")
-    click.echo(f"allowance  ${format_usd(balance.allowance)} left of today's ${format_usd(balance.granted)}")
+    click.echo(f"credit     {dollars(balance.balance)}")
+    click.echo(f"allowance  {dollars(balance.allowance)} left of today's {dollars(balance.granted)}")
     click.echo(f"held       {held}")
     for key in keys:
         click.echo(f"key        {key.id}  {printable(key.name)}")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vectoll.cli.options import ACCOUNT, DOLLARS, as_json, with_settings
-from vectoll.cli.output import print_json, print_table
+from vectoll.cli.output import dollars, print_json, print_table
 from vectoll.domain.allowances import DailyAllowance
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import Amount, format_usd, to_decimal
@@ -44,12 +44,17 @@ def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool)
 @with_settings
 def list_(settings: Settings, as_json: bool) -> None:
     """Today's allowances: granted by an operator, by a stake, and what is spent."""
-    found = [_describe(each) for each in asyncio.run(_list(settings))]
+    found = asyncio.run(_list(settings))
     if as_json:
-        print_json(found)
-    else:
-        titles = ("ACCOUNT", "USD PER DAY", "STAKED", "GRANTED TODAY", "SPENT TODAY")
-        print_table(titles, [[str(value) for value in each.values()] for each in found])
+        print_json([_describe(each) for each in found])
+        return
+    print_table(
+        ("ACCOUNT", "PER DAY", "STAKED", "GRANTED TODAY", "SPENT TODAY"),
+        [
+            (each.account, *map(dollars, (each.per_day, each.staked, each.granted, each.spent)))
+            for each in found
+        ],
+    )
 
 
 async def _set(settings: Settings, account: AccountId, per_day: Amount) -> DailyAllowance:

@@ -8,6 +8,8 @@ from typing import Any
 import click
 import msgspec
 
+from vectoll.domain.money import UNITS_PER_USD, ZERO, Amount, format_usd
+
 _JSON = msgspec.json.Encoder(decimal_format="number")
 _TERMINAL_READS = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What JSON leaves as it is and a terminal may act on: control characters from 0x7f on, changes of direction."""
@@ -26,6 +28,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def dollars(amount: Amount) -> str:
+    """``$4.230000``, rounded down; what would be shown as nothing has all its digits: ``$0.000000025``."""
+    is_tiny = amount != ZERO and abs(amount) < UNITS_PER_USD // 10**6
+    return f"${format_usd(amount, 12).rstrip('0')}" if is_tiny else f"${format_usd(amount)}"
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

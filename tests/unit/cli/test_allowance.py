@@ -16,7 +16,13 @@ def test_an_allowance_is_set_listed_and_ended(vectoll: Cli) -> None:
         "spent_today_usd": 0,
     }
     assert vectoll.json("allowance", "list") == [granted]
-    assert "alice" in vectoll.ok("allowance", "list")
+    assert vectoll.ok("allowance", "list").splitlines()[1].split() == [
+        "alice",
+        "$0.500000",
+        "$0.000000",
+        "$0.500000",
+        "$0.000000",
+    ]
     assert "alice has $2.000000 a day" in vectoll.ok(
         "allowance", "set", "--account", "alice", "--usd-per-day", "2"
     )

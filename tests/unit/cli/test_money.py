@@ -11,10 +11,11 @@ import pytest
 from tests.unit.cli.conftest import Cli
 
 from vectoll.adapters.storage.sqlite import open_sqlite
+from vectoll.cli.output import dollars
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId, new_id
 from vectoll.domain.ledger import Hold
-from vectoll.domain.money import Price, Quote
+from vectoll.domain.money import Amount, Price, Quote
 from vectoll.ports.clock import SystemClock
 
 
@@ -186,6 +187,15 @@ def test_usage_adds_up_by_account_key_and_model(vectoll: Cli) -> None:
     assert [r["charged_usd"] for r in rows] == [Decimal("0.002"), Decimal("0.0015"), Decimal("0.00001")]
     assert [r["account"] for r in vectoll.json("usage", "--account", "bob")] == ["bob"]
     assert "$0.003510 since" in vectoll.ok("usage")
+
+
+def test_charge_is_never_shown_as_nothing(vectoll: Cli) -> None:
+    open_account(vectoll, "bob", "5")
+    charge(vectoll.data_dir, "bob", None, 0, datetime.now(UTC))
+    assert "$0.000000 since" in vectoll.ok("usage")
+    assert dollars(Amount(12_500 * 2)) == "$0.000000025"
+    assert dollars(Amount(10**6)) == "$0.000001"
+    assert dollars(Amount(4_230_000_999_999)) == "$4.230000"
 
 
 def test_usage_counts_from_since_across_months(vectoll: Cli) -> None:
