@@ -31,8 +31,7 @@ def keys() -> None:
 @click.option(
     "--limit-period",
     type=click.Choice([p.value for p in LimitPeriod], case_sensitive=False),
-    default=LimitPeriod.MONTH.value,
-    help="EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
+    help="Of --limit-usd: EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
 )
 @as_json
 @with_settings
@@ -45,13 +44,16 @@ def create(
     pro: bool,
     expires: datetime | None,
     limit_usd: Amount | None,
-    limit_period: str,
+    limit_period: str | None,
     as_json: bool,
 ) -> None:
     """Make a key. Its secret is printed once and stored only as a hash."""
     now = datetime.now(UTC)
     if expires is not None and expires <= now:
         raise click.BadParameter("must be in the future", param_hint="--expires")
+    if limit_period is not None and limit_usd is None:
+        raise click.UsageError("--limit-period needs --limit-usd.")
+    period = LimitPeriod((limit_period or LimitPeriod.MONTH).upper())
     secret = new_secret()
     key = ApiKey.of_secret(
         secret,
@@ -60,7 +62,7 @@ def create(
         now,
         kind=KeyKind.ADMIN if admin else KeyKind.INFERENCE,
         expires_at=expires,
-        limit=None if limit_usd is None else SpendLimit(limit_usd, LimitPeriod(limit_period.upper())),
+        limit=None if limit_usd is None else SpendLimit(limit_usd, period),
         is_pro=pro,
     )
     balance = asyncio.run(_create(settings, key, credit_usd))

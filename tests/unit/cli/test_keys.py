@@ -55,6 +55,7 @@ def test_keys_of_one_account_share_its_credit_and_others_do_not(vectoll: Cli) ->
         (("--expires", "yesterday"), "neither a date"),
         (("--expires", "2020-01-01"), "must be in the future"),
         (("--limit-period", "YEAR"), "YEAR"),
+        (("--limit-period", "EPOCH"), "--limit-period needs --limit-usd"),
         (("--name", ""), "1 to 64 characters"),
         (("--name", "x" * 65), "1 to 64 characters"),
         (("--name", "a\nb"), "none of them a control character"),
