@@ -64,7 +64,7 @@ def test_commands_work_on_a_database(
     assert "vectoll db migrate" in vectoll.fails("db", "status", code=1)
     vectoll.run("db", "migrate", "--pre")
     assert "--post" in vectoll.run("db", "status")
-    vectoll.run("db", "migrate", "--post")
+    assert "(--pre)" in vectoll.run("db", "migrate", "--pre", "--post")
     status = vectoll.json("db", "status")
     assert status["pre"] == status["post"] == status["program"]
     key = vectoll.json("keys", "create", "--name", "k", "--credit-usd", "1")
