@@ -106,7 +106,7 @@ def _print(intents: Sequence[Intent], as_json: bool) -> None:
         )
         for intent in intents
     ]
-    print_table(("created", "state", "usd", "network", "payer", "id"), rows)
+    print_table(("CREATED", "STATE", "USD", "NETWORK", "PAYER", "ID"), rows)
 
 
 def _describe(intent: Intent) -> dict[str, Any]:
