@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -42,7 +44,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.servi
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigurationError before anything is served."""
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises ConfigurationError before anything is served."""
     files = allow_open_files()
     if files < FEW_FILES:
         log.warning("few open files are allowed: each connection is one", limit=files)
@@ -120,6 +122,14 @@ class _Server(uvicorn.Server):
             colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
         )
         print(text, flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's, and SIGHUP: a terminal that is closed. `nohup` has it ignored, and so it stays."""
+        with super().capture_signals():
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+                signal.signal(signal.SIGHUP, self.handle_exit)
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """The first signal starts the drain, the second ends it."""

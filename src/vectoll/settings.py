@@ -277,7 +277,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     default_price_usd_per_million: str = (
         "0.0125"  # Price of a model that sets none, dollars per million tokens.
     )
-    drain_timeout_s: Seconds = 30.0  # How long requests in flight may take to finish after SIGTERM.
+    drain_timeout_s: Seconds = 30.0  # How long requests in flight may take to finish after SIGTERM or SIGHUP.
     forwarded_allow_ips: str = "127.0.0.1"  # Proxies whose X-Forwarded-For is believed, comma-separated.
     compression_min_bytes: Natural = 1024  # Answers smaller than this are never compressed.
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
