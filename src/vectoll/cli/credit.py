@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import ACCOUNT, DOLLARS, as_json, with_settings
 from vectoll.cli.output import print_json
 from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance, VectollError
@@ -25,7 +26,9 @@ def credit() -> None:
 
 @credit.command()
 @click.option("--account", type=ACCOUNT, help="The account to credit.")
-@click.option("--key", "key_id", help="The id of a key of the account to credit.")
+@click.option(
+    "--key", "key_id", shell_complete=suggest.active_keys, help="The id of a key of the account to credit."
+)
 @click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
 @click.option("--note", default="", help="Why; kept in the ledger.")
 @click.option("--id", "credit_id", help="Your own id for this credit: repeating it adds nothing more.")
@@ -63,7 +66,7 @@ def add(
 
 @credit.command()
 @click.option("--account", type=ACCOUNT, help="The account to take credit from.")
-@click.option("--key", "key_id", help="The id of a key of that account.")
+@click.option("--key", "key_id", shell_complete=suggest.active_keys, help="The id of a key of that account.")
 @click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
 @click.option("--note", default="", help="Why; kept in the ledger.")
 @click.option("--id", "removal_id", help="Your own id for this: repeating it takes nothing more.")

@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import with_settings
 from vectoll.cli.progress import Progress
 from vectoll.cli.vector_files import VectorWriter, open_writer
@@ -38,7 +39,7 @@ class Embedder(Protocol):
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Write here: .npy is an array, else JSON lines."
 )
-@click.option("--model", default="all-MiniLM-L6-v2", show_default=True)
+@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, shell_complete=suggest.models)
 @click.option("--dimensions", type=click.IntRange(1), help="A smaller size, where the model has one.")
 @click.option("--url", help="Ask this server instead of computing here, e.g. http://127.0.0.1:8787.")
 @click.option("--api-key", envvar="VECTOLL_API_KEY", show_envvar=True, help="The server's key.")

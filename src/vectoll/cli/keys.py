@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, NAME, as_json, with_settings
 from vectoll.cli.output import print_json, print_table
 from vectoll.domain.errors import NotFound, VectollError
@@ -135,7 +136,7 @@ async def _list(settings: Settings, account: AccountId | None) -> Any:
 
 
 @keys.command()
-@click.argument("key_id")
+@click.argument("key_id", shell_complete=suggest.active_keys)
 @as_json
 @with_settings
 def revoke(settings: Settings, key_id: str, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json, print_table
 from vectoll.domain.errors import ConfigurationError, ModelOffline, UnknownModel
@@ -27,7 +28,7 @@ class _Pulled:
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=suggest.models)
 @click.option("--revision", help="Fetch this commit, branch or tag instead of the configured one.")
 @as_json
 @with_settings

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from tests.unit.cli.conftest import Cli
 
 from vectoll import __version__
@@ -219,6 +220,25 @@ def test_completion_script_names_the_command(vectoll: Cli, shell: str) -> None:
     assert "_VECTOLL_COMPLETE" in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_ids_of_models_and_keys_are_completed(vectoll: Cli, tmp_path: Path) -> None:
+    kept = vectoll.json("keys", "create", "--name", "a")
+    gone = vectoll.json("keys", "create", "--name", "gone")
+    vectoll.ok("keys", "revoke", gone["id"])
+
+    def completed(*words: str) -> list[str]:
+        environ = {"COMP_WORDS": " ".join(("vectoll", *words)), "COMP_CWORD": str(len(words))}
+        environ |= {"_VECTOLL_COMPLETE": "bash_complete", "VECTOLL_DATA_DIR": str(vectoll.data_dir)}
+        result = CliRunner().invoke(cli, [], env=environ, prog_name="vectoll")
+        return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
+
+    assert completed("keys", "revoke", "key_") == [kept["id"]]
+    assert completed("credit", "add", "--key", "key_") == [kept["id"]]
+    assert completed("embed", "--model", "all-") == ["all-MiniLM-L6-v2"]
+    assert completed("models", "check", "all-") == ["all-MiniLM-L6-v2"]
+    (tmp_path / "vectoll.toml").write_text("broken")
+    assert completed("embed", "--model", "all-") == completed("keys", "revoke", "key_") == []
 
 
 @pytest.mark.parametrize(("page", "file"), [("configuration", "configuration.md"), ("cli", "cli.md")])
