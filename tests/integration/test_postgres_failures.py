@@ -138,8 +138,9 @@ async def test_a_lost_database_is_told_once_and_once_that_it_is_back(
 
 
 async def test_an_idle_gateway_sees_that_its_database_is_lost(
-    url: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    url: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "vectoll.storage")
     monkeypatch.setattr(upkeep, "EVERY_S", 0.05)
     store = await open_postgres(url, None, QUICK)
     await asyncio.to_thread(server.stop, signal.SIGQUIT)
@@ -147,12 +148,14 @@ async def test_an_idle_gateway_sees_that_its_database_is_lost(
         async with asyncio.timeout(10):
             while not is_lost(store):  # noqa: ASYNC110 - another process has no event
                 await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # some more rounds, which say nothing
     finally:
         await asyncio.to_thread(server.start)
     async with asyncio.timeout(10):
         while is_lost(store):  # noqa: ASYNC110 - another process has no event
             await asyncio.sleep(0.05)
     await store.close()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
 async def test_a_busy_database_is_not_lost() -> None:

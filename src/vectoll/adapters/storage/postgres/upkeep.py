@@ -48,4 +48,5 @@ class Upkeep:
                     await self._database.fetch("sweep_holds")
                     await self._database.fetch("sweep_limits")
             except (VectollError, asyncpg.PostgresError, OSError) as error:
-                _log.warning("upkeep of the database is late: %s", error)
+                if not self._database.reachability.is_lost:  # which was told already
+                    _log.warning("upkeep of the database is late: %s", error)
