@@ -75,7 +75,7 @@ def welcome(
         f"  {bold}base URL{plain}   {base_url}/api/v1   (OpenAI clients: {base_url}/v1)",
         f"  {bold}API key{plain}    {secret or 'make one: vectoll keys create --name NAME --credit-usd 5'}",
         "",
-        _curl(base_url, secret, serving[0]) if serving else "See why: vectoll models list",
+        _curl(base_url, secret, serving[0]) if serving else "Every model and its state: vectoll models list",
         "",
     ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """A bounded pool of connections, and statements by name: each has a time limit, and a lost connection is replaced."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -137,10 +138,9 @@ async def connect(url: str, settings: PoolSettings) -> Database:
             pool.terminate()
         if isinstance(error, (*CONNECTION_LOST, asyncpg.PostgresError, ValueError)):
             is_url_wrong = isinstance(error, asyncpg.ClientConfigurationError | ValueError)
-            kind = ConfigurationError if is_url_wrong else Unusable
-            raise kind(
-                f"cannot connect to the database in database.url{_where(url)}: {_explain(error)}"
-            ) from None
+            kind, where = (ConfigurationError, "") if is_url_wrong else (Unusable, _where(url))
+            message = f"cannot connect to the database in database.url{where}: {_explain(error)}{_hint(url)}"
+            raise kind(message) from None
         raise
     return Database(pool, settings)
 
@@ -185,15 +185,17 @@ async def _leave_as_it_is(connection: Connection) -> None:
 
 
 def _where(url: str) -> str:
-    """The address in a URL, where no part of a password can be taken for one, else what may be wrong."""
-    try:
-        parts = urlsplit(url)
-        is_clear = url.count("@") <= 1 and ("@" in parts.netloc or "@" not in url)
-        if is_clear:
-            return f" ({parts.hostname or 'this machine'}:{parts.port or 5432})"
-    except ValueError:
-        pass
-    return " (in a user's name or password @ : / ? # must be percent-encoded: @ is %40)"
+    """The address in a URL, where no part of a password can be taken for one."""
+    address = urlsplit(url).netloc.rpartition("@")[2]
+    return f" ({address})" if address and not _hint(url) else ""
+
+
+def _hint(url: str) -> str:
+    """What may be wrong with a URL in which the password seems to end early."""
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    if url.count("@") == authority.count("@") <= 1:
+        return ""
+    return "; in a user's name or password @ : / ? # must be percent-encoded: @ is %40"
 
 
 def _explain(error: BaseException) -> str:
