@@ -85,6 +85,9 @@ def variable_of(path: Steps) -> str:
 
 
 def _explain_unknown(path: Steps, sources: Sources, settings: type) -> str:
+    path = next(
+        (said for said in sources.origins if said[: len(path)] == path), path
+    )  # in a table that is unknown
     origin, name = sources.origin_of(path), ".".join(path)
     known = [".".join(each) for each in _known(inspect.type_info(settings))]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

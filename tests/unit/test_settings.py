@@ -81,6 +81,10 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
         ({"VECTOLL_PRT": "1"}, "VECTOLL_PRT: unknown; did you mean VECTOLL_PORT?"),
         ({"VECTOLL_XYZZY": "1"}, "VECTOLL_XYZZY: unknown"),
         (
+            {"VECTOLL_X402__BSE__RPC_URL": "1"},
+            "VECTOLL_X402__BSE__RPC_URL: unknown; did you mean VECTOLL_X402__BASE__RPC_URL?",
+        ),
+        (
             {"VECTOLL_MODELS": '[{"id": "m", "poolin": "cls"}]'},
             "VECTOLL_MODELS: unknown setting models.poolin; did you mean models.pooling?",
         ),
@@ -164,6 +168,11 @@ def test_who_said_what_is_wrong_is_named(tmp_path: Path) -> None:
         load_settings(path, environ={})
     path.write_text('[x402.base]\npay_too = "0x"\n')
     with pytest.raises(ConfigurationError, match=r"base\.pay_too; did you mean x402\.base\.pay_to"):
+        load_settings(path, environ={})
+    path.write_text("[limit]\nblock_s = 1\n")
+    with pytest.raises(
+        ConfigurationError, match=r"own\.toml: unknown setting limit\.block_s; did you mean limits\."
+    ):
         load_settings(path, environ={})
     path.write_text("limits.block_s = 0\n")
     with pytest.raises(ConfigurationError, match=r"limits\.block_s: expected `int` >= 1 \(.*own\.toml=0\)"):
