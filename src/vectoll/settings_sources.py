@@ -85,9 +85,7 @@ def variable_of(path: Steps) -> str:
 
 
 def _explain_unknown(path: Steps, sources: Sources, settings: type) -> str:
-    path = next(
-        (said for said in sources.origins if said[: len(path)] == path), path
-    )  # in a table that is unknown
+    path = next((said for said in sources.origins if said[: len(path)] == path), path)  # of an unknown table
     origin, name = sources.origin_of(path), ".".join(path)
     known = [".".join(each) for each in _known(inspect.type_info(settings))]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -186,7 +184,8 @@ def _add_environment(sources: Sources, environ: Mapping[str, str], kinds: Any) -
             if not isinstance(node, dict):
                 raise ConfigurationError(f"{name} clashes with another VECTOLL_ variable")
         node[path[-1]] = _parse(value, is_list=path in lists)
-        sources.origins[path] = name
+        within = _paths(node[path[-1]], path) if isinstance(node[path[-1]], dict) else ()
+        sources.origins.update(dict.fromkeys((path, *within), name))
     _merge(sources.tree, tree)
 
 

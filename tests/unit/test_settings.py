@@ -177,6 +177,8 @@ def test_who_said_what_is_wrong_is_named(tmp_path: Path) -> None:
     path.write_text("limits.block_s = 0\n")
     with pytest.raises(ConfigurationError, match=r"limits\.block_s: expected `int` >= 1 \(.*own\.toml=0\)"):
         load_settings(path, environ={})
+    with pytest.raises(ConfigurationError, match=r"expected `int` >= 1 \(VECTOLL_LIMITS=-1\)"):
+        load_settings(path, environ={"VECTOLL_LIMITS": '{"block_s": -1}'})
     with pytest.raises(ConfigurationError, match=r"data_dir: .* \(--data-dir\)"):
         load_settings(path, {"data_dir": "", "limits": {"block_s": 1}}, {})
 
