@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.domain.ledger import Verification
-from vectoll.http.services import Services
+from vectoll.http.services import Readiness, Services
 from vectoll.loading import open_models
 from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
@@ -33,6 +33,26 @@ Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is."""
 
 
+def check_settings(settings: Settings) -> None:
+    """Raises ConfigurationError for what serving would refuse, as far as that is known without serving."""
+    from vectoll.engines import choose_device
+    from vectoll.loading import read_served_models
+
+    read_served_models(settings)
+    choose_device(settings.engine)
+    _check_allowance(settings)
+    _jwt_authenticators(settings)
+    if settings.x402.enabled:
+        from vectoll.rails import check_wallets
+
+        check_wallets(settings)
+
+
+def _check_allowance(settings: Settings) -> None:
+    if settings.allowance.enabled and not settings.x402.enabled:
+        raise ConfigurationError("allowance.enabled needs x402.enabled")
+
+
 def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
     """A context in which this process alone serves from the data directory. Entering raises ConfigurationError.
 
@@ -42,8 +62,14 @@ def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened."""
-    return bool(settings.database.url) or (Path(settings.data_dir) / DATABASE_NAME).exists()
+    """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened.
+
+    Raises ConfigurationError where that cannot be seen.
+    """
+    try:
+        return bool(settings.database.url) or (Path(settings.data_dir) / DATABASE_NAME).exists()
+    except OSError as error:
+        raise Unusable(f"cannot read the data directory {settings.data_dir}: {error.strerror}") from None
 
 
 @asynccontextmanager
@@ -112,8 +138,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
     async with AsyncExitStack() as stack:
         tracer = await stack.enter_async_context(open_tracer(settings.tracing))
         wallets = None
-        if settings.allowance.enabled and not settings.x402.enabled:
-            raise ConfigurationError("allowance.enabled needs x402.enabled")
+        _check_allowance(settings)
         if settings.x402.enabled:
             from vectoll.rails import open_wallets
 
@@ -134,6 +159,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
             clock=clock,
             settings=settings,
             metrics=metrics,
+            readiness=Readiness(is_store_lost=lambda: store.is_lost),
             wallets=wallets.services if wallets else None,
             tracer=tracer,
         )
@@ -153,7 +179,9 @@ async def open_tracer(settings: TracingSettings) -> AsyncIterator["Tracer | None
     try:
         from vectoll.adapters.otel import OtelSpans
     except ModuleNotFoundError:
-        raise ConfigurationError('tracing.enabled needs OpenTelemetry: pip install "vectoll[otel]"') from None
+        raise ConfigurationError(
+            'tracing.enabled needs OpenTelemetry: pip install ".[otel]" in vectoll\'s checkout'
+        ) from None
     spans = OtelSpans(settings.endpoint, settings.sample_ratio)
     try:
         yield Tracer(spans)
@@ -175,9 +203,13 @@ def _limiter(settings: Settings, store: Store) -> RateLimiter:
 def _authenticators(settings: Settings, keys: KeyStore, clock: Clock) -> Sequence[Authenticator]:
     from vectoll.core.auth import KeyAuthenticator
 
-    found: list[Authenticator] = [KeyAuthenticator(keys, clock)]
-    if settings.jwt.public_key_files or settings.jwt.jwks_file:
-        from vectoll.adapters.jwt import JwtAuthenticator
+    return [KeyAuthenticator(keys, clock), *_jwt_authenticators(settings)]
 
-        found.append(JwtAuthenticator(settings.jwt))
-    return found
+
+def _jwt_authenticators(settings: Settings) -> Sequence[Authenticator]:
+    """Raises ConfigurationError for key files that cannot be used."""
+    if not settings.jwt.public_key_files and not settings.jwt.jwks_file:
+        return []
+    from vectoll.adapters.jwt import JwtAuthenticator
+
+    return [JwtAuthenticator(settings.jwt)]

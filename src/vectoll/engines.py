@@ -145,7 +145,7 @@ def choose_device(settings: EngineSettings) -> Device:
 def missing_for_cuda() -> str | None:
     """What keeps torch from using a GPU here; None when nothing does. Imports torch only where a GPU is."""
     if importlib.util.find_spec("torch") is None:
-        return 'torch is not installed; pip install "vectoll[cuda]"'
+        return 'torch is not installed; pip install ".[cuda]" in vectoll\'s checkout'
     if not _gpus():
         return "no NVIDIA GPU is visible (driver, CUDA_VISIBLE_DEVICES)"
     import torch

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from vectoll.adapters.checkpoints import locate, read_checkpoint
 from vectoll.adapters.engines.cores import available_cores
 from vectoll.catalog_file import ServedModels, read_models
 from vectoll.core.models import ModelRegistry
-from vectoll.core.residency import Residency, ResidentModel
+from vectoll.core.residency import RETRY_LOADING_S, Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
 from vectoll.domain.errors import AtCapacity, ConfigurationError, Draining, ModelOffline, VectollError
 from vectoll.domain.ids import ModelId
@@ -69,15 +69,33 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
             for state in states
             if state.offline is None
         }
-        registry = ModelRegistry(served.catalog, models, offline)
+        switched_on = {state.spec.id for state in states if state.is_named} | models.keys()
+        registry = ModelRegistry(served.catalog, models, offline, switched_on)
+        retrying = asyncio.create_task(_retry(registry, models.values()))
         try:
             for model in models.values():
                 if model.spec.load_on_start:
-                    with suppress(ModelOffline, AtCapacity):  # logged, and shown as offline
-                        await model.load()
+                    await _try_to_load(model)
+            if why := registry.why_none:
+                log.warning("no_model_served", extra={"reason": why})
             yield registry
         finally:
+            retrying.cancel()
             await registry.close()
+
+
+async def _try_to_load(model: ResidentModel) -> None:
+    with suppress(ModelOffline, AtCapacity, Draining):  # logged, and shown as offline
+        await model.load()
+
+
+async def _retry(registry: ModelRegistry, models: Iterable[ResidentModel]) -> None:
+    """While nothing can be served, /ready keeps away the requests that would try to load a model again."""
+    while True:
+        await asyncio.sleep(RETRY_LOADING_S)
+        if not registry.usable:
+            for model in models:
+                await _try_to_load(model)
 
 
 def _resident(

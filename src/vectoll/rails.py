@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from urllib.parse import urlsplit
 
+from vectoll.adapters.chains.network import NetworkCheck
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.chains.secp256k1 import SigningKey
 from vectoll.adapters.chains.solana import SolanaKey, token_account
@@ -53,6 +54,10 @@ _SOLANA_USDC: Mapping[str, str] = {
 }
 
 
+NETWORK_TIMEOUT_S = 3.0
+"""How long the start waits for a chain."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wallets:
     """What HTTP needs so that wallets can sign in and pay."""
@@ -73,6 +78,7 @@ async def open_wallets(
     public_url = _public_url(settings)
     async with AsyncExitStack() as stack:
         top_ups = await stack.enter_async_context(open_top_ups(settings, store, limiter, clock, metrics))
+        await stack.enter_async_context(_checked_networks(settings))
         evm = {
             o.network: JsonRpc(_required(settings.x402.base.rpc_url)) for o in top_ups.options if _is_evm(o)
         }
@@ -102,6 +108,14 @@ async def open_wallets(
         yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
 
 
+def check_wallets(settings: Settings) -> None:
+    """Raises ConfigurationError for what ``open_wallets`` would refuse. Asks nobody."""
+    _domains(settings, _public_url(settings))
+    make_rails(settings)
+    if settings.allowance.enabled:
+        _stakes(settings)
+
+
 @asynccontextmanager
 async def open_top_ups(
     settings: Settings,
@@ -123,13 +137,34 @@ async def open_top_ups(
 
 
 @asynccontextmanager
+async def _checked_networks(settings: Settings) -> AsyncIterator[None]:
+    """Ask every configured endpoint which chain it is of; one that does not answer is told, and asked again later.
+
+    Raises ConfigurationError for one that is of another chain than ``network``.
+    """
+    tables: dict[str, BaseSettings | SolanaSettings] = {
+        "x402.base": settings.x402.base,
+        "x402.solana": settings.x402.solana,
+    }
+    async with AsyncExitStack() as stack:
+        checks = []
+        for table, rail in tables.items():
+            if rail.rpc_url:
+                rpc = JsonRpc(rail.rpc_url, NETWORK_TIMEOUT_S)
+                stack.push_async_callback(rpc.close)
+                checks.append(NetworkCheck(table, rail.network, rpc))
+        await asyncio.gather(*(check.run() for check in checks))
+        for check in checks:
+            again = asyncio.create_task(check.repeat(settings.x402.reconcile_interval_s))
+            stack.push_async_callback(_stop, again)
+        yield
+
+
+@asynccontextmanager
 async def watch_stakes(settings: Settings, store: Store, clock: Clock) -> AsyncIterator[None]:
     """Stakes become daily allowances in the background. Raises ConfigurationError."""
-    token = _address("allowance.token", settings.allowance.token, Family.EVM)
-    minimum = _base_units(settings.allowance.minimum_units)
-    if not settings.x402.base.rpc_url:
-        raise ConfigurationError("allowance.enabled needs x402.base.rpc_url")
-    rpc = JsonRpc(settings.x402.base.rpc_url)
+    token, minimum, rpc_url = _stakes(settings)
+    rpc = JsonRpc(rpc_url)
     watch = asyncio.create_task(
         StakedAllowances(store.allowances, EvmStakes(rpc, token), clock, minimum).watch()
     )
@@ -138,6 +173,15 @@ async def watch_stakes(settings: Settings, store: Store, clock: Clock) -> AsyncI
     finally:
         await _stop(watch)
         await rpc.close()
+
+
+def _stakes(settings: Settings) -> tuple[str, int, str]:
+    """The token's contract, the smallest stake in base units, and where to ask. Raises ConfigurationError."""
+    token = _address("allowance.token", settings.allowance.token, Family.EVM)
+    minimum = _base_units(settings.allowance.minimum_units)
+    if not settings.x402.base.rpc_url:
+        raise ConfigurationError("allowance.enabled needs x402.base.rpc_url")
+    return token, minimum, settings.x402.base.rpc_url
 
 
 def _base_units(text: str) -> int:

@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -21,7 +23,7 @@ from vectoll.accepting import Acceptor
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
 from vectoll.connection import Connection
 from vectoll.descriptors import allow_open_files
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.http.app import Application
 from vectoll.http.cors import allow_origins
 from vectoll.http.services import Phase, Readiness, Services
@@ -42,7 +44,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.servi
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigurationError before anything is served."""
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises ConfigurationError before anything is served."""
     files = allow_open_files()
     if files < FEW_FILES:
         log.warning("few open files are allowed: each connection is one", limit=files)
@@ -68,7 +70,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigurationError(f"cannot listen on {settings.host} port {settings.port}: {why}") from None
+        raise Unusable(f"cannot listen on {settings.host} port {settings.port}: {why}") from None
     return listener
 
 
@@ -110,14 +112,23 @@ class _Server(uvicorn.Server):
         host, port = self._listener.getsockname()[:2]
         log.info("ready", host=host, port=port, process=os.getpid())
         _tell_supervisor("READY=1")
-        models = [s.id for s in self._services.models.specs if not self._services.models.offline_reason(s)]
+        models = self._services.models
         text = welcome(
             _base_url(host, port),
             self._secret,
-            models,
+            [spec.id for spec in models.usable],
+            models.why_none,
             colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
         )
         print(text, flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's, and SIGHUP: a terminal that is closed. `nohup` has it ignored, and so it stays."""
+        with super().capture_signals():
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+                signal.signal(signal.SIGHUP, self.handle_exit)
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """The first signal starts the drain, the second ends it."""

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, field
 from vectoll.domain.catalog import ModelKind, Pooling, Privacy, TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.siwx import BASE, SOLANA, BaseNetwork, SolanaNetwork
+from vectoll.settings_checks import faults
 from vectoll.settings_sources import explain, read_sources
 
 DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
@@ -23,6 +24,7 @@ DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+Streams = Annotated[int, Meta(ge=0, le=1024)]  # each is a thread
 Seconds = Annotated[float, Meta(gt=0)]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
 Text = Annotated[str, Meta(min_length=1)]
@@ -63,7 +65,7 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         "auto"  # On the CPU: vectoll's own kernels or OpenVINO; auto is the first where they compute the model faster.
     )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
-    streams: Natural = (
+    streams: Streams = (
         0  # Batches computed side by side, a core each; 0: one per core, very large models' per four.
     )
     cores: Natural = 0  # Cores that compute on the CPU; 0: all, or one for each of the streams that are set.
@@ -211,7 +213,7 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TracingSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[tracing]``: OpenTelemetry traces over OTLP/HTTP. Needs `pip install "vectoll[otel]"`.
+    """``[tracing]``: OpenTelemetry traces over OTLP/HTTP. Needs the optional part `otel`.
 
     What is left out follows OpenTelemetry's environment variables (OTEL_*).
     """
@@ -284,7 +286,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     default_price_usd_per_million: str = (
         "0.0125"  # Price of a model that sets none, dollars per million tokens.
     )
-    drain_timeout_s: Seconds = 30.0  # How long requests in flight may take to finish after SIGTERM.
+    drain_timeout_s: Seconds = 30.0  # How long requests in flight may take to finish after SIGTERM or SIGHUP.
     forwarded_allow_ips: str = "127.0.0.1"  # Proxies whose X-Forwarded-For is believed, comma-separated.
     compression_min_bytes: Natural = 1024  # Answers smaller than this are never compressed.
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
@@ -312,8 +314,11 @@ def load_settings(
     ``flags`` is a nested mapping of what was given on the command line, None for what was not. Without
     ``config`` the file is ``$VECTOLL_CONFIG``, else ``./vectoll.toml`` if it exists, else none.
     """
+    sources = read_sources(config, flags or {}, environ, Settings)
     try:
-        settings = msgspec.convert(read_sources(config, flags or {}, environ), Settings, strict=False)
+        settings = msgspec.convert(sources.tree, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(explain(error, Settings)) from None
+        raise ConfigurationError(explain(error, sources, Settings)) from None
+    for name, why in faults(settings):
+        raise ConfigurationError(f"setting {name}: {why}{sources.said_by(name)}")
     return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))

@@ -1,62 +1,158 @@
 """Where settings come from, and how a wrong one is explained. What settings there are: ``vectoll.settings``."""
 
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, shorten
 
 ENV_PREFIX = "VECTOLL_"
 NOT_SETTINGS = frozenset({"VECTOLL_CONFIG", "VECTOLL_API_KEY"})
 """Variables with the prefix that are for the command line: the settings file, and `vectoll embed --api-key`."""
 
+Steps = tuple[str, ...]
+"""``("limits", "block_s")``"""
 
-def read_sources(config: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the file, the environment and the command line say, merged: the later wins.
 
-    Raises ConfigurationError for a file that cannot be read, or variables that clash.
-    """
-    tree: dict[str, Any] = {}
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the file, the environment and the command line say, merged: the later wins."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Steps, str] = field(default_factory=dict)
+    """Who said what is at a path: ``vectoll.toml``, ``VECTOLL_PORT``, ``--port``."""
+
+    def origin_of(self, path: Steps) -> str:
+        """Who said it, or the table or list that it is in."""
+        return next((self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins), "")
+
+    def said_by(self, where: str) -> str:
+        """`` (VECTOLL_PORT)`` for a place like ``models[0].id``, nothing where nobody said it."""
+        origin = self.origin_of(_steps_of(where))
+        return f" ({origin})" if origin else ""
+
+    def add(self, tree: Mapping[str, Any], origin: str) -> None:
+        """Merge what one source says over what others said before."""
+        _merge(self.tree, tree)
+        self.origins.update(dict.fromkeys(_paths(tree), origin))
+
+
+def read_sources(
+    config: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], settings: type
+) -> Sources:
+    """Everything that was said. Raises ConfigurationError for a file that cannot be read, or variables that clash."""
+    sources = Sources()
     path = config or _config_path(environ)
     if path is not None:
-        _merge(tree, _read_toml(path))
-    _merge(tree, _from_environment(environ))
-    _merge(tree, _without_none(flags))
-    return tree
+        sources.add(_read_toml(path), str(path))
+    _add_environment(sources, environ, inspect.type_info(settings))
+    given = _without_none(flags)
+    for steps in _paths(given):
+        sources.origins[steps] = "--" + "-".join(steps).replace("_", "-")
+    _merge(sources.tree, given)
+    return sources
 
 
-def explain(error: msgspec.ValidationError, settings: type) -> str:
-    """``Expected `int`, got `str` - at `$.limits.x``` → ``setting limits.x: expected `int`, got `str```.
+def explain(error: msgspec.ValidationError, sources: Sources, settings: type) -> str:
+    """``Expected `int`, got `str` - at `$.limits.x``` → ``setting limits.x: expected `int`, got `str``` (VECTOLL_…)``.
 
-    Where one of a few words is meant, they are listed.
+    Where one of a few words is meant, they are listed; a name that is unknown gets the nearest one that is not. The
+    value is repeated where it can be no secret.
     """
     what, _, where = str(error).partition(" - at `$.")
     what, where = what[:1].lower() + what[1:], where.rstrip("`")
+    path = _steps_of(where)
+    if unknown := re.search(r"unknown field `(.+?)`", what):
+        return _explain_unknown((*path, unknown[1]), sources, settings)
     if not where:
         return f"settings: {what}"
-    choices = _choices(settings, where) if what.startswith("invalid enum value") else ()
-    return f"setting {where}: {what}" + (f", must be one of {', '.join(choices)}" if choices else "")
+    kind = _kind_at(settings, where)
+    choices = _choices(kind) if what.startswith("invalid enum value") else ()
+    listed = f", must be one of {', '.join(choices)}" if choices else ""
+    return f"setting {where}: {what}{listed}{_hint(kind)}{_told_by(sources, where, kind)}"
 
 
-def _choices(settings: type, where: str) -> Sequence[str]:
-    """The words that the setting at a path like ``models[0].precision`` may be."""
+def variable_of(path: Steps) -> str:
+    """The environment variable that sets what is at a path."""
+    return ENV_PREFIX + "__".join(path).upper()
+
+
+def _explain_unknown(path: Steps, sources: Sources, settings: type) -> str:
+    path = next((said for said in sources.origins if said[: len(path)] == path), path)  # of an unknown table
+    origin, name = sources.origin_of(path), ".".join(path)
+    known = [".".join(each) for each in _known(inspect.type_info(settings))]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if origin.startswith(ENV_PREFIX) and origin == variable_of(path):
+        meant = f"; did you mean {variable_of(tuple(near[0].split('.')))}?" if near else ""
+        return f"{origin}: unknown{meant}"
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"{origin}: unknown setting {shorten(name)}{meant}"
+
+
+def _told_by(sources: Sources, where: str, kind: Any) -> str:
+    """`` (VECTOLL_PORT=eighty)``; the value only of a number or a switch."""
+    value: Any = sources.tree
+    for name in _steps_of(where):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    said = sources.said_by(where)
+    is_plain = isinstance(kind, inspect.IntType | inspect.FloatType | inspect.BoolType)
+    if said and is_plain and isinstance(value, str | int | float):
+        return f"{said[:-1]}={shorten(str(value), 40)})"
+    return said
+
+
+def _hint(kind: Any) -> str:
+    """How to write a list in a variable."""
+    if not isinstance(kind, inspect.VarTupleType):
+        return ""
+    example = '[{"id": "m"}]' if isinstance(kind.item_type, inspect.StructType) else '["a", "b"]'
+    return f"; a list in a variable is JSON, e.g. {example}"
+
+
+def _steps_of(where: str) -> Steps:
+    """``models[0].pooling`` → ``("models", "pooling")``"""
+    return tuple(name for name in re.sub(r"\[[^\]]*\]", "", where).split(".") if name)
+
+
+def _kind_at(settings: type, where: str) -> Any:
+    """The type of the setting at a path like ``models[0].precision``; None where there is none."""
     node: Any = inspect.type_info(settings)
-    for name, item in re.findall(r"(\w+)(\[)?", re.sub(r"\[\d+\]", "[", where)):
-        node = next(field.type for field in node.fields if field.encode_name == name)
-        node = node.item_type if item else node
+    for name, item in re.findall(r"(\w+)(\[)?", re.sub(r"\[[^\]]*\]", "[", where)):
+        node = next(
+            (each.type for each in getattr(node, "fields", ()) if each.encode_name == name),
+            None,
+        )
+        node = getattr(node, "item_type", None) if item else node
+    return node
+
+
+def _choices(kind: Any) -> Sequence[str]:
+    """The words that a setting of this type may be."""
     words: list[str] = []
-    for kind in getattr(node, "types", [node]):
-        match kind:
+    for each in getattr(kind, "types", [kind]):
+        match each:
             case inspect.LiteralType():
-                words += map(str, kind.values)
+                words += map(str, each.values)
             case inspect.EnumType():
-                words += (str(member.value) for member in kind.cls)
+                words += (str(member.value) for member in each.cls)
     return words
+
+
+def _known(node: Any, path: Steps = ()) -> Iterator[Steps]:
+    """The path of every setting, those of ``[[models]]`` included."""
+    for each in node.fields:
+        kind = getattr(each.type, "item_type", each.type)
+        here = (*path, each.encode_name)
+        yield here
+        if isinstance(kind, inspect.StructType):
+            yield from _known(kind, here)
 
 
 def _config_path(environ: Mapping[str, str]) -> Path | None:
@@ -75,27 +171,51 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _add_environment(sources: Sources, environ: Mapping[str, str], kinds: Any) -> None:
     tree: dict[str, Any] = {}
+    lists = frozenset(_text_lists(kinds))
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX) or name in NOT_SETTINGS:
             continue
-        *tables, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
+        path = tuple(name.removeprefix(ENV_PREFIX).lower().split("__"))
         node = tree
-        for table in tables:
+        for table in path[:-1]:
             node = node.setdefault(table, {})
             if not isinstance(node, dict):
                 raise ConfigurationError(f"{name} clashes with another VECTOLL_ variable")
-        node[leaf] = _parse_json(value) if value.startswith(("[", "{")) else value
-    return tree
+        node[path[-1]] = _parse(value, is_list=path in lists)
+        within = _paths(node[path[-1]], path) if isinstance(node[path[-1]], dict) else ()
+        sources.origins.update(dict.fromkeys((path, *within), name))
+    _merge(sources.tree, tree)
 
 
-def _parse_json(value: str) -> Any:
-    """A variable that starts with ``[`` or ``{`` is JSON; anything else stays the text it is."""
-    try:
-        return msgspec.json.decode(value)
-    except msgspec.DecodeError:
-        return value
+def _parse(value: str, *, is_list: bool) -> Any:
+    """A variable that starts with ``[`` or ``{`` is JSON; anything else is the text it is, or texts with commas."""
+    if value.startswith(("[", "{")):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            return value
+    return [part.strip() for part in value.split(",") if part.strip()] if is_list else value
+
+
+def _text_lists(node: Any, path: Steps = ()) -> Iterator[Steps]:
+    """The path of every setting that is a list of texts, those of ``[[models]]`` left out."""
+    for each in node.fields:
+        here = (*path, each.encode_name)
+        if isinstance(each.type, inspect.StructType):
+            yield from _text_lists(each.type, here)
+        elif isinstance(each.type, inspect.VarTupleType) and isinstance(each.type.item_type, inspect.StrType):
+            yield here
+
+
+def _paths(tree: Mapping[str, Any], path: Steps = ()) -> Iterator[Steps]:
+    """The path of everything that is no table."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, (*path, name))
+        else:
+            yield (*path, name)
 
 
 def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:

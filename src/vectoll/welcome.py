@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import Unusable
 from vectoll.domain.identity import ApiKey, digest_of, new_secret
 from vectoll.domain.ids import AccountId, ModelId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
@@ -35,9 +35,9 @@ def prepare_development_key(data_dir: Path, *, is_first_start: bool) -> str | No
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(f"{secret}\n")
     except OSError as error:
-        raise ConfigurationError(f"cannot use {path}: {error.strerror}") from None
+        raise Unusable(f"cannot use {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} does not hold a key") from None
+        raise Unusable(f"{path} does not hold a key") from None
     return secret
 
 
@@ -62,23 +62,31 @@ async def open_development_account(secret: str, keys: KeyStore, ledger: Ledger, 
     return key.is_active(now)
 
 
-def welcome(base_url: str, secret: str | None, models: Iterable[ModelId], *, colors: bool) -> str:
-    """What is printed when the server is ready. ``models`` are those that answer now."""
+def welcome(
+    base_url: str, secret: str | None, models: Iterable[ModelId], why_none: str | None, *, colors: bool
+) -> str:
+    """What is printed when the server is ready. ``models`` are those that answer now, else ``why_none`` says why."""
     serving = list(models)
-    name = serving[0] if serving else "MODEL"
-    body = json.dumps({"model": name, "input": "Hello, world"}, separators=(",", ":"))
     bold, plain = ("\033[1m", "\033[0m") if colors else ("", "")
+    state = f"is ready, serving {', '.join(serving)}" if serving else f"runs, and serves no model: {why_none}"
     lines = [
-        f"vectoll is ready, serving {', '.join(serving) or 'no model (see the log)'}.",
+        f"vectoll {state}.",
         "",
         f"  {bold}base URL{plain}   {base_url}/api/v1   (OpenAI clients: {base_url}/v1)",
         f"  {bold}API key{plain}    {secret or 'make one: vectoll keys create --name NAME --credit-usd 5'}",
         "",
-        f"curl {base_url}/api/v1/embeddings -H 'Authorization: Bearer {secret or 'YOUR_KEY'}' "
-        f"-H 'Content-Type: application/json' -d {_quoted(body)}",
+        _curl(base_url, secret, serving[0]) if serving else "Every model and its state: vectoll models list",
         "",
     ]
     return "\n".join(lines)
+
+
+def _curl(base_url: str, secret: str | None, model: ModelId) -> str:
+    body = json.dumps({"model": model, "input": "Hello, world"}, separators=(",", ":"))
+    return (
+        f"curl {base_url}/api/v1/embeddings -H 'Authorization: Bearer {secret or 'YOUR_KEY'}' "
+        f"-H 'Content-Type: application/json' -d {_quoted(body)}"
+    )
 
 
 def _quoted(text: str) -> str:

@@ -105,9 +105,9 @@ def test_restore_leaves_a_ledger_in_use_and_one_that_is_there_alone(tmp_path: Pa
     before = rows(vectoll.data_dir / "vectoll.sqlite3", BALANCES)
     with vectoll.serve():
         refused = vectoll.try_run("restore", str(file), "--force")
-        assert (refused.returncode, "is using the data directory" in refused.stderr) == (2, True)
+        assert (refused.returncode, "is using the data directory" in refused.stderr) == (1, True)
     refused = vectoll.try_run("restore", str(file))
-    assert (refused.returncode, "--force" in refused.stderr) == (2, True)
+    assert (refused.returncode, "--force" in refused.stderr) == (1, True)
     assert rows(vectoll.data_dir / "vectoll.sqlite3", BALANCES) == before
 
     vectoll.run("restore", str(file), "--force")
@@ -140,7 +140,7 @@ def test_a_backup_of_what_does_not_add_up_fails_and_leaves_no_file(tmp_path: Pat
         db.execute("UPDATE accounts SET balance = balance + 1 WHERE id LIKE 'acct%'")
         db.commit()
     failed = vectoll.try_run("backup", str(tmp_path / "b"))
-    assert (failed.returncode, "does not add up" in failed.stderr) == (2, True)
+    assert (failed.returncode, "does not add up" in failed.stderr) == (1, True)
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
 
 
@@ -153,10 +153,10 @@ def test_backup_overwrites_only_on_request_and_never_the_ledger_itself(
     vectoll.create_key("1")
     vectoll.run("backup", str(file))
     assert file.stat().st_mode & 0o777 == 0o600
-    assert vectoll.try_run("backup", str(file)).returncode == 2
+    assert vectoll.try_run("backup", str(file)).returncode == 1
     vectoll.run("backup", str(file), "--force")
     for command in ("backup", "restore"):
         itself = vectoll.try_run(command, str(live), "--force")
         assert (itself.returncode, "the ledger itself" in itself.stderr) == (2, True)
     nowhere = vectoll.try_run("backup", str(tmp_path / "no" / "b"))
-    assert (nowhere.returncode, "No such file" in nowhere.stderr) == (2, True)
+    assert (nowhere.returncode, "No such file" in nowhere.stderr) == (1, True)

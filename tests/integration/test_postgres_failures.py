@@ -1,6 +1,7 @@
 """The PostgreSQL store when its server, its network or its operator misbehaves."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tests.postgres import PostgresServer, emptied, execute, make_schema, run_ap
 from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, holds, open_postgres, upkeep
 from vectoll.adapters.storage.postgres.database import Database, Row
 from vectoll.adapters.storage.postgres.ledger import PostgresLedger
+from vectoll.adapters.storage.postgres.reachability import Reachability
 from vectoll.domain.errors import (
     ConfigurationError,
     Draining,
@@ -107,6 +109,62 @@ async def test_a_stopped_server_charges_nobody_answers_everybody_and_passes(
         await store.ledger.charge(hold, 1, 0)
     assert (await store.ledger.balance(ALICE)).balance == FUNDS - 8 * TOKEN
     assert (await store.ledger.verify()).is_clean
+
+
+def is_lost(store: PostgresStore) -> bool:
+    return store.database.reachability.is_lost
+
+
+async def test_a_lost_database_is_told_once_and_once_that_it_is_back(
+    store: PostgresStore, server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "vectoll.storage")
+    await asyncio.to_thread(server.stop, signal.SIGQUIT)
+    try:
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await store.ledger.balance(ALICE)
+        assert is_lost(store)
+    finally:
+        await asyncio.to_thread(server.start)
+    for _ in range(3):
+        await store.ledger.balance(ALICE)
+    assert not is_lost(store)
+    told = [
+        (record.levelname, record.getMessage()) for record in caplog.records if "lost" in record.getMessage()
+    ]
+    assert [level for level, _ in told] == ["ERROR", "INFO"]
+    assert told[0][1].startswith("the database is lost: ")
+    assert "the database is back" in told[1][1]
+    assert server.url() not in str(told)
+
+
+async def test_an_idle_gateway_sees_that_its_database_is_lost(
+    url: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "vectoll.storage")
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.05)
+    store = await open_postgres(url, None, QUICK)
+    await asyncio.to_thread(server.stop, signal.SIGQUIT)
+    try:
+        async with asyncio.timeout(10):
+            while not is_lost(store):  # noqa: ASYNC110 - another process has no event
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # some more rounds, which say nothing
+    finally:
+        await asyncio.to_thread(server.start)
+    async with asyncio.timeout(10):
+        while is_lost(store):  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(0.05)
+    await store.close()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+async def test_a_busy_database_is_not_lost() -> None:
+    patient, late = Reachability(60), Reachability(0)
+    for each in (patient, late):
+        each.failed(TimeoutError(), "no answer in time")
+    assert (patient.is_lost, late.is_lost) == (False, True)
 
 
 async def test_a_charge_outlives_a_short_restart(url: str, server: PostgresServer) -> None:
@@ -555,6 +613,12 @@ async def test_after_close_everything_is_draining(url: str) -> None:
         ("mysql://me:hush@127.0.0.1/x", "not a URL such as"),
         ("postgresql://me:hush@127.0.0.1:port/x", "not a URL such as"),
         ("{server}/nothing", "does not exist"),
+        ("postgresql://me:hush@nowhere.invalid/x", r"\(nowhere\.invalid\)"),
+        ("postgresql://me:hush@127.0.0.1:1,127.0.0.1:2/x", r"\(127\.0\.0\.1:1,127\.0\.0\.1:2\)"),
+        ("postgresql://me:p@hush@127.0.0.1/x", "@ is %40"),
+        ("postgresql://me:p@hush/p@127.0.0.1/x", "@ is %40"),
+        ("postgresql://me:hush/p@127.0.0.1/x", "@ is %40"),
+        ("postgresql://me:hush?p@127.0.0.1/x", "@ is %40"),
     ],
 )
 async def test_what_cannot_be_connected_to_is_one_line_without_a_secret(
@@ -651,6 +715,7 @@ def test_a_gateway_answers_503_while_the_database_is_away_and_goes_on_by_itself(
         try:
             away = client.post("/api/v1/embeddings", json=body)
             also_away = client.post("/v1/embeddings", json=body)
+            not_ready = client.get("/ready")
         finally:
             server.start()
         back = client.post("/api/v1/embeddings", json=body)
@@ -658,5 +723,7 @@ def test_a_gateway_answers_503_while_the_database_is_away_and_goes_on_by_itself(
         assert away.headers["retry-after"] == "1"
         assert (also_away.status_code, also_away.json()["error"]["type"]) == (503, "server_error")
         assert back.status_code == 200
+        assert (not_ready.status_code, not_ready.json()["reason"]) == (503, "the database cannot be reached")
+        assert client.get("/ready").status_code == 200
         assert len(gateway.charges(key)) == 2
     vectoll.verify()

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.live import MODEL, Server, Vectoll
 
 TEXT = "the quick brown fox jumps over the lazy dog " * 20  # 182 tokens
@@ -96,10 +97,11 @@ async def test_second_signal_ends_the_drain(tmp_path: Path) -> None:
     vectoll.verify()
 
 
-def test_idle_server_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_idle_server_ends_at_once(tmp_path: Path, sent: signal.Signals) -> None:
     vectoll = Vectoll(tmp_path)
     with vectoll.serve() as server, server.client() as client:
         assert client.get("/health").status_code == 200  # and the connection stays open
-        server.terminate()
+        server.process.send_signal(sent)
         assert server.process.wait(10) == 0
     assert '"event":"stopped"' in server.log.read_text()

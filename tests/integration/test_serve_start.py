@@ -118,8 +118,13 @@ def test_a_server_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -
     assert raised == min(hard, ENOUGH_FILES)
 
 
-def serve_in_vain(vectoll: Vectoll, *options: str, **environment: str) -> str:
-    """The one line with which `vectoll serve` refuses to start."""
+def serve_in_vain(vectoll: Vectoll, **environment: str) -> str:
+    """The one line with which `vectoll serve` refuses a wrong setting."""
+    return refusal(vectoll, 2, **environment)
+
+
+def refusal(vectoll: Vectoll, code: int, *options: str, **environment: str) -> str:
+    """The one line with which `vectoll serve` ends: 2 for a wrong setting, 1 for what is in use."""
     done = subprocess.run(
         [COMMAND, "serve", *options],
         env={
@@ -134,7 +139,7 @@ def serve_in_vain(vectoll: Vectoll, *options: str, **environment: str) -> str:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("Error: ")
@@ -144,7 +149,7 @@ def serve_in_vain(vectoll: Vectoll, *options: str, **environment: str) -> str:
 def test_second_server_on_one_data_directory_is_refused(tmp_path: Path) -> None:
     vectoll = Vectoll(tmp_path)
     with vectoll.serve() as server:
-        line = serve_in_vain(vectoll)
+        line = refusal(vectoll, 1)
         assert f"(process {server.process.pid})" in line
         assert str(vectoll.data_dir) in line
         assert httpx.get(f"{server.url}/ready").status_code == 200
@@ -162,7 +167,7 @@ def test_busy_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     vectoll = Vectoll(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        line = serve_in_vain(vectoll, "--port", str(port))
+        line = refusal(vectoll, 1, "--port", str(port))
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
     assert not (vectoll.data_dir / "vectoll.sqlite3").exists()
 
@@ -174,7 +179,7 @@ def test_busy_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
         ("VECTOLL_PORT", "http", "setting port"),
         ("VECTOLL_HOST", "not a host", "setting host"),
         ("VECTOLL_LIMITS__REQUESTS_PER_MINUTE", "-1", "setting limits.requests_per_minute"),
-        ("VECTOLL_LIMITS__REQUEST_PER_MINUTE", "1", "unknown field `request_per_minute`"),
+        ("VECTOLL_LIMITS__REQUEST_PER_MINUTE", "1", "did you mean VECTOLL_LIMITS__REQUESTS_PER_M"),
         ("VECTOLL_ENGINE__PRECISION", "f16", "setting engine.precision"),
         ("VECTOLL_DRAIN_TIMEOUT_S", "0", "setting drain_timeout_s"),
         ("VECTOLL_DEFAULT_PRICE_USD_PER_MILLION", "cheap", "not a decimal number"),

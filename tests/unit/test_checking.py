@@ -265,8 +265,8 @@ def test_a_pooling_that_a_checkpoint_does_not_say_is_all_that_must_be_set(tmp_pa
 
 def test_a_model_that_is_not_in_the_catalogue_is_refused_with_those_that_are() -> None:
     result = run("nonesuch")
-    assert result.exit_code == 1
-    assert "'nonesuch' is not served here. Served models: all-MiniLM-L6-v2, gemini" in result.stderr
+    assert result.exit_code == 2
+    assert "'nonesuch' is not served here. Models of the catalogue: all-MiniLM-L6-v2, gemini" in result.stderr
 
 
 def with_provider(use: Callable[[ProviderServer], None], **options: Any) -> None:

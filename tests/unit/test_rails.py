@@ -1,11 +1,16 @@
 """A rail that is configured by half is one clear line, and no secret is ever in it."""
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from vectoll import rails
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.storage.sqlite import open_sqlite
@@ -30,12 +35,12 @@ def settings(base: dict[str, Any] | None = None, solana: dict[str, Any] | None =
 
 
 async def test_rails_come_in_order_base_first() -> None:
-    rails = make_rails(settings(BASE, SOLANA))
-    assert [type(rail) for rail in rails] == [BaseRail, FacilitatorRail]
-    option = rails[0].option
+    found = make_rails(settings(BASE, SOLANA))
+    assert [type(rail) for rail in found] == [BaseRail, FacilitatorRail]
+    option = found[0].option
     assert (option.network, option.extra) == ("eip155:8453", {"name": "USD Coin", "version": "2"})
     assert option.asset == "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
-    assert rails[1].option.asset == "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
+    assert found[1].option.asset == "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
 
 
 async def test_the_rehearsal_network_has_its_own_usdc() -> None:
@@ -102,6 +107,69 @@ async def test_allowances_configured_by_half(
         async with watch_stakes(configured, store, SystemClock()):
             pass
     await store.close()
+
+
+@asynccontextmanager
+async def node(answers: list[Any]) -> AsyncIterator[str]:
+    """An endpoint that gives these results one after the other, the last one for ever; None is a 500."""
+    asked = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal asked
+        result = answers[min(asked, len(answers) - 1)]
+        asked += 1
+        body = {"jsonrpc": "2.0", "id": (await request.json())["id"], "result": result}
+        return web.Response(status=500) if result is None else web.json_response(body)
+
+    app = web.Application()
+    app.router.add_post("/secret", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield "http://{}:{}/secret".format(*runner.addresses[0][:2])
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("table", "answer", "says"),
+    [
+        ("base", "0x2105", None),
+        ("base", "0x1", "x402.base.rpc_url is an endpoint of eip155:1, and x402.base.network is eip155:8453"),
+        ("solana", "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d", None),
+        (
+            "solana",
+            "EtWTRABZaYq6iMfeYKouRu166VU2xqa1wcaWoxPkrZBG",
+            "x402.solana.rpc_url is an endpoint of solana:Et",
+        ),
+    ],
+)
+async def test_an_endpoint_must_be_of_the_network(table: str, answer: str, says: str | None) -> None:
+    async with node([answer]) as url:
+        rail = (BASE if table == "base" else SOLANA) | {"rpc_url": url}
+        configured = settings(**{table: rail})
+        if says is None:
+            async with rails._checked_networks(configured):
+                return
+        with pytest.raises(ConfigurationError, match=re.escape(says)):
+            async with rails._checked_networks(configured):
+                pass
+
+
+async def test_an_endpoint_that_does_not_answer_is_told_and_asked_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with node([None, None, "0x2105"]) as url:
+        tables = {"enabled": True, "reconcile_interval_s": 0.01, "base": BASE | {"rpc_url": url}}
+        configured = load_settings(Path("/dev/null"), {"x402": tables}, {})
+        async with rails._checked_networks(configured), asyncio.timeout(5):
+            while "chain_answers" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+                await asyncio.sleep(0.01)
+    told = [record for record in caplog.records if record.name == "vectoll.chains"]
+    assert [record.getMessage() for record in told] == ["chain_unreachable", "chain_answers"]
+    assert "secret" not in str([vars(record) for record in told])
 
 
 async def test_allowances_need_wallets(tmp_path: Path) -> None:

@@ -71,11 +71,42 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"VECTOLL_PORT": "eighty"}, "setting port: expected `int`, got `str`"),
-        ({"VECTOLL_PORT": "65536"}, "setting port: expected `int` <= 65535"),
+        ({"VECTOLL_PORT": "eighty"}, "setting port: expected `int`, got `str` (VECTOLL_PORT=eighty)"),
+        ({"VECTOLL_PORT": "65536"}, "setting port: expected `int` <= 65535 (VECTOLL_PORT=65536)"),
         ({"VECTOLL_LIMITS__BLOCK_S": "0"}, "setting limits.block_s: expected `int` >= 1"),
-        ({"VECTOLL_LIMITS__BLOCKS": "1"}, "setting limits: object contains unknown field `blocks`"),
-        ({"VECTOLL_LIMIT": "1"}, "settings: object contains unknown field `limit`"),
+        (
+            {"VECTOLL_LIMITS__BLOCKS_S": "1"},
+            "VECTOLL_LIMITS__BLOCKS_S: unknown; did you mean VECTOLL_LIMITS__BLOCK_S?",
+        ),
+        ({"VECTOLL_PRT": "1"}, "VECTOLL_PRT: unknown; did you mean VECTOLL_PORT?"),
+        ({"VECTOLL_XYZZY": "1"}, "VECTOLL_XYZZY: unknown"),
+        (
+            {"VECTOLL_X402__BSE__RPC_URL": "1"},
+            "VECTOLL_X402__BSE__RPC_URL: unknown; did you mean VECTOLL_X402__BASE__RPC_URL?",
+        ),
+        (
+            {"VECTOLL_MODELS": '[{"id": "m", "poolin": "cls"}]'},
+            "VECTOLL_MODELS: unknown setting models.poolin; did you mean models.pooling?",
+        ),
+        ({"VECTOLL_MODELS": "m"}, 'a list in a variable is JSON, e.g. [{"id": "m"}] (VECTOLL_MODELS)'),
+        ({"VECTOLL_PUBLIC_URL": "foo"}, "setting public_url: must be a URL such as https://"),
+        ({"VECTOLL_PUBLIC_URL": "https://"}, "setting public_url: must be a URL such as https://"),
+        ({"VECTOLL_FORWARDED_ALLOW_IPS": "notanip"}, "setting forwarded_allow_ips: 'notanip' is no IP"),
+        ({"VECTOLL_FORWARDED_ALLOW_IPS": "10.0.0.1, *"}, "setting forwarded_allow_ips: '*' is no IP"),
+        ({"VECTOLL_SIWX__DOMAINS": '["a b"]'}, "setting siwx.domains: must be host names"),
+        ({"VECTOLL_DRAIN_TIMEOUT_S": "inf"}, "setting drain_timeout_s: must be a finite number"),
+        ({"VECTOLL_TRACING__ENDPOINT": "nonsense"}, "setting tracing.endpoint: must be a URL"),
+        ({"VECTOLL_MODELS": '[{"id": " "}]'}, "setting models[0].id: ' ' is no id"),
+        ({"VECTOLL_CLUSTER__MIN_REPLICAS": "5"}, "setting cluster.min_replicas: 5 is more than"),
+        (
+            {
+                "VECTOLL_ENGINE__BACKEND": "ray",
+                "VECTOLL_CLUSTER__ROUTE": "http",
+                "VECTOLL_CLUSTER__URLS": '["http://ray:8000"]',
+            },
+            "setting cluster.secret: route http needs it",
+        ),
+        ({"VECTOLL_ENGINE__STREAMS": "1025"}, "setting engine.streams: expected `int` <= 1024"),
         ({"VECTOLL_LIMITS": "5"}, "setting limits: expected `object`"),
         ({"VECTOLL_LOG": "x", "VECTOLL_LOG__LEVEL": "info"}, "VECTOLL_LOG__LEVEL clashes"),
         (
@@ -107,11 +138,55 @@ def test_broken_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> Non
         load_settings(path, environ={})
 
 
-def test_message_about_a_secret_does_not_hold_it() -> None:
-    environ = {"VECTOLL_X402__BASE__SETTLEMENT_KEY": '["0xSECRET"]', "VECTOLL_PORT": "0xSECRET"}
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"VECTOLL_X402__BASE__SETTLEMENT_KEY": '["0xSECRET"]'},
+        {"VECTOLL_X402__BASE": "0xSECRET"},
+        {"VECTOLL_X402": '{"base": {"settlement_key": ["0xSECRET"]}}'},
+        {"VECTOLL_DATABASE__URL": '["postgresql://u:SECRET@h/d"]'},
+        {"VECTOLL_PUBLIC_URL": "user:SECRET@api.example"},
+        {"VECTOLL_CLUSTER__URLS": "user:SECRET@ray"},
+    ],
+)
+def test_message_about_a_secret_does_not_hold_it(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError) as error:
         load_settings(environ=environ)
     assert "SECRET" not in str(error.value)
+    assert next(iter(environ)) in str(error.value)
+
+
+def test_list_of_texts_in_a_variable_may_have_commas() -> None:
+    settings = load_settings(environ={"VECTOLL_SIWX__DOMAINS": "a.example, b.example:8443"})
+    assert settings.siwx.domains == ("a.example", "b.example:8443")
+
+
+def test_who_said_what_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('prt = 1\nlimits.block_s = 5\n[x402.base]\npay_too = ""\n')
+    with pytest.raises(ConfigurationError, match=r"own\.toml: unknown setting prt; did you mean port\?"):
+        load_settings(path, environ={})
+    path.write_text('[x402.base]\npay_too = "0x"\n')
+    with pytest.raises(ConfigurationError, match=r"base\.pay_too; did you mean x402\.base\.pay_to"):
+        load_settings(path, environ={})
+    path.write_text("[limit]\nblock_s = 1\n")
+    with pytest.raises(
+        ConfigurationError, match=r"own\.toml: unknown setting limit\.block_s; did you mean limits\."
+    ):
+        load_settings(path, environ={})
+    path.write_text("limits.block_s = 0\n")
+    with pytest.raises(ConfigurationError, match=r"limits\.block_s: expected `int` >= 1 \(.*own\.toml=0\)"):
+        load_settings(path, environ={})
+    with pytest.raises(ConfigurationError, match=r"expected `int` >= 1 \(VECTOLL_LIMITS=-1\)"):
+        load_settings(path, environ={"VECTOLL_LIMITS": '{"block_s": -1}'})
+    with pytest.raises(ConfigurationError, match=r"data_dir: .* \(--data-dir\)"):
+        load_settings(path, {"data_dir": "", "limits": {"block_s": 1}}, {})
+
+
+@pytest.mark.parametrize("proxies", ["", "*", "10.0.0.0/8, ::1,127.0.0.1"])
+def test_proxies_are_addresses_networks_or_everybody(proxies: str) -> None:
+    environ = {"VECTOLL_FORWARDED_ALLOW_IPS": proxies}
+    assert load_settings(environ=environ).forwarded_allow_ips == proxies
 
 
 def test_data_dir_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch) -> None:

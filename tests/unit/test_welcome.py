@@ -63,7 +63,7 @@ async def test_revoked_key_cannot_be_used() -> None:
 
 
 def test_curl_line_is_one_line_that_a_shell_reads_as_meant() -> None:
-    text = welcome("http://127.0.0.1:1", "vtk_x", [ModelId("it's"), ModelId("b")], colors=False)
+    text = welcome("http://127.0.0.1:1", "vtk_x", [ModelId("it's"), ModelId("b")], None, colors=False)
     [line] = [line for line in text.splitlines() if line.startswith("curl ")]
     assert shlex.split(line)[1:] == [
         "http://127.0.0.1:1/api/v1/embeddings",
@@ -72,10 +72,12 @@ def test_curl_line_is_one_line_that_a_shell_reads_as_meant() -> None:
         *("-d", '{"model":"it\'s","input":"Hello, world"}'),
     ]
     assert "\033" not in text
-    assert "\033[1m" in welcome("http://127.0.0.1:1", "vtk_x", [], colors=True)
+    assert "\033[1m" in welcome("http://127.0.0.1:1", "vtk_x", [], "?", colors=True)
 
 
 def test_without_a_key_or_a_model_it_says_so() -> None:
-    text = welcome("http://127.0.0.1:1", None, [], colors=False)
+    text = welcome("http://127.0.0.1:1", None, [], "no model is switched on", colors=False)
     assert "vectoll keys create" in text
-    assert "no model" in text
+    assert text.startswith("vectoll runs, and serves no model: no model is switched on.\n")
+    assert "curl" not in text
+    assert "MODEL" not in text

@@ -7,11 +7,10 @@ from typing import Any
 import click
 
 from vectoll.cli.options import ACCOUNT, DOLLARS, as_json, with_settings
-from vectoll.cli.output import print_json, print_table
+from vectoll.cli.output import dollars, print_json, print_table
 from vectoll.domain.allowances import DailyAllowance
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import Amount, format_usd, to_decimal
-from vectoll.domain.wallets import Family, parse_wallet
 from vectoll.settings import Settings
 
 
@@ -31,7 +30,7 @@ def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool)
     It takes the place of what was granted before, and comes on top of what a stake gives. What is spent today stays
     spent.
     """
-    granted = asyncio.run(_set(settings, _spelled(account), per_day))
+    granted = asyncio.run(_set(settings, account, per_day))
     if as_json:
         print_json(_describe(granted))
     else:
@@ -45,18 +44,23 @@ def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool)
 @with_settings
 def list_(settings: Settings, as_json: bool) -> None:
     """Today's allowances: granted by an operator, by a stake, and what is spent."""
-    found = [_describe(each) for each in asyncio.run(_list(settings))]
+    found = asyncio.run(_list(settings))
     if as_json:
-        print_json(found)
-    else:
-        titles = ("ACCOUNT", "USD PER DAY", "STAKED", "GRANTED TODAY", "SPENT TODAY")
-        print_table(titles, [[str(value) for value in each.values()] for each in found])
+        print_json([_describe(each) for each in found])
+        return
+    print_table(
+        ("ACCOUNT", "PER DAY", "STAKED", "GRANTED TODAY", "SPENT TODAY"),
+        [
+            (each.account, *map(dollars, (each.per_day, each.staked, each.granted, each.spent)))
+            for each in found
+        ],
+    )
 
 
 async def _set(settings: Settings, account: AccountId, per_day: Amount) -> DailyAllowance:
     from vectoll.bootstrap import open_store
 
-    async with open_store(settings) as store:
+    async with open_store(settings, must_exist=True) as store:
         return await store.allowances.grant(account, per_day)
 
 
@@ -65,15 +69,6 @@ async def _list(settings: Settings) -> Sequence[DailyAllowance]:
 
     async with open_store(settings, must_exist=True) as store:
         return await store.allowances.list()
-
-
-def _spelled(account: AccountId) -> AccountId:
-    """An EVM wallet's account is its address in lower case, however the operator copied it."""
-    try:
-        wallet = parse_wallet(account)
-    except ValueError:
-        return account
-    return wallet.account if wallet.family is Family.EVM else account
 
 
 def _describe(found: DailyAllowance) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json
 from vectoll.settings import Settings
@@ -23,7 +24,7 @@ QUIET_S = 2.0
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=suggest.models)
 @click.option("--offline", is_flag=True, help="Leave out models whose vectors are bought.")
 @as_json
 @with_settings

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def cluster() -> None:
-    """Run models on a Ray cluster (pip install "vectoll[ray]")."""
+    """Run models on a Ray cluster (needs the optional part `ray`)."""
 
 
 @cluster.command()
@@ -83,7 +83,7 @@ def delete(settings: Settings, models: tuple[str, ...], is_all: bool, as_json: b
     names = [each.name for each in on_cluster.status([])] if is_all else list(models)
     for name in names:
         if not on_cluster.delete(name):
-            raise click.ClickException(f"{name} is not deployed")
+            raise click.BadParameter(f"{name} is not deployed", param_hint="MODELS")
         if not as_json:
             click.echo(f"deleted {name}")
     if as_json:
@@ -94,7 +94,9 @@ def _join(settings: Settings) -> None:
     try:
         from vectoll.cluster.deploy import join
     except ImportError:
-        raise ConfigurationError('this command needs Ray: pip install "vectoll[ray]"') from None
+        raise ConfigurationError(
+            'this command needs Ray: pip install ".[ray]" in vectoll\'s checkout'
+        ) from None
     join(settings.cluster)
 
 
@@ -108,7 +110,9 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> "list[ModelSpec]":
     specs = [catalog.resolve(name) for name in names]
     for spec in specs:
         if spec.upstream is not None:
-            raise click.ClickException(f"{spec.id} is an upstream's model: gateways ask it themselves")
+            raise click.BadParameter(
+                f"{spec.id} is an upstream's model: gateways ask it themselves", param_hint="MODELS"
+            )
     return specs
 
 

@@ -26,9 +26,12 @@ def config() -> None:
 @as_json
 @with_settings
 def show(settings: Settings, as_json: bool) -> None:
-    """Print the settings in force, from every source, without secrets."""
+    """Print the settings in force, from every source, without secrets. What `vectoll serve` refuses is refused."""
     import msgspec
 
+    from vectoll.bootstrap import check_settings
+
+    check_settings(settings)
     tree = redact(msgspec.to_builtins(settings))
     if as_json:
         print_json(tree)

@@ -1,28 +1,34 @@
-"""vectoll credit add"""
+"""vectoll credit add, remove"""
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import ACCOUNT, DOLLARS, TEXT, as_json, with_settings
 from vectoll.cli.output import print_json
-from vectoll.domain.errors import IdempotencyConflict, Unavailable, VectollError
-from vectoll.domain.ids import AccountId, KeyId, TransferId, new_id
+from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance, Unavailable, VectollError
+from vectoll.domain.ids import AccountId, KeyId, TransferId, is_generated, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import ZERO, Amount, format_usd, to_decimal
 from vectoll.ports.ledger import Ledger
+from vectoll.ports.store import Store
 from vectoll.settings import Settings
 
 
 @click.group()
 def credit() -> None:
-    """Give accounts prepaid credit."""
+    """Give accounts prepaid credit, or take it back."""
 
 
 @credit.command()
 @click.option("--account", type=ACCOUNT, help="The account to credit.")
-@click.option("--key", "key_id", help="The id of a key of the account to credit.")
+@click.option(
+    "--key", "key_id", shell_complete=suggest.active_keys, help="The id of a key of the account to credit."
+)
 @click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
 @click.option("--note", type=TEXT, default="", help="Why; kept in the ledger.")
 @click.option(
@@ -40,30 +46,86 @@ def add(
     as_json: bool,
 ) -> None:
     """Add credit to an account, named itself or by one of its keys."""
+    _check(account, key_id, amount)
+    credit_id = credit_id or new_id("credit")
+    with _may_be_done("the credit may have been added", credit_id):
+        transfer, balance, is_new = asyncio.run(_add(settings, account, key_id, amount, credit_id, note))
+    if as_json:
+        _print_json(transfer, transfer.credit, balance, {"added": is_new})
+    elif is_new:
+        click.echo(
+            f"Added ${format_usd(amount)} to {transfer.credit}, which now has ${format_usd(balance.balance)}."
+        )
+    else:
+        click.echo(
+            f"${format_usd(amount)} was added to {transfer.credit} before under this --id, and not again; "
+            f"it has ${format_usd(balance.balance)}."
+        )
+
+
+@credit.command()
+@click.option("--account", type=ACCOUNT, help="The account to take credit from.")
+@click.option("--key", "key_id", shell_complete=suggest.active_keys, help="The id of a key of that account.")
+@click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
+@click.option("--note", type=TEXT, default="", help="Why; kept in the ledger.")
+@click.option("--id", "removal_id", type=TEXT, help="Your own id for this: repeating it takes nothing more.")
+@as_json
+@with_settings
+def remove(
+    settings: Settings,
+    account: AccountId | None,
+    key_id: str | None,
+    amount: Amount,
+    note: str,
+    removal_id: str | None,
+    as_json: bool,
+) -> None:
+    """Take credit back that was added by mistake, as far as the account still has it."""
+    _check(account, key_id, amount)
+    removal_id = removal_id or new_id("removal")
+    with _may_be_done("the credit may have been taken", removal_id):
+        transfer, balance, is_new = asyncio.run(_remove(settings, account, key_id, amount, removal_id, note))
+    if as_json:
+        _print_json(transfer, transfer.debit, balance, {"removed": is_new})
+    elif is_new:
+        click.echo(
+            f"Took ${format_usd(amount)} from {transfer.debit}, which now has ${format_usd(balance.balance)}."
+        )
+    else:
+        click.echo(
+            f"${format_usd(amount)} was taken from {transfer.debit} before under this --id, and not again; "
+            f"it has ${format_usd(balance.balance)}."
+        )
+
+
+@contextmanager
+def _may_be_done(what: str, own_id: str) -> Iterator[None]:
+    """Says how to repeat a command of which nobody knows whether it was done."""
+    try:
+        yield
+    except (Unavailable, KeyboardInterrupt) as error:
+        raise VectollError(
+            f"{what}: repeat the command with --id {own_id}, which does nothing twice"
+        ) from error
+
+
+def _check(account: AccountId | None, key_id: str | None, amount: Amount) -> None:
     if (account is None) == (key_id is None):
         raise click.UsageError("Give one of --account and --key.")
     if amount == ZERO:
         raise click.BadParameter("must be more than 0", param_hint="--usd")
-    credit_id = credit_id or new_id("credit")
-    try:
-        transfer, balance = asyncio.run(_add(settings, account, key_id, amount, credit_id, note))
-    except (Unavailable, KeyboardInterrupt) as error:
-        raise VectollError(
-            f"the credit may have been added: repeat the command with --id {credit_id}, which adds nothing twice"
-        ) from error
-    if as_json:
-        print_json(
-            {
-                "id": transfer.id,
-                "account": transfer.credit,
-                "amount_usd": to_decimal(transfer.amount),
-                "balance_usd": to_decimal(balance.balance),
-            }
-        )
-    else:
-        click.echo(
-            f"Added ${format_usd(amount)} to {transfer.credit}, which now has ${format_usd(balance.balance)}."
-        )
+
+
+def _print_json(transfer: Transfer, account: AccountId, balance: Balance, outcome: dict[str, bool]) -> None:
+    print_json(
+        {
+            "id": transfer.id,
+            "account": account,
+            "amount_usd": to_decimal(transfer.amount),
+            **outcome,
+            "balance_usd": to_decimal(balance.balance),
+        }
+    )
 
 
 async def _add(
@@ -73,15 +135,59 @@ async def _add(
     amount: Amount,
     credit_id: str,
     note: str,
-) -> tuple[Transfer, Balance]:
+) -> tuple[Transfer, Balance, bool]:
+    async with _open(settings, account, key_id) as (store, found):
+        transfer, is_new = await grant(store.ledger, found, amount, by_operator(credit_id), note)
+        return transfer, await store.ledger.balance(found), is_new
+
+
+async def _remove(
+    settings: Settings,
+    account: AccountId | None,
+    key_id: str | None,
+    amount: Amount,
+    removal_id: str,
+    note: str,
+) -> tuple[Transfer, Balance, bool]:
+    now = datetime.now(UTC)
+    async with _open(settings, account, key_id) as (store, found):
+        wanted = Transfer(
+            id=TransferId(f"removal_by_operator_{removal_id}"),
+            debit=found,
+            credit=system_account("credit", now),
+            amount=amount,
+            code=TransferCode.CREDIT,
+            created_at=now,
+            note=note,
+        )
+        try:
+            transfer, is_new = await _post_once(store.ledger, wanted)
+        except InsufficientBalance as error:
+            raise VectollError(
+                f"{found} has ${format_usd(error.available)}: ${format_usd(amount)} cannot be taken from it"
+            ) from None
+        return transfer, await store.ledger.balance(found), is_new
+
+
+@asynccontextmanager
+async def _open(
+    settings: Settings, account: AccountId | None, key_id: str | None
+) -> AsyncIterator[tuple[Store, AccountId]]:
+    """The store, and the account that is meant.
+
+    Raises NotFound for an id of our making that no account has: it is mistyped. A wallet or a JWT's subject may come
+    later.
+    """
     from vectoll.bootstrap import open_store
+    from vectoll.cli.accounts import require_account
     from vectoll.cli.keys import require_key
 
-    async with open_store(settings) as store:
+    async with open_store(settings, must_exist=True) as store:
         if account is None:
             account = (await require_key(store.keys, KeyId(str(key_id)))).account
-        transfer = await grant(store.ledger, account, amount, by_operator(credit_id), note)
-        return transfer, await store.ledger.balance(account)
+        elif is_generated(account):
+            await require_account(store, account)
+        yield store, account
 
 
 def by_operator(credit_id: str) -> TransferId:
@@ -89,20 +195,29 @@ def by_operator(credit_id: str) -> TransferId:
     return TransferId(f"credit_by_operator_{credit_id}")
 
 
-async def grant(ledger: Ledger, account: AccountId, amount: Amount, transfer_id: str, note: str) -> Transfer:
-    """Post a credit, once per ``transfer_id``. Raises VectollError when the id was used for another one."""
+async def grant(
+    ledger: Ledger, account: AccountId, amount: Amount, transfer_id: TransferId, note: str
+) -> tuple[Transfer, bool]:
+    """Post a credit, once per ``transfer_id``: what is stored, and whether it is new.
+
+    Raises VectollError when the id was used for another one.
+    """
     now = datetime.now(UTC)
+    wanted = Transfer(
+        id=transfer_id,
+        debit=system_account("credit", now),
+        credit=account,
+        amount=amount,
+        code=TransferCode.CREDIT,
+        created_at=now,
+        note=note,
+    )
+    return await _post_once(ledger, wanted)
+
+
+async def _post_once(ledger: Ledger, wanted: Transfer) -> tuple[Transfer, bool]:
     try:
-        return await ledger.post(
-            Transfer(
-                id=TransferId(transfer_id),
-                debit=system_account("credit", now),
-                credit=account,
-                amount=amount,
-                code=TransferCode.CREDIT,
-                created_at=now,
-                note=note,
-            )
-        )
+        stored = await ledger.post(wanted)
     except IdempotencyConflict:
         raise VectollError("this --id was used for a credit of another amount or account") from None
+    return stored, stored.created_at == wanted.created_at

@@ -20,19 +20,20 @@ def db() -> None:
 
 
 @db.command()
-@click.option("--pre", "part", flag_value="pre", help="Only what must be there before the new program runs.")
-@click.option("--post", "part", flag_value="post", help="Only what may go when the old program is gone.")
+@click.option("--pre", is_flag=True, help="Only what must be there before the new program runs.")
+@click.option("--post", is_flag=True, help="Only what may go when the old program is gone.")
 @as_json
 @with_settings
-def migrate(settings: Settings, part: str | None, as_json: bool) -> None:
+def migrate(settings: Settings, pre: bool, post: bool, as_json: bool) -> None:
     """Make the schema, or bring it up to this program's version.
 
     With one gateway, or all of them stopped, run it as it is. To replace gateways one by one: --pre, then the new
-    program everywhere, then --post. Two at once are safe; a schema that is newer than the program is refused.
+    program everywhere, then --post; both together are all of it. Two at once are safe; a schema that is newer than
+    the program is refused.
     """
     from vectoll.databases import Part, migrate_database
 
-    parts = tuple(Part) if part is None else (Part(part),)
+    parts = tuple(Part) if pre == post else (Part.PRE if pre else Part.POST,)
     _print(asyncio.run(migrate_database(settings.database, parts)), as_json)
 
 
@@ -80,7 +81,7 @@ def _print(found: "SchemaVersions", as_json: bool) -> None:
         print_json({"pre": found.pre, "post": found.post, "program": found.newest, "usable": found.is_usable})
         return
     click.echo(
-        f"The database's schema: {found.pre} before, {found.post} after; this program's: {found.newest}."
+        f"The database's schema: {found.pre} (--pre), {found.post} (--post); this program's: {found.newest}."
     )
     if advice := found.advice:
         click.echo(advice)

@@ -9,11 +9,12 @@ from typing import BinaryIO, Protocol
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import with_settings
 from vectoll.cli.progress import Progress
 from vectoll.cli.vector_files import VectorWriter, open_writer
 from vectoll.domain.embedding import Vector
-from vectoll.domain.errors import InvalidRequest
+from vectoll.domain.errors import InputTooLong, InvalidRequest
 from vectoll.settings import Settings
 
 CHUNK_TEXTS = 512
@@ -38,7 +39,7 @@ class Embedder(Protocol):
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Write here: .npy is an array, else JSON lines."
 )
-@click.option("--model", default="all-MiniLM-L6-v2", show_default=True)
+@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, shell_complete=suggest.models)
 @click.option("--dimensions", type=click.IntRange(1), help="A smaller size, where the model has one.")
 @click.option("--url", help="Ask this server instead of computing here, e.g. http://127.0.0.1:8787.")
 @click.option("--api-key", envvar="VECTOLL_API_KEY", show_envvar=True, help="The server's key.")
@@ -57,7 +58,9 @@ def embed(
 
     Works without a server: the model runs in this process, and nothing is charged.
     """
-    if bool(texts) == (source is not None):
+    if texts and source is not None:
+        raise click.UsageError("Give texts or --file, not both.")
+    if not texts and source is None:
         raise click.UsageError("Give texts, or --file.")
     lines = Progress.reading(source) if source else None
     with open_writer(output) as writer:
@@ -109,6 +112,11 @@ async def _embed_chunk(embedder: Embedder, first: int, texts: list[str]) -> Sequ
             raise InvalidRequest(f"text {first + index} is empty; every line needs one")
     try:
         return await embedder.embed(texts)
+    except InputTooLong as error:
+        raise InvalidRequest(
+            f"text {first + error.index}: This model's maximum context length is {error.limit} tokens, "
+            f"this text has {error.tokens}. Shorten or split it."
+        ) from None
     except InvalidRequest as error:
         path = error.issues[0].path if error.issues else ()
         if len(path) == 2 and isinstance(path[1], int):

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, TEXT, as_json, with_settings
+from vectoll.cli import suggest
+from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, NAME, as_json, with_settings
 from vectoll.cli.output import print_json, print_table
 from vectoll.domain.errors import NotFound, Unavailable, VectollError
 from vectoll.domain.identity import ApiKey, KeyKind, LimitPeriod, SpendLimit, new_secret
@@ -23,7 +24,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", type=TEXT, required=True, help="What the key is for.")
+@click.option("--name", type=NAME, required=True, help="What the key is for.")
 @click.option("--account", type=ACCOUNT, help="Whose credit it spends; else a new account.")
 @click.option("--credit-usd", type=DOLLARS, default="0", help="Credit to give the account at once.")
 @click.option("--admin", is_flag=True, help="The key may also manage its account's keys.")
@@ -33,8 +34,7 @@ def keys() -> None:
 @click.option(
     "--limit-period",
     type=click.Choice([p.value for p in LimitPeriod], case_sensitive=False),
-    default=LimitPeriod.MONTH.value,
-    help="EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
+    help="Of --limit-usd: EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
 )
 @as_json
 @with_settings
@@ -47,13 +47,16 @@ def create(
     pro: bool,
     expires: datetime | None,
     limit_usd: Amount | None,
-    limit_period: str,
+    limit_period: str | None,
     as_json: bool,
 ) -> None:
     """Make a key. Its secret is printed once and stored only as a hash."""
     now = datetime.now(UTC)
     if expires is not None and expires <= now:
         raise click.BadParameter("must be in the future", param_hint="--expires")
+    if limit_period is not None and limit_usd is None:
+        raise click.UsageError("--limit-period needs --limit-usd.")
+    period = LimitPeriod((limit_period or LimitPeriod.MONTH).upper())
     secret = new_secret()
     key = ApiKey.of_secret(
         secret,
@@ -62,10 +65,19 @@ def create(
         now,
         kind=KeyKind.ADMIN if admin else KeyKind.INFERENCE,
         expires_at=expires,
-        limit=None if limit_usd is None else SpendLimit(limit_usd, LimitPeriod(limit_period.upper())),
+        limit=None if limit_usd is None else SpendLimit(limit_usd, period),
         is_pro=pro,
     )
     balance = asyncio.run(_create(settings, key, credit_usd))
+    try:
+        _show(key, secret, balance, as_json)
+    except OSError as error:
+        raise VectollError(
+            f"cannot print the key ({error.strerror}), so nobody has it: `vectoll keys revoke {key.id}`, make another"
+        ) from None
+
+
+def _show(key: ApiKey, secret: str, balance: Amount, as_json: bool) -> None:
     if as_json:
         print_json({"id": key.id, "key": secret, **_described(key), "balance_usd": to_decimal(balance)})
         return
@@ -91,9 +103,9 @@ async def _create(settings: Settings, key: ApiKey, credit: Amount) -> Amount:
             if credit == ZERO:
                 raise
             raise VectollError(
-                f"{key.account} may have been credited, and the key is lost: repeat the command without "
-                f"--credit-usd, then `vectoll credit add --account {key.account} --usd "
-                f"{format_usd(credit, 12)} --id {credit_id}`, which adds nothing twice"
+                f"{key.account} may have been credited, and the key is lost: repeat the command with "
+                f"--account {key.account} and without --credit-usd, then `vectoll credit add "
+                f"--account {key.account} --usd {format_usd(credit, 12)} --id {credit_id}`, which adds nothing twice"
             ) from error
 
 
@@ -136,7 +148,7 @@ async def _list(settings: Settings, account: AccountId | None) -> Sequence[ApiKe
 
 
 @keys.command()
-@click.argument("key_id")
+@click.argument("key_id", shell_complete=suggest.active_keys)
 @as_json
 @with_settings
 def revoke(settings: Settings, key_id: str, as_json: bool) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from vectoll.cli.options import as_json, with_settings
-from vectoll.cli.output import print_json
+from vectoll.cli.output import print_json, printable
 from vectoll.domain.ledger import Verification
 from vectoll.settings import Settings
 
@@ -26,7 +26,8 @@ def verify(ctx: click.Context, settings: Settings, as_json: bool) -> None:
         print_json(found)
     else:
         for item in found.disagreements:
-            click.secho(f"{item.subject}: expected {item.expected}, found {item.found}", fg="red")
+            text = f"{item.subject}: expected {item.expected}, found {item.found}"
+            click.secho(printable(text), fg="red")
         verdict = "clean" if found.is_clean else f"{len(found.disagreements)} disagreements"
         click.echo(f"{found.accounts:,} accounts, {found.transfers:,} transfers: {verdict}.")
     ctx.exit(0 if found.is_clean else 1)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from vectoll.domain.ids import AccountId, parse_account, parse_text
 from vectoll.domain.money import Amount, usd
+from vectoll.domain.wallets import Family, parse_wallet
 from vectoll.settings import load_settings
 
 Command = Callable[..., Any]
@@ -48,7 +50,7 @@ class _Account(click.ParamType[AccountId]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> AccountId:
         try:
-            return parse_account(value)
+            return _spelled(parse_account(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -61,6 +63,27 @@ class _Text(click.ParamType[str]):
             return parse_text(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def _spelled(account: AccountId) -> AccountId:
+    """An EVM wallet's account is its address in lower case, however the operator copied it."""
+    try:
+        wallet = parse_wallet(account)
+    except ValueError:
+        return account
+    return wallet.account if wallet.family is Family.EVM else account
+
+
+class _Name(click.ParamType[str]):
+    """What the API takes as a key's description."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not 1 <= len(text) <= 64 or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+            self.fail("a name is 1 to 64 characters, none of them a control character", param, ctx)
+        return text
 
 
 _SPANS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -87,5 +110,6 @@ class _When(click.ParamType[datetime]):
 DOLLARS = _Dollars()
 ACCOUNT = _Account()
 TEXT = _Text()
+NAME = _Name()
 PAST = _When(-1)
 FUTURE = _When(+1)

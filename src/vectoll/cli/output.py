@@ -1,21 +1,44 @@
 """How commands print: tables for people, JSON for programs."""
 
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 import msgspec
 
+from vectoll.domain.money import UNITS_PER_USD, ZERO, Amount, format_usd
+
 _JSON = msgspec.json.Encoder(decimal_format="number")
+_TERMINAL_READS = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What JSON leaves as it is and a terminal may act on: control characters from 0x7f on, changes of direction."""
+MAX_CELL = 128
+"""On a terminal a longer cell is cut: no id is longer."""
 
 
 def print_json(value: Any) -> None:
     """Indented JSON. Amounts go in as ``to_decimal`` gives them, and come out as exact decimal numbers."""
-    click.echo(msgspec.json.format(_JSON.encode(value)))
+    text = msgspec.json.format(_JSON.encode(value)).decode()
+    click.echo(_TERMINAL_READS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def printable(text: str) -> str:
+    """Text that others wrote, such as a key's name, with whatever a terminal would act on spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def dollars(amount: Amount) -> str:
+    """``$4.230000``, rounded down; what would be shown as nothing has all its digits: ``$0.000000025``."""
+    is_tiny = amount != ZERO and abs(amount) < UNITS_PER_USD // 10**6
+    return f"${format_usd(amount, 12).rstrip('0')}" if is_tiny else f"${format_usd(amount)}"
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as they need, numbers to the right; the titles are bold on a terminal."""
+    rows = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     is_number = [all(_is_number(row[i]) for row in rows) for i in range(len(titles))]
 
@@ -26,6 +49,11 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.secho(line(titles), bold=True)
     for row in rows:
         click.echo(line(row))
+
+
+def _cell(text: str) -> str:
+    shown = printable(text)
+    return f"{shown[: MAX_CELL - 1]}…" if len(shown) > MAX_CELL and sys.stdout.isatty() else shown
 
 
 def _is_number(text: str) -> bool:

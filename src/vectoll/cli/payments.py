@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vectoll.cli.options import as_json, with_settings
-from vectoll.cli.output import print_json, print_table
+from vectoll.cli.output import print_json, print_table, printable
 from vectoll.domain.errors import ConfigurationError, NotFound
 from vectoll.domain.money import format_usd, to_decimal
 from vectoll.domain.payments import Intent, IntentState, PaymentId, usdc_amount
@@ -42,7 +42,7 @@ def show(settings: Settings, payment: str, as_json: bool) -> None:
         print_json(described)
         return
     for name, value in described.items():
-        click.echo(f"{name:<14} {'-' if value is None else value}")
+        click.echo(f"{name:<14} {'-' if value is None else printable(str(value))}")
 
 
 @payments.command()
@@ -106,7 +106,7 @@ def _print(intents: Sequence[Intent], as_json: bool) -> None:
         )
         for intent in intents
     ]
-    print_table(("created", "state", "usd", "network", "payer", "id"), rows)
+    print_table(("CREATED", "STATE", "USD", "NETWORK", "PAYER", "ID"), rows)
 
 
 def _describe(intent: Intent) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import InvalidRequest
 
 QUIET_S = 2.0
 """Nothing is shown for work that is done sooner."""
@@ -34,13 +34,13 @@ class Progress:
         return cls(file, size or None)
 
     def __iter__(self) -> Iterator[str]:
-        """Each line without its end. Raises ConfigurationError for a file that is not UTF-8."""
+        """Each line without its end. Raises InvalidRequest for a file that is not UTF-8."""
         for number, line in enumerate(self._file, 1):
             self._read_bytes += len(line)
             try:
                 yield line.decode().rstrip("\r\n")
             except UnicodeDecodeError:
-                raise ConfigurationError(f"line {number} is not UTF-8") from None
+                raise InvalidRequest(f"line {number} is not UTF-8") from None
 
     def show(self, done: int) -> None:
         """Draw, unless it is too early or nobody looks."""

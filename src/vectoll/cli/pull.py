@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import click
 
+from vectoll.cli import suggest
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json, print_table
 from vectoll.domain.errors import ConfigurationError, ModelOffline, UnknownModel
@@ -27,7 +28,7 @@ class _Pulled:
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[ID]...")
+@click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=suggest.models)
 @click.option("--revision", help="Fetch this commit, branch or tag instead of the configured one.")
 @as_json
 @with_settings
@@ -66,9 +67,11 @@ def _chosen(settings: Settings, names: Sequence[str]) -> Sequence[ModelSettings]
         return chosen
     for name in names:
         if name not in by_name:
-            raise UnknownModel(name, sorted(entry.id for entry in entries))
+            raise UnknownModel(name, sorted(entry.id for entry in entries), "Models of the catalogue")
         if source_of(by_name[name]) is None:
-            raise click.ClickException(f"{name} is bought from an upstream: it has no weights to fetch.")
+            raise click.BadParameter(
+                f"{name} is bought from an upstream: it has no weights to fetch.", param_hint="ID"
+            )
     return [by_name[name] for name in dict.fromkeys(names)]
 
 

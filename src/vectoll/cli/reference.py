@@ -53,8 +53,8 @@ def _configuration_page() -> Iterator[str]:
         "or the file that `--config` or `VECTOLL_CONFIG` names; environment variables; command-line options. "
         "An environment variable is `VECTOLL_` and the setting's name in capitals, with `__` for each dot: "
         "`limits.requests_per_minute` is `VECTOLL_LIMITS__REQUESTS_PER_MINUTE`. A list or a table in a variable is "
-        "JSON. A wrong setting ends the program with one line that names it. `vectoll config show` prints what is "
-        "in force."
+        "JSON; a list of texts may have commas instead. A wrong setting ends the program with one line that names it. "
+        "`vectoll config show` prints what is in force, and refuses what `vectoll serve` would."
     )
     for prefix, title, struct in _tables(Settings, ""):
         yield ""
@@ -160,7 +160,8 @@ def _command_line_page(root: click.Command) -> Iterator[str]:
     yield (
         "Every command that prints takes `--json`; every command that touches data takes `--data-dir` and "
         "`--config`. Commands write straight to the ledger, also while a server runs. Exit code 0 is success, 1 is "
-        "a refusal, 2 a wrong option or setting. Colours go away in a pipe and with `NO_COLOR`."
+        "a refusal, or that what is asked for cannot be done as things are (in use, there already, full, away), 2 a "
+        "wrong option or setting. Colours go away in a pipe and with `NO_COLOR`."
     )
     for path, command in _commands(root, "vectoll"):
         context = click.Context(

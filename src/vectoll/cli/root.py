@@ -1,11 +1,13 @@
 """The command group, and what happens when a command fails."""
 
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import click
 
 from vectoll import __version__
+from vectoll.cli.accounts import accounts
 from vectoll.cli.allowance import allowance
 from vectoll.cli.backup import backup, restore
 from vectoll.cli.cluster import cluster
@@ -17,11 +19,12 @@ from vectoll.cli.embed import embed
 from vectoll.cli.keys import keys
 from vectoll.cli.ledger import ledger
 from vectoll.cli.models import models
+from vectoll.cli.output import printable
 from vectoll.cli.payments import payments
 from vectoll.cli.reference import reference
 from vectoll.cli.serve import serve
 from vectoll.cli.usage import usage
-from vectoll.domain.errors import ConfigurationError, VectollError
+from vectoll.domain.errors import ConfigurationError, UnknownModel, Unusable, VectollError
 
 
 class _WrongSetting(click.ClickException):
@@ -29,14 +32,29 @@ class _WrongSetting(click.ClickException):
 
 
 class _Group(click.Group):
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """What the system refuses is one line, too: an output that is full, a file that may not be read."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            _give_up(error)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Exit code 2 for a wrong setting or option, 1 for whatever else was refused."""
         try:
             return super().invoke(ctx)
-        except ConfigurationError as error:
-            raise _WrongSetting(str(error)) from None
+        except Unusable as error:
+            raise click.ClickException(printable(str(error))) from None
+        except (ConfigurationError, UnknownModel) as error:
+            raise _WrongSetting(printable(str(error))) from None
         except VectollError as error:
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(printable(str(error))) from None
+
+
+def _give_up(error: OSError) -> NoReturn:
+    name = f"{error.filename}: " if error.filename else ""
+    click.echo(f"Error: {name}{error.strerror or error}", err=True)
+    sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,6 +73,7 @@ for _command in (
     serve,
     embed,
     keys,
+    accounts,
     credit,
     allowance,
     usage,
@@ -73,5 +92,16 @@ for _command in (
 
 
 def main() -> None:
-    """The entry point of the installed command."""
-    cli(prog_name="vectoll")
+    """What the installed command runs."""
+    try:
+        cli(prog_name="vectoll")
+    finally:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """What could not be written is not tried again when the interpreter ends: it was told, and has an exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,7 @@ from vectoll.settings import load_settings
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[info]")
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), help="auto: text on a terminal.")
 def serve(config: Path | None, log_level: str | None, log_format: str | None, **flags: Any) -> None:
-    """Serve embeddings over HTTP until SIGTERM or Ctrl+C."""
+    """Serve embeddings over HTTP until SIGTERM, SIGHUP or Ctrl+C."""
     from vectoll.logging import configure_logging
 
     settings = load_settings(config, {**flags, "log": {"level": log_level, "format": log_format}})

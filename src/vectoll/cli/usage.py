@@ -7,9 +7,9 @@ from datetime import datetime
 import click
 
 from vectoll.cli.options import ACCOUNT, PAST, as_json, with_settings
-from vectoll.cli.output import print_json, print_table
+from vectoll.cli.output import dollars, print_json, print_table
 from vectoll.domain.ids import AccountId
-from vectoll.domain.money import Amount, format_usd, to_decimal
+from vectoll.domain.money import Amount, to_decimal
 from vectoll.ports.history import ChargeTotal
 from vectoll.settings import Settings
 
@@ -47,12 +47,12 @@ def usage(settings: Settings, since: datetime, account: AccountId | None, as_jso
                 t.model or "",
                 f"{t.requests:,}",
                 f"{t.tokens:,}",
-                f"${format_usd(t.amount)}",
+                dollars(t.amount),
             )
             for t in totals
         ],
     )
-    click.echo(f"${format_usd(everything)} since {since:%Y-%m-%d %H:%M} UTC.")
+    click.echo(f"{dollars(everything)} since {since:%Y-%m-%d %H:%M} UTC.")
 
 
 async def _totals(settings: Settings, since: datetime, account: AccountId | None) -> Sequence[ChargeTotal]:

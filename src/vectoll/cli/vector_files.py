@@ -1,13 +1,15 @@
 """Vectors to files: JSON lines, or a numpy array that is written as it comes."""
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from vectoll.domain.embedding import Vector
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import Unusable, VectollError
 
 
 class VectorWriter(Protocol):
@@ -20,15 +22,16 @@ class VectorWriter(Protocol):
 
 @contextmanager
 def open_writer(path: Path | None) -> Iterator[VectorWriter]:
-    """A writer to ``path``, or of JSON lines to standard output. Raises ConfigurationError."""
+    """A writer to ``path``, or of JSON lines to standard output.
+
+    A file gets its name when all vectors are in it: what was there before stays when something goes wrong. Raises
+    Unusable when it cannot be made, VectollError when it cannot be written.
+    """
     if path is None or str(path) == "-":
         yield JsonLinesWriter(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
         return
-    try:
-        file = path.open("wb")
-    except OSError as error:
-        raise ConfigurationError(f"cannot write to {path}: {error.strerror}") from None
-    with file:
+    with _new_file(path) as file:
         if path.suffix != ".npy":
             yield JsonLinesWriter(file)
             return
@@ -37,10 +40,62 @@ def open_writer(path: Path | None) -> Iterator[VectorWriter]:
         writer.finish()
 
 
+@contextmanager
+def _new_file(path: Path) -> Iterator["_Checked"]:
+    """A file beside ``path`` that takes its place at the end, with its mode; a device or a pipe as it is."""
+    target = path.resolve()  # a link stays one
+    try:
+        mode = target.stat().st_mode if target.exists() else None
+        is_replaced = mode is None or stat.S_ISREG(mode)
+        written = target.with_name(f".{target.name}.{os.getpid()}.partial") if is_replaced else target
+        file = written.open("wb")
+    except OSError as error:
+        raise Unusable(f"cannot write to {path}: {error.strerror}") from None
+    try:
+        yield _Checked(file, path)
+        with _explaining(path):
+            file.close()
+            if mode is not None and is_replaced:
+                written.chmod(stat.S_IMODE(mode))
+            if is_replaced:
+                written.replace(target)
+    finally:
+        with suppress(OSError):  # of a full disk: it was told
+            file.close()
+        if is_replaced:
+            written.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VectollError(f"cannot write to {path}: {error.strerror}") from None
+
+
+class _Checked:
+    """A file whose errors are told to people."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def write(self, content: bytes | Vector) -> int:
+        """See ``BinaryIO.write``. Raises VectollError."""
+        with _explaining(self._path):
+            return self._file.write(content)
+
+    def seek(self, offset: int) -> int:
+        """See ``BinaryIO.seek``. Raises VectollError."""
+        with _explaining(self._path):
+            return self._file.seek(offset)
+
+
 class JsonLinesWriter:
     """``{"index":0,"embedding":[…]}``, a line each; a float has the digits that give the same float32 back."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: "BinaryIO | _Checked") -> None:
         self._file = file
         self._index = 0
 
@@ -57,7 +112,7 @@ class JsonLinesWriter:
 class NpyWriter:
     """A float32 array of shape (texts, dims). Its header is written twice: numpy leaves room for the count."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: "BinaryIO | _Checked") -> None:
         self._file = file
         self._count = 0
         self._dims = 0

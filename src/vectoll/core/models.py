@@ -1,7 +1,7 @@
 """The models that this process serves."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from vectoll.domain.catalog import Catalog, ModelSpec
 from vectoll.domain.errors import ModelOffline, UnknownModel
@@ -17,11 +17,16 @@ class ModelRegistry:
         catalog: Catalog,
         models: Mapping[ModelId, EmbeddingModel],
         offline: Mapping[ModelId, str] | None = None,
+        switched_on: Collection[ModelId] | None = None,
     ) -> None:
-        """``offline`` says why a model cannot be used now, and is read each time: it changes as models load."""
+        """``offline`` says why a model cannot be used now, and is read each time: it changes as models load.
+
+        ``switched_on`` are those that the operator wants served, whether they can be or not; else ``models``.
+        """
         self._catalog = catalog
         self._models = dict(models)
         self._offline = {} if offline is None else offline
+        self._switched_on = self._models.keys() if switched_on is None else frozenset(switched_on)
 
     @property
     def specs(self) -> Sequence[ModelSpec]:
@@ -33,9 +38,7 @@ class ModelRegistry:
         try:
             return self._catalog.resolve(name)
         except UnknownModel:
-            raise UnknownModel(
-                name, sorted(s.id for s in self.specs if self.offline_reason(s) is None)
-            ) from None
+            raise UnknownModel(name, sorted(spec.id for spec in self.usable)) from None
 
     def offline_reason(self, spec: ModelSpec) -> str | None:
         """Why a model cannot be used now; None when it can."""
@@ -43,6 +46,21 @@ class ModelRegistry:
         if reason is None and spec.id not in self._models:
             return "its weights are not loaded"
         return reason
+
+    @property
+    def usable(self) -> Sequence[ModelSpec]:
+        """Those that can be used now, in the catalogue's order: loaded, or loaded when they are used."""
+        return tuple(spec for spec in self.specs if self.offline_reason(spec) is None)
+
+    @property
+    def why_none(self) -> str | None:
+        """Why no model can be used now, as callers are told; None where one can."""
+        if self.usable:
+            return None
+        reasons = [
+            f"{spec.id}: {self.offline_reason(spec)}" for spec in self.specs if spec.id in self._switched_on
+        ]
+        return "; ".join(reasons) or "no model is switched on"
 
     async def get(self, spec: ModelSpec) -> EmbeddingModel:
         """The running model. Raises ModelOffline."""

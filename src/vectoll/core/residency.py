@@ -53,6 +53,10 @@ class Residency:
 
     async def _make_room(self, model: "ResidentModel") -> None:
         if model.memory_bytes > self._budget_bytes:
+            message = (
+                "%s is offline: it needs %d MiB, and all models together may take %d (engine.memory_mib)"
+            )
+            _log.warning(message, model.spec.id, model.memory_bytes >> 20, self._budget_bytes >> 20)
             raise ModelOffline(model.spec.id, "it needs more memory than this server may use")
         while self._used_bytes + model.memory_bytes > self._budget_bytes:
             idle = next((m for m in self._residents.values() if not m.is_busy), None)

@@ -176,8 +176,8 @@ class Catalog(Mapping[str, ModelSpec]):
         return len(self._by_id)
 
     def resolve(self, name: str) -> ModelSpec:
-        """The model of this id or alias. Raises UnknownModel, which lists the ids that are served."""
+        """The model of this id or alias. Raises UnknownModel, which lists every id, of models that are off, too."""
         spec = self._by_name.get(name)
         if spec is None:
-            raise UnknownModel(name, sorted(self._by_id))
+            raise UnknownModel(name, sorted(self._by_id), "Models of the catalogue")
         return spec

@@ -32,6 +32,7 @@
     │   ├── UpstreamUnavailable   the provider of the model's vectors does not answer, or refuses us
     │   └── Draining              the server is shutting down
     └── ConfigurationError        a setting is wrong; one line for the operator
+        └── Unusable              the setting is right; what it names cannot be used as it is now
 """
 
 from collections.abc import Callable, Sequence
@@ -86,14 +87,14 @@ class InvalidRequest(VectollError):
 
 
 class UnknownModel(InvalidRequest):
-    """No model of this id or alias is served."""
+    """No model of this id or alias is served, or known: ``which`` says what ``names`` are."""
 
     code = "INVALID_MODEL"
 
-    def __init__(self, model: str, served: Sequence[str]) -> None:
+    def __init__(self, model: str, names: Sequence[str], which: str = "Served models") -> None:
         self.model = model
-        names = ", ".join(served) or "none at the moment"
-        message = f"The model '{shorten(model)}' is not served here. Served models: {names}."
+        listed = ", ".join(names) or "none at the moment"
+        message = f"The model '{shorten(model)}' is not served here. {which}: {listed}."
         super().__init__(message, [FieldIssue(("model",), message)])
 
 
@@ -103,6 +104,7 @@ class InputTooLong(InvalidRequest):
     code = "CONTEXT_LENGTH_EXCEEDED"
 
     def __init__(self, index: int, tokens: int, limit: int) -> None:
+        self.index, self.tokens, self.limit = index, tokens, limit
         message = (
             f"This model's maximum context length is {limit} tokens, "
             f"but input {index} has {tokens} tokens. Shorten or split it; {NOTHING_CHARGED}."
@@ -330,6 +332,12 @@ class ConfigurationError(VectollError):
     """A setting is wrong. One line that names the setting and says what it should be."""
 
     code = "CONFIGURATION_ERROR"
+
+
+class Unusable(ConfigurationError):
+    """No setting is wrong: what one names is in use, there already, full, damaged, or does not answer."""
+
+    code = "UNUSABLE"
 
 
 def format_path(path: Sequence[str | int]) -> str:

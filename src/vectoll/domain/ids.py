@@ -34,6 +34,11 @@ def new_account() -> AccountId:
     return AccountId(new_id("acct"))
 
 
+def is_generated(account: AccountId) -> bool:
+    """Whether an account's id is of ``new_account``'s making."""
+    return account.startswith("acct_")
+
+
 def parse_account(text: str) -> AccountId:
     """A customer's id as an operator or a token issuer wrote it. Raises ValueError.
 

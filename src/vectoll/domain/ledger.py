@@ -25,7 +25,7 @@ class TransferCode(StrEnum):
     """Why money moved."""
 
     CREDIT = "CREDIT"
-    """An operator granted prepaid credit."""
+    """An operator granted prepaid credit, or took it back: then the customer is debited."""
     TOP_UP = "TOP_UP"
     """A payment arrived."""
     CHARGE = "CHARGE"

@@ -165,7 +165,8 @@ class ModelList(Struct):
     type: ModelType
 
 
-class Status(Struct):
+class Status(Struct, omit_defaults=True):
     """The answer of GET /health and /ready."""
 
     status: str
+    reason: str | None = None

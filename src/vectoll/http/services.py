@@ -1,5 +1,6 @@
 """What the HTTP layer serves with: filled in by the composition root, read by the routes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -34,6 +35,8 @@ class Readiness:
     """Whether a load balancer should send requests here. The composition root moves ``phase`` on."""
 
     phase: Phase = Phase.STARTING
+    is_store_lost: Callable[[], bool] = lambda: False
+    """Asks nothing of the store: strangers may ask this as often as they like."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class Store(Protocol):
         """Daily allowances."""
         ...
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it could not be reached when it was last used. Asks nothing."""
+        ...
+
     async def close(self) -> None:
         """Finish what was asked for, then free what is held. Later calls raise Draining."""
         ...

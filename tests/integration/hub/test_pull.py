@@ -81,7 +81,7 @@ def test_a_revision_is_pinned_by_option_or_by_setting(hub: HubServer, config: Pa
 
 def test_a_model_that_is_not_in_the_catalogue_is_refused_with_those_that_are(hub: HubServer) -> None:
     result = pull("text-embedding-nonesuch")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'text-embedding-nonesuch' is not served here" in result.stderr
     for known in ("text-embedding-bge-m3", "text-embedding-qwen3-0-6b", "tiny"):
         assert known in result.stderr
@@ -89,7 +89,7 @@ def test_a_model_that_is_not_in_the_catalogue_is_refused_with_those_that_are(hub
 
 def test_what_has_no_weights_to_fetch_is_said(hub: HubServer, config: Path) -> None:
     result = pull("text-embedding-3-small")
-    assert (result.exit_code, "bought from an upstream" in result.stderr) == (1, True)
+    assert (result.exit_code, "bought from an upstream" in result.stderr) == (2, True)
     config.write_text("")
     result = pull()
     assert (result.exit_code, "text-embedding-bge-m3" in result.stderr) == (1, True)

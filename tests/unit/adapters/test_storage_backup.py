@@ -1,6 +1,7 @@
 """A backup is of one moment, whatever is written while it is made, and only a sound one is restored."""
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -11,7 +12,7 @@ from tests.ledger import ALICE, make_credit
 
 from vectoll.adapters.storage.sqlite import backup, open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Unusable
 
 
 async def test_a_writer_between_two_steps_neither_gets_in_nor_starts_the_copy_over(
@@ -37,6 +38,25 @@ async def test_a_writer_between_two_steps_neither_gets_in_nor_starts_the_copy_ov
     assert not any(p.name.startswith("copy-") for p in os.scandir(tmp_path)), (
         "one file, with nothing beside it"
     )
+
+
+async def test_what_is_wrong_with_the_ledger_is_not_said_of_the_copy(tmp_path: Path) -> None:
+    store = await open_sqlite(tmp_path)
+    await store.ledger.post(make_credit("5"))
+    await store.close()
+    ledger, file = tmp_path / DATABASE_NAME, tmp_path / "copy"
+    forge(ledger)
+    with pytest.raises(Unusable, match=f"the ledger in {re.escape(str(ledger))} does not add up"):
+        backup.back_up(tmp_path, file, replace=False, progress=lambda *_: None)
+    damage(ledger)
+    with pytest.raises(Unusable, match=re.escape(str(ledger))) as damaged:
+        backup.back_up(tmp_path, file, replace=False, progress=lambda *_: None)
+    ledger.write_text("not a database, and longer than its header would be " * 9)
+    with pytest.raises(Unusable, match=f"cannot read {re.escape(str(ledger))}") as unreadable:
+        backup.back_up(tmp_path, file, replace=False, progress=lambda *_: None)
+    assert "partial" not in str(damaged.value) + str(unreadable.value)
+    assert "copy" not in str(damaged.value) + str(unreadable.value)
+    assert not file.exists()
 
 
 def damage(file: Path) -> None:

@@ -1,5 +1,7 @@
 """The parts of the stores that have bounds and rules of their own."""
 
+import errno
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -17,11 +19,12 @@ from vectoll.adapters.storage import audit, holds, postgres, sqlite
 from vectoll.adapters.storage.audit import Audit
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.holds import Holds
+from vectoll.adapters.storage.lock import DataDirLock, server_of
 from vectoll.adapters.storage.sqlite import SqliteStore, connection, open_sqlite, work, writer
 from vectoll.adapters.storage.sqlite.nonces import FORGET_AT_ONCE, FORGET_ON_AFTER_S
 from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
 from vectoll.domain.allowances import Day
-from vectoll.domain.errors import SpendLimitReached, Unavailable
+from vectoll.domain.errors import ConfigurationError, SpendLimitReached, Unavailable
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import MAX_AMOUNT, Amount, Price
@@ -166,6 +169,18 @@ async def test_a_grant_counts_for_a_charge_that_was_held_the_day_before(tmp_path
     await store.ledger.charge(late, 5, 0)
     assert (await store.ledger.balance(ALICE)).balance == 94
     await store.close()
+
+
+def test_full_disk_is_one_line_and_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(ConfigurationError, match="No space left on device"), DataDirLock(tmp_path):
+            pass
+    with DataDirLock(tmp_path):
+        assert server_of(tmp_path) is None
 
 
 @given(st.datetimes(timezones=st.timezones(), min_value=datetime(1900, 1, 1), max_value=datetime(2900, 1, 1)))  # noqa: DTZ001

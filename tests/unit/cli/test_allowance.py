@@ -6,6 +6,7 @@ from tests.unit.cli.conftest import Cli
 
 
 def test_an_allowance_is_set_listed_and_ended(vectoll: Cli) -> None:
+    vectoll.ok("keys", "create", "--name", "a")  # makes the ledger
     granted = vectoll.json("allowance", "set", "--account", "alice", "--usd-per-day", "0.5")
     assert granted == {
         "account": "alice",
@@ -15,7 +16,13 @@ def test_an_allowance_is_set_listed_and_ended(vectoll: Cli) -> None:
         "spent_today_usd": 0,
     }
     assert vectoll.json("allowance", "list") == [granted]
-    assert "alice" in vectoll.ok("allowance", "list")
+    assert vectoll.ok("allowance", "list").splitlines()[1].split() == [
+        "alice",
+        "$0.500000",
+        "$0.000000",
+        "$0.500000",
+        "$0.000000",
+    ]
     assert "alice has $2.000000 a day" in vectoll.ok(
         "allowance", "set", "--account", "alice", "--usd-per-day", "2"
     )
@@ -25,6 +32,7 @@ def test_an_allowance_is_set_listed_and_ended(vectoll: Cli) -> None:
 
 
 def test_a_wallet_is_one_account_however_its_address_is_written(vectoll: Cli) -> None:
+    vectoll.ok("keys", "create", "--name", "a")
     address = "0x" + "Ab" * 20
     granted = vectoll.json("allowance", "set", "--account", address, "--usd-per-day", "1")
     assert granted["account"] == address.lower()

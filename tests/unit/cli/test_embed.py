@@ -64,17 +64,58 @@ def test_empty_file_is_an_empty_answer(vectoll: Cli, tmp_path: Path) -> None:
     assert np.load(tmp_path / "empty.npy").shape == (0, 0)
 
 
+@pytest.mark.parametrize("name", ["keep.npy", "keep.jsonl"])
+def test_file_that_was_there_stays_when_embedding_fails(vectoll: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    (tmp_path / "late.txt").write_text("a\n" * 600 + "word " * 400 + "\n")
+    for wrong in (("--file", "late.txt"), ("a", "--model", "nope")):
+        assert vectoll("embed", *wrong, "--output", name).exit_code != 0
+        assert vectoll("embed", *wrong, "--output", f"new-{name}").exit_code != 0
+    assert (tmp_path / name).read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {name, "late.txt"}
+
+
+def test_interrupted_embedding_leaves_nothing(
+    vectoll: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "lines.txt").write_text("a\n")
+    monkeypatch.setattr(Progress, "show", interrupt)
+    assert vectoll("embed", "--file", "lines.txt", "--output", "out.npy").exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
+
+
+def test_output_takes_a_files_place_with_its_mode_and_behind_its_link(vectoll: Cli, tmp_path: Path) -> None:
+    (tmp_path / "kept.jsonl").write_text("old")
+    (tmp_path / "kept.jsonl").chmod(0o640)
+    (tmp_path / "link.jsonl").symlink_to("kept.jsonl")
+    vectoll.ok("embed", "a", "--output", "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(vectors((tmp_path / "kept.jsonl").read_text())) == 1
+    assert (tmp_path / "kept.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+def test_device_is_written_to_and_a_full_one_is_one_line(vectoll: Cli) -> None:
+    vectoll.ok("embed", "a", "--output", "/dev/null")
+    for texts in (["a"], ["a"] * 60):
+        result = vectoll("embed", *texts, "--output", "/dev/full")
+        assert result.exit_code == 1, result.output
+        assert "cannot write to /dev/full: No space left on device" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         ((), 2, "Give texts, or --file"),
-        (("a", "--file", "-"), 2, "Give texts, or --file"),
-        (("a", "--model", "nope"), 1, "The model 'nope' is not served here"),
+        (("a", "--file", "-"), 2, "Give texts or --file, not both"),
+        (("a", "--model", "nope"), 2, "The model 'nope' is not served here"),
         (("a", "--model", "text-embedding-qwen3-8b"), 1, "HF_HUB_OFFLINE forbids"),
         (("a", "--dimensions", "100"), 1, "vectors of 384 dimensions"),
         (("a", "", "c"), 1, "text 2 is empty"),
         (("a", "word " * 400), 1, "text 2: This model's maximum context length is 256 tokens"),
-        (("a", "--output", "no/such/folder/x"), 2, "cannot write to no/such/folder/x"),
+        (("a", "--output", "no/such/folder/x"), 1, "cannot write to no/such/folder/x"),
         (("a", "--url", "localhost:8787"), 2, "--url must start with http"),
         (("a", "--url", "http://127.0.0.1:1"), 1, "cannot reach http://127.0.0.1:1/api/v1/embeddings"),
     ],
@@ -94,7 +135,9 @@ def test_position_of_a_bad_line_is_counted_over_the_whole_file(
 ) -> None:
     monkeypatch.setattr(embed_command, "CHUNK_TEXTS", 4)
     (tmp_path / "lines.txt").write_text("a\n" * 9 + "word " * 400 + "\n")
-    assert "text 10: This model's maximum" in vectoll("embed", "--file", "lines.txt").stderr
+    too_long = vectoll("embed", "--file", "lines.txt").stderr
+    assert "text 10: This model's maximum context length is 256 tokens, this text has 402." in too_long
+    assert "input" not in too_long
     (tmp_path / "bytes.txt").write_bytes(b"a\nb\n\xff\n")
     assert "line 3 is not UTF-8" in vectoll("embed", "--file", "bytes.txt").stderr
 

@@ -62,6 +62,11 @@ def test_keys_of_one_account_share_its_credit_and_others_do_not(vectoll: Cli) ->
         (("--expires", "yesterday"), "neither a date"),
         (("--expires", "2020-01-01"), "must be in the future"),
         (("--limit-period", "YEAR"), "YEAR"),
+        (("--limit-period", "EPOCH"), "--limit-period needs --limit-usd"),
+        (("--name", ""), "1 to 64 characters"),
+        (("--name", "x" * 65), "1 to 64 characters"),
+        (("--name", "a\nb"), "none of them a control character"),
+        (("--name", "\x9b31m"), "none of them a control character"),
     ],
 )
 def test_wrong_option_is_refused_and_makes_nothing(vectoll: Cli, options: tuple[str, ...], says: str) -> None:
@@ -99,9 +104,18 @@ def test_revoke_of_a_secret_does_not_repeat_it(vectoll: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("keys", "list"), ("keys", "revoke", "key_x"), ("ledger", "verify"), ("usage",)]
+    "command",
+    [
+        ("keys", "list"),
+        ("keys", "revoke", "key_x"),
+        ("ledger", "verify"),
+        ("usage",),
+        ("accounts", "list"),
+        ("credit", "add", "--account", "alice", "--usd", "1"),
+        ("allowance", "set", "--account", "alice", "--usd-per-day", "1"),
+    ],
 )
-def test_commands_that_only_look_make_no_ledger(vectoll: Cli, command: tuple[str, ...]) -> None:
+def test_commands_for_what_is_there_make_no_ledger(vectoll: Cli, command: tuple[str, ...]) -> None:
     result = vectoll(*command)
     assert result.exit_code == 2
     assert "there is no ledger in" in result.stderr

@@ -12,11 +12,12 @@ import pytest
 from tests.unit.cli.conftest import Cli
 
 from vectoll.adapters.storage.sqlite import SqliteKeys, SqliteLedger, open_sqlite
+from vectoll.cli.output import dollars
 from vectoll.domain.errors import OutcomeUnknown
 from vectoll.domain.identity import ApiKey, Principal
 from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId, new_id
 from vectoll.domain.ledger import Hold, Transfer
-from vectoll.domain.money import Price, Quote
+from vectoll.domain.money import Amount, Price, Quote
 from vectoll.ports.clock import SystemClock
 
 
@@ -28,10 +29,17 @@ def test_credit_goes_to_an_account_or_to_that_of_a_key(vectoll: Cli) -> None:
     vectoll.ok("ledger", "verify")
 
 
-def test_credit_with_an_id_is_given_once(vectoll: Cli) -> None:
-    for _ in range(3):
-        added = vectoll.json("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-7")
-        assert added["balance_usd"] == 2
+def open_account(vectoll: Cli, account: str, dollars: str = "0") -> None:
+    vectoll.ok("keys", "create", "--name", "a", "--account", account, "--credit-usd", dollars)
+
+
+def test_credit_with_an_id_is_given_once_and_says_so(vectoll: Cli) -> None:
+    open_account(vectoll, "alice")
+    command = ("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-7")
+    for is_new in (True, False, False):
+        added = vectoll.json(*command)
+        assert (added["balance_usd"], added["added"]) == (2, is_new)
+    assert "was added to alice before under this --id" in vectoll.ok(*command)
     assert (
         vectoll.json("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-8")["balance_usd"]
         == 4
@@ -48,6 +56,7 @@ def test_credit_whose_outcome_is_unknown_says_how_it_is_not_given_twice(
         await post(ledger, transfer)
         raise lost
 
+    open_account(vectoll, "alice")
     with monkeypatch.context() as database:
         database.setattr(SqliteLedger, "post", post_unheard)
         result = vectoll("credit", "add", "--account", "alice", "--usd", "2")
@@ -73,6 +82,8 @@ def test_key_with_credit_whose_outcome_is_unknown_says_how_it_is_not_given_twice
 
 @pytest.mark.parametrize("other", [("--account", "alice", "--usd", "3"), ("--account", "bob", "--usd", "2")])
 def test_id_of_another_credit_is_refused(vectoll: Cli, other: tuple[str, ...]) -> None:
+    open_account(vectoll, "alice")
+    open_account(vectoll, "bob")
     vectoll.ok("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-7")
     result = vectoll("credit", "add", *other, "--id", "invoice-7")
     assert result.exit_code == 1
@@ -91,7 +102,80 @@ def test_id_of_another_credit_is_refused(vectoll: Cli, other: tuple[str, ...]) -
     ],
 )
 def test_wrong_credit_is_refused(vectoll: Cli, options: tuple[str, ...], code: int) -> None:
+    open_account(vectoll, "a")
     assert vectoll("credit", "add", *options).exit_code == code
+
+
+def test_credit_of_an_earlier_month_is_not_given_again(vectoll: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_account(vectoll, "alice")
+    command = ("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-7")
+    with monkeypatch.context() as patch:
+        patch.setattr("vectoll.cli.credit.datetime", LastMonth)
+        assert vectoll.json(*command)["added"]
+    assert not vectoll.json(*command)["added"]
+
+
+class LastMonth(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return datetime.now(tz) - timedelta(days=31)
+
+
+def test_credit_to_an_id_of_our_making_that_nobody_has_is_mistyped(vectoll: Cli) -> None:
+    open_account(vectoll, "alice")
+    result = vectoll("credit", "add", "--account", "acct_mistyped", "--usd", "1")
+    assert result.exit_code == 1
+    assert "there is no account acct_mistyped" in result.stderr
+    ours = vectoll.json("keys", "create", "--name", "k")["account"]
+    assert vectoll.json("credit", "add", "--account", ours, "--usd", "1")["balance_usd"] == 1
+    assert vectoll.json("credit", "add", "--account", "who-comes-later", "--usd", "1")["balance_usd"] == 1
+
+
+def test_credit_is_taken_back_as_far_as_it_goes(vectoll: Cli) -> None:
+    open_account(vectoll, "alice", "5")
+    command = ("credit", "remove", "--account", "alice", "--usd", "2", "--note", "typo", "--id", "t-1")
+    for is_new in (True, False):
+        taken = vectoll.json(*command)
+        assert (taken["account"], taken["balance_usd"], taken["removed"]) == ("alice", 3, is_new)
+    assert "was taken from alice before under this --id" in vectoll.ok(*command)
+    assert "which now has $2.000000" in vectoll.ok("credit", "remove", "--account", "alice", "--usd", "1")
+    too_much = vectoll("credit", "remove", "--account", "alice", "--usd", "2.5")
+    assert too_much.exit_code == 1
+    assert "alice has $2.000000: $2.500000 cannot be taken from it" in too_much.stderr
+    unknown = vectoll("credit", "remove", "--account", "acct_nobodys", "--usd", "1")
+    assert (unknown.exit_code, unknown.stderr) == (1, "Error: there is no account acct_nobodys\n")
+    vectoll.ok("ledger", "verify")
+
+
+def test_accounts_show_what_they_have(vectoll: Cli) -> None:
+    key = vectoll.json(*("keys", "create", "--name", "n", "--account", "alice", "--credit-usd", "5"))
+    gone = vectoll.json("keys", "create", "--name", "gone", "--account", "alice")
+    vectoll.ok("keys", "revoke", gone["id"])
+    vectoll.ok("allowance", "set", "--account", "bob", "--usd-per-day", "0.5")
+    alice = {
+        "account": "alice",
+        "balance_usd": 5,
+        "held_usd": None,
+        "allowance_usd": 0,
+        "allowance_left_usd": 0,
+        "active_keys": 1,
+    }
+    bob = alice | {
+        "account": "bob",
+        "balance_usd": 0,
+        "allowance_usd": Decimal("0.5"),
+        "allowance_left_usd": Decimal("0.5"),
+        "active_keys": 0,
+    }
+    assert vectoll.json("accounts", "list") == [alice, bob]
+    assert vectoll.json("accounts", "show", "alice") == alice | {"keys": [{"id": key["id"], "name": "n"}]}
+    assert "credit     $5.000000" in vectoll.ok("accounts", "show", "alice")
+    assert [line.split()[:2] for line in vectoll.ok("accounts", "list").splitlines()[1:]] == [
+        ["alice", "$5.000000"],
+        ["bob", "$0.000000"],
+    ]
+    missing = vectoll("accounts", "show", "nobody")
+    assert (missing.exit_code, missing.stderr) == (1, "Error: there is no account nobody\n")
 
 
 class At(SystemClock):
@@ -124,7 +208,7 @@ def charge(
 def test_usage_adds_up_by_account_key_and_model(vectoll: Cli) -> None:
     now = datetime.now(UTC)
     key = vectoll.json("keys", "create", "--name", "a", "--account", "alice", "--credit-usd", "5")["id"]
-    vectoll.ok("credit", "add", "--account", "bob", "--usd", "5")
+    open_account(vectoll, "bob", "5")
     charge(vectoll.data_dir, "alice", key, 1000, now)
     charge(vectoll.data_dir, "alice", key, 500, now)
     charge(vectoll.data_dir, "alice", key, 10, now, model="n")
@@ -140,9 +224,18 @@ def test_usage_adds_up_by_account_key_and_model(vectoll: Cli) -> None:
     assert "$0.003510 since" in vectoll.ok("usage")
 
 
+def test_charge_is_never_shown_as_nothing(vectoll: Cli) -> None:
+    open_account(vectoll, "bob", "5")
+    charge(vectoll.data_dir, "bob", None, 0, datetime.now(UTC))
+    assert "$0.000000 since" in vectoll.ok("usage")
+    assert dollars(Amount(12_500 * 2)) == "$0.000000025"
+    assert dollars(Amount(10**6)) == "$0.000001"
+    assert dollars(Amount(4_230_000_999_999)) == "$4.230000"
+
+
 def test_usage_counts_from_since_across_months(vectoll: Cli) -> None:
     now = datetime.now(UTC)
-    vectoll.ok("credit", "add", "--account", "bob", "--usd", "5")
+    open_account(vectoll, "bob", "5")
     for days in (100, 70, 40, 20, 1):
         charge(vectoll.data_dir, "bob", None, days, now - timedelta(days=days))
 
@@ -158,7 +251,7 @@ def test_usage_counts_from_since_across_months(vectoll: Cli) -> None:
 
 
 def test_verify_says_what_disagrees_and_fails(vectoll: Cli) -> None:
-    vectoll.ok("credit", "add", "--account", "bob", "--usd", "5")
+    open_account(vectoll, "bob", "5")
     assert "2 accounts, 1 transfers: clean" in vectoll.ok("ledger", "verify")
     assert vectoll.json("ledger", "verify")["disagreements"] == []
     with sqlite3.connect(vectoll.data_dir / "vectoll.sqlite3") as database:

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from tests.unit.cli.conftest import Cli
 
 from vectoll import __version__
@@ -57,7 +59,80 @@ def test_help_and_version_load_nothing_heavy() -> None:
 def test_wrong_setting_is_one_line_and_exit_code_2(vectoll: Cli) -> None:
     result = vectoll("keys", "list", VECTOLL_PORT="x")
     assert result.exit_code == 2
-    assert result.stderr == "Error: setting port: expected `int`, got `str`\n"
+    assert result.stderr == "Error: setting port: expected `int`, got `str` (VECTOLL_PORT=x)\n"
+
+
+@pytest.mark.parametrize("command", [("keys", "list"), ("usage",), ("ledger", "verify"), ("backup", "x")])
+def test_data_directory_that_cannot_be_looked_into_is_one_line(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    result = Cli(tmp_path / ("x" * 300))(*command)
+    assert "cannot read the data directory" in result.stderr
+    assert "File name too long" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_unknown_model_is_a_wrong_option(vectoll: Cli) -> None:
+    for command in (
+        ("models", "check", "nope"),
+        ("models", "pull", "nope"),
+        ("embed", "a", "--model", "nope"),
+    ):
+        result = vectoll(*command)
+        assert (result.exit_code, "The model 'nope' is not served here" in result.stderr) == (2, True)
+
+
+def run(*arguments: str, code: str = "from vectoll.cli import main; main()", stdout: Any = None) -> Any:
+    """A process of its own, as a shell would run it."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("models", "list"), ("--version",), ("embed", "--help"), ("embed", "a"), ("completion", "bash")],
+)
+def test_full_output_is_one_line(vectoll: Cli, command: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run(*command, stdout=full)
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+
+
+def test_output_that_nobody_reads_ends_without_a_word(vectoll: Cli) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = run("models", "list", stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_secret_that_could_not_be_printed_is_named_by_its_keys_id(vectoll: Cli) -> None:
+    data = ("--data-dir", str(vectoll.data_dir))
+    for form in ((), ("--json",)):
+        with Path("/dev/full").open("w") as full:
+            done = run("keys", "create", "--name", "a", *form, *data, stdout=full)
+        assert done.returncode == 1
+        [line] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+        assert "cannot print the key (No space left on device)" in line
+        assert vectoll.json("keys", "list")[-1]["id"] in line
+
+
+def test_ctrl_c_while_the_program_is_read_is_one_line() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from vectoll.cli import main; main()"
+    )
+    done = run("keys", "list", code=code)
+    assert (done.returncode, done.stderr) == (1, "Aborted!\n")
 
 
 def test_models_are_listed_with_prices_and_states(vectoll: Cli, tmp_path: Path) -> None:
@@ -106,6 +181,21 @@ def test_config_shows_what_is_in_force_without_secrets(vectoll: Cli) -> None:
     assert f'data_dir = "{vectoll.data_dir}"' in vectoll.ok("config", "show")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("VECTOLL_DEFAULT_PRICE_USD_PER_MILLION", "cheap", "not a decimal number"),
+        ("VECTOLL_ALLOWANCE__ENABLED", "true", "allowance.enabled needs x402.enabled"),
+        ("VECTOLL_X402__ENABLED", "true", "x402.enabled needs public_url"),
+        ("VECTOLL_JWT__JWKS_FILE", "/nope", "setting jwt.jwks_file: cannot read"),
+    ],
+)
+def test_config_show_refuses_what_serve_refuses(vectoll: Cli, name: str, value: str, says: str) -> None:
+    result = vectoll("config", "show", **{name: value})
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
 def test_redaction_goes_by_name_and_leaves_what_is_not_set() -> None:
     tree = {
         "api_key": "x",
@@ -129,6 +219,25 @@ def test_completion_script_names_the_command(vectoll: Cli, shell: str) -> None:
     assert "_VECTOLL_COMPLETE" in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_ids_of_models_and_keys_are_completed(vectoll: Cli, tmp_path: Path) -> None:
+    kept = vectoll.json("keys", "create", "--name", "a")
+    gone = vectoll.json("keys", "create", "--name", "gone")
+    vectoll.ok("keys", "revoke", gone["id"])
+
+    def completed(*words: str) -> list[str]:
+        environ = {"COMP_WORDS": " ".join(("vectoll", *words)), "COMP_CWORD": str(len(words))}
+        environ |= {"_VECTOLL_COMPLETE": "bash_complete", "VECTOLL_DATA_DIR": str(vectoll.data_dir)}
+        result = CliRunner().invoke(cli, [], env=environ, prog_name="vectoll")
+        return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
+
+    assert completed("keys", "revoke", "key_") == [kept["id"]]
+    assert completed("credit", "add", "--key", "key_") == [kept["id"]]
+    assert completed("embed", "--model", "all-") == ["all-MiniLM-L6-v2"]
+    assert completed("models", "check", "all-") == ["all-MiniLM-L6-v2"]
+    (tmp_path / "vectoll.toml").write_text("broken")
+    assert completed("embed", "--model", "all-") == completed("keys", "revoke", "key_") == []
 
 
 @pytest.mark.parametrize(("page", "file"), [("configuration", "configuration.md"), ("cli", "cli.md")])

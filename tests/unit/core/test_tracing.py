@@ -183,6 +183,6 @@ def test_where_it_is_off_its_library_is_not_even_loaded() -> None:
 
 async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vectoll.adapters.otel", None)
-    with pytest.raises(ConfigurationError, match=r"pip install \"vectoll\[otel\]\""):
+    with pytest.raises(ConfigurationError, match=r"pip install \"\.\[otel\]\""):
         async with open_tracer(TracingSettings(enabled=True)):
             pass

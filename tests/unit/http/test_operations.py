@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 import structlog
-from tests.fakes import FakeServer
+from tests.fakes import SPEC, FakeServer
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client
 
+from vectoll.core.models import ModelRegistry
+from vectoll.domain.catalog import Catalog
+from vectoll.domain.ids import ModelId
 from vectoll.http.openapi_operations import OPERATIONS
 from vectoll.http.record import BASES
 from vectoll.http.services import Phase
@@ -78,6 +82,30 @@ async def test_probes(client: Client, server: FakeServer) -> None:
         response = await client.get("/ready")
         assert (response.status_code, response.json()) == (status, {"status": phase.value})
     assert (await client.head("/health")).status_code == 200
+
+
+async def test_not_ready_while_no_model_can_be_served(connect: Connect) -> None:
+    server = FakeServer(first_offline := replace(SPEC, id=ModelId("other"), aliases=()))
+    client = connect(server)
+    offline: dict[ModelId, str] = {first_offline.id: "it could not be loaded"}
+    registry = ModelRegistry(Catalog([SPEC, first_offline]), server.models, offline)
+    server.app.services = replace(server.services, models=registry)
+    assert (await client.get("/ready")).status_code == 200
+    offline[SPEC.id] = "it has 8 dims"
+    answer = await client.get("/ready")
+    assert answer.status_code == 503
+    reason = "no model can be served: fake-model: it has 8 dims; other: it could not be loaded"
+    assert answer.json() == {"status": "unavailable", "reason": reason}
+    server.app.services = replace(server.services, models=ModelRegistry(Catalog([SPEC]), {}))
+    assert "no model is switched on" in (await client.get("/ready")).json()["reason"]
+
+
+async def test_not_ready_while_the_store_is_lost(client: Client, server: FakeServer) -> None:
+    server.services.readiness.is_store_lost = lambda: True
+    answer = await client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "unavailable", "reason": "the database cannot be reached"}
+    assert (await client.get("/health")).status_code == 200
 
 
 @pytest.mark.parametrize(

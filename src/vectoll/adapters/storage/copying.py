@@ -21,7 +21,7 @@ from vectoll.adapters.storage.sqlite.connection import (
 )
 from vectoll.adapters.storage.sqlite.verification import verify as verify_file
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.domain.ledger import Verification
 
 CHUNK = 5_000
@@ -92,7 +92,7 @@ async def copy_store(data_dir: Path, database: Database, progress: Progress) -> 
             _require_clean("the ledger in the data directory", verify_file(file))
             return await database.run(lambda db: _copy(file, db, progress), is_repeatable=False)
     except (TimeoutError, sqlite3.OperationalError) as error:
-        raise ConfigurationError(f"cannot read {path}: {error}") from None
+        raise Unusable(f"cannot read {path}: {error}") from None
 
 
 async def _copy(file: sqlite3.Connection, db: Connection, progress: Progress) -> Copied:
@@ -122,7 +122,7 @@ async def _copy(file: sqlite3.Connection, db: Connection, progress: Progress) ->
 async def _require_empty(db: Connection) -> None:
     for table, _ in _TABLES:
         if await db.fetchval(f"SELECT EXISTS (SELECT 1 FROM vectoll.{table})"):  # noqa: S608 - a constant
-            raise ConfigurationError(f"the database is not empty: there are {table} in it")
+            raise Unusable(f"the database is not empty: there are {table} in it")
 
 
 async def _number_on(db: Connection) -> None:
@@ -141,18 +141,18 @@ async def _verify_copy(file: sqlite3.Connection, db: Connection) -> Verification
     verified = await verification.verify(db)
     _require_clean("the copy", verified)
     if dict(await db.fetch(sql("all_balances"))) != dict(file.execute("SELECT id, balance FROM accounts")):
-        raise ConfigurationError("the copy's balances differ: nothing was copied")
+        raise Unusable("the copy's balances differ: nothing was copied")
     for table, _ in _TABLES:
         counted = await db.fetchval(f"SELECT count(*) FROM vectoll.{table}", timeout=LONG_S)  # noqa: S608
         if counted != _count(file, table):
-            raise ConfigurationError(f"the copy's {table} differ: nothing was copied")
+            raise Unusable(f"the copy's {table} differ: nothing was copied")
     return verified
 
 
 def _require_clean(what: str, found: Verification) -> None:
     if not found.is_clean:
         first = found.disagreements[0]
-        raise ConfigurationError(
+        raise Unusable(
             f"{what} does not verify ({first.subject}: expected {first.expected}, found {first.found}): "
             "nothing was copied"
         )

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import Unusable
 
 LOCK_NAME = "server.lock"
 
@@ -27,17 +27,21 @@ class DataDirLock:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigurationError(f"cannot write to {self._path.parent}: {error.strerror}") from None
+            raise Unusable(f"cannot write to {self._path.parent}: {error.strerror}") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _written_by(file)
             os.close(file)
-            raise ConfigurationError(
+            raise Unusable(
                 f"another vectoll server (process {holder}) is using the data directory {self._path.parent}"
             ) from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(file)
+            raise Unusable(f"cannot write to {self._path.parent}: {error.strerror}") from None
         self._file = file
         return self
 

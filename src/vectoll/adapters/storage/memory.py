@@ -31,6 +31,7 @@ class MemoryStore:
         self.nonces = MemoryNonceStore()
         self.history = MemoryHistory(self.ledger, self.ledger.transfers)
         self.allowances = self.ledger.allowances
+        self.is_lost = False
 
     async def close(self) -> None:
         """Nothing to free."""

@@ -5,7 +5,7 @@ from starlette.responses import HTMLResponse, Response
 
 from vectoll.http.responses import json_response
 from vectoll.http.schemas import Status
-from vectoll.http.services import Phase, services_of
+from vectoll.http.services import Phase, Services, services_of
 
 _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
 
@@ -16,9 +16,24 @@ async def health(_: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Whether requests should come here: 503 until the models are loaded, and while draining."""
-    phase = services_of(request).readiness.phase
-    return json_response(Status(phase.value), 200 if phase is Phase.READY else 503)
+    """Whether requests should come here: 503 until the models are loaded, while draining, and while none could be
+    answered, with the reason.
+    """
+    services = services_of(request)
+    phase = services.readiness.phase
+    if phase is not Phase.READY:
+        return json_response(Status(phase.value), 503)
+    reason = _why_nothing_is_served(services)
+    return json_response(
+        Status("unavailable", reason) if reason else Status(phase.value), 503 if reason else 200
+    )
+
+
+def _why_nothing_is_served(services: Services) -> str | None:
+    if services.readiness.is_store_lost():
+        return "the database cannot be reached"
+    why_none = services.models.why_none
+    return f"no model can be served: {why_none}" if why_none else None
 
 
 async def metrics(request: Request) -> Response:

@@ -30,7 +30,9 @@ def connect(address: str) -> None:
         import ray  # noqa: PLC0415 - an extra, and a second of start-up
         from ray import serve  # noqa: F401, PLC0415 - sets up its logger, which is quieted below
     except ImportError:
-        raise ConfigurationError('setting engine.backend: ray needs pip install "vectoll[ray]"') from None
+        raise ConfigurationError(
+            'setting engine.backend: ray needs pip install ".[ray]" in vectoll\'s checkout'
+        ) from None
     for name in ("ray", "ray.serve"):  # else a line for every request that a replica's death delays
         logging.getLogger(name).setLevel(logging.ERROR)
     with _connecting:

@@ -48,6 +48,11 @@ class PostgresStore:
         self.limiter = PostgresRateLimiter(database)
         self._upkeep = Upkeep(database, self._holds, self.ledger)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the database did not answer when it was last asked, a few seconds ago at most."""
+        return self.database.reachability.is_lost
+
     async def close(self) -> None:
         """Commit and answer everything that was asked for, then give the connections back, whatever fails of it."""
         async with AsyncExitStack() as parts:  # the last first

@@ -1,16 +1,19 @@
 """A bounded pool of connections, and statements by name: each has a time limit, and a lost connection is replaced."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.postgres.failures import CANNOT_SERVE, COLLIDED, CONNECTION_LOST, unavailable
-from vectoll.domain.errors import ConfigurationError, Draining
+from vectoll.adapters.storage.postgres.reachability import Reachability
+from vectoll.domain.errors import ConfigurationError, Draining, Unusable
 
 LONG_S = 3600.0
 """What reads the whole ledger may take an hour."""
@@ -43,6 +46,7 @@ class Database:
     def __init__(self, pool: Any, settings: PoolSettings) -> None:
         self._pool = pool
         self.timeout_s = settings.timeout_s
+        self.reachability = Reachability(settings.timeout_s)
         self.is_closed = False
 
     async def fetch(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Sequence[Row]:
@@ -70,7 +74,7 @@ class Database:
                 async with self._pool.acquire(timeout=self.timeout_s) as connection:
                     was_sent = True
                     with _ending_what_is_broken(connection):
-                        return await work(connection)
+                        result = await work(connection)
             except (*CONNECTION_LOST, *COLLIDED, *CANNOT_SERVE) as error:
                 if self.is_closed:
                     raise Draining from None
@@ -78,10 +82,14 @@ class Database:
                 may_be_done |= is_lost and was_sent
                 may_repeat = isinstance(error, COLLIDED) or (is_lost and (is_repeatable or not was_sent))
                 if has_failed or not may_repeat:
+                    self._tell(error)
                     if isinstance(error, asyncpg.UniqueViolationError):
                         raise
                     raise unavailable(error, may_be_done=may_be_done) from error
                 has_failed = True
+            else:
+                self.reachability.answered()
+                return result
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:
@@ -92,11 +100,20 @@ class Database:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 await connection.execute(TAKE_TIME)
+                self.reachability.answered()
                 yield connection
         except (*CONNECTION_LOST, *CANNOT_SERVE) as error:
             if self.is_closed:
                 raise Draining from None
+            self._tell(error)
             raise unavailable(error, may_be_done=False) from error
+
+    def _tell(self, error: BaseException) -> None:
+        """Of what was given up: only a connection that is lost says that the database is."""
+        if isinstance(error, CONNECTION_LOST):
+            self.reachability.failed(error, _explain(error))
+        else:
+            self.reachability.answered()
 
     async def close(self) -> None:
         """Give the connections back; statements under way end first, or are cut off when their time is over."""
@@ -120,9 +137,10 @@ async def connect(url: str, settings: PoolSettings) -> Database:
         if pool is not None:
             pool.terminate()
         if isinstance(error, (*CONNECTION_LOST, asyncpg.PostgresError, ValueError)):
-            raise ConfigurationError(
-                f"cannot connect to the database in database.url: {_explain(error)}"
-            ) from None
+            is_url_wrong = isinstance(error, asyncpg.ClientConfigurationError | ValueError)
+            kind, where = (ConfigurationError, "") if is_url_wrong else (Unusable, _where(url))
+            message = f"cannot connect to the database in database.url{where}: {_explain(error)}{_hint(url)}"
+            raise kind(message) from None
         raise
     return Database(pool, settings)
 
@@ -140,7 +158,7 @@ def _ending_what_is_broken(connection: Connection) -> Iterator[None]:
 def _check_version(connection: Connection) -> None:
     version = connection.get_server_version().major
     if version < OLDEST_SERVER:
-        raise ConfigurationError(f"PostgreSQL {OLDEST_SERVER} or newer is needed, the database is {version}")
+        raise Unusable(f"PostgreSQL {OLDEST_SERVER} or newer is needed, the database is {version}")
 
 
 def _pool_options(settings: PoolSettings) -> dict[str, Any]:
@@ -165,6 +183,20 @@ def _pool_options(settings: PoolSettings) -> dict[str, Any]:
 
 async def _leave_as_it_is(connection: Connection) -> None:
     """Nothing here changes a session, so there is nothing to reset: a round trip less for every statement."""
+
+
+def _where(url: str) -> str:
+    """The address in a URL, where no part of a password can be taken for one."""
+    address = urlsplit(url).netloc.rpartition("@")[2]
+    return f" ({address})" if address and not _hint(url) else ""
+
+
+def _hint(url: str) -> str:
+    """What may be wrong with a URL in which the password seems to end early."""
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    if url.count("@") == authority.count("@") <= 1:
+        return ""
+    return "; in a user's name or password @ : / ? # must be percent-encoded: @ is %40"
 
 
 def _explain(error: BaseException) -> str:

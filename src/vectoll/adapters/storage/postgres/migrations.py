@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 
 from vectoll.adapters.storage.postgres.database import TAKE_TIME, Connection, Database, sql
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import Unusable
 
 Scripts = Mapping[int, str]
 MIGRATE_TIMEOUT_S = 3600.0
@@ -79,7 +79,7 @@ async def check(database: Database) -> None:
     found = await versions(database)
     if not found.is_usable:
         state = f"has schema {found.pre}, this vectoll needs {found.newest}" if found.pre else "has no schema"
-        raise ConfigurationError(f"the database {state}. {found.advice}")
+        raise Unusable(f"the database {state}. {found.advice}")
 
 
 async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.POST)) -> SchemaVersions:
@@ -95,7 +95,7 @@ async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.
             await db.execute(sql("lock_schema"), timeout=MIGRATE_TIMEOUT_S)
             found = await _read(db)
             if found.is_newer:
-                raise ConfigurationError(
+                raise Unusable(
                     f"the database's schema ({max(found.pre, found.post)}) is newer than this vectoll "
                     f"({found.newest}): nothing was changed"
                 )
@@ -110,7 +110,7 @@ async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.
 
 async def _apply(db: Connection, part: Part, found: SchemaVersions) -> None:
     if part is Part.POST and found.pre < found.newest:
-        raise ConfigurationError("the first part is missing: run `vectoll db migrate --pre` before --post")
+        raise Unusable("the first part is missing: run `vectoll db migrate --pre` before --post")
     done = found.pre if part is Part.PRE else found.post
     for number in range(done + 1, found.newest + 1):
         if script := scripts(part).get(number):

@@ -34,24 +34,27 @@ class Upkeep:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        await _attempt(self._ledger.undo_undelivered)
+        await self._attempt(self._ledger.undo_undelivered)
 
     async def _work(self) -> None:
         rounds = 0
         while True:
             await asyncio.sleep(EVERY_S)
             rounds += 1
-            await _attempt(self._holds.renew)
-            await _attempt(self._ledger.undo_undelivered)
+            await self._attempt(
+                partial(self._database.fetch, "ping")
+            )  # one that nobody uses is not lost unseen
+            await self._attempt(self._holds.renew)
+            await self._attempt(self._ledger.undo_undelivered)
             if rounds % SWEEP_EVERY == 0:
-                await _attempt(partial(self._database.fetch, "sweep_holds"))
-                await _attempt(partial(self._database.fetch, "sweep_limits"))
+                await self._attempt(partial(self._database.fetch, "sweep_holds"))
+                await self._attempt(partial(self._database.fetch, "sweep_limits"))
 
-
-async def _attempt(work: Callable[[], Awaitable[object]]) -> None:
-    try:
-        await work()
-    except (VectollError, asyncpg.PostgresError, OSError) as error:
-        _log.warning("upkeep of the database is late: %s", error)
-    except Exception:  # noqa: BLE001 - logged; one round's defect must not end the renewal of everybody's holds
-        _log.exception("upkeep of the database failed")
+    async def _attempt(self, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except (VectollError, asyncpg.PostgresError, OSError) as error:
+            if not self._database.reachability.is_lost:  # which was told already
+                _log.warning("upkeep of the database is late: %s", error)
+        except Exception:  # noqa: BLE001 - logged; one round's defect must not end the renewal of everybody's holds
+            _log.exception("upkeep of the database failed")

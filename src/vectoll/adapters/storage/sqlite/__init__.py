@@ -54,6 +54,11 @@ class SqliteStore:
         self.history = SqliteHistory(self._reader)
         self.allowances = SqliteAllowances(self._writer, self._reader, clock)
 
+    @property
+    def is_lost(self) -> bool:
+        """Never: it is a file of this machine."""
+        return False
+
     async def close(self) -> None:
         """Commit and answer everything that was asked for, then free the file. Later calls raise Draining."""
         await self._writer.close()

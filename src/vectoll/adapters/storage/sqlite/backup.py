@@ -16,7 +16,7 @@ from vectoll.adapters.storage.sqlite.connection import (
 )
 from vectoll.adapters.storage.sqlite.verification import MAX_FAULTS, verify
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.domain.ledger import Verification
 
 PAGES_PER_STEP = 2048
@@ -35,15 +35,23 @@ def back_up(data_dir: Path, file: Path, *, replace: bool, progress: Progress) ->
     if _is_same(file, data_dir / DATABASE_NAME):
         raise ConfigurationError(f"{file} is the ledger itself")
     if file.exists() and not replace:
-        raise ConfigurationError(f"{file} exists already; --force replaces it")
-    with _explaining(f"cannot back up to {file}"), _new_file(file) as copy:
-        with closing(connect_to_read(data_dir / DATABASE_NAME)) as source:
+        raise Unusable(f"{file} exists already; --force replaces it")
+    ledger = data_dir / DATABASE_NAME
+    with _snapshot(ledger) as source, _explaining(f"cannot back up to {file}"), _new_file(file) as copy:
+        _copy(source, copy, progress)
+        return check_backup(copy, ledger)
+
+
+@contextmanager
+def _snapshot(ledger: Path) -> Iterator[sqlite3.Connection]:
+    """One moment of a ledger that is in use. Raises Unusable, naming it, when it cannot be read."""
+    with _explaining(f"cannot read {ledger}"):
+        source = connect_to_read(ledger)
+    with closing(source):
+        with _explaining(f"cannot read {ledger}"):
             source.execute("BEGIN")
-            source.execute(
-                "SELECT count(*) FROM sqlite_schema"
-            ).fetchone()  # the snapshot begins with the first read
-            _copy(source, copy, progress)
-        return check_backup(copy)
+            source.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # it begins with the first read
+        yield source
 
 
 def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) -> Verification:
@@ -56,7 +64,7 @@ def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) ->
     if _is_same(file, path):
         raise ConfigurationError(f"{file} is the ledger itself")
     if path.exists() and not replace:
-        raise ConfigurationError(f"there is a ledger in {data_dir} already; --force replaces it")
+        raise Unusable(f"there is a ledger in {data_dir} already; --force replaces it")
     check_backup(file)
     restored = path.with_name(f"{path.name}.restored")
     with _explaining(f"cannot restore to {data_dir}"):
@@ -71,31 +79,34 @@ def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) ->
             return _verified(db, path)
 
 
-def check_backup(file: Path) -> Verification:
-    """Whether a file is a ledger that can be served from. Raises ConfigurationError when it is not."""
+def check_backup(file: Path, original: Path | None = None) -> Verification:
+    """Whether a file is a ledger that can be served from. Raises ConfigurationError when it is not, naming the
+    ``original`` that it is an exact copy of.
+    """
+    name = original or file
     if _log_of(file).exists():
-        raise ConfigurationError(f"{file} was in use when it was copied; copies are made by `vectoll backup`")
-    with _explaining(f"cannot read {file}"), closing(_open(file)) as db:
+        raise Unusable(f"{file} was in use when it was copied; copies are made by `vectoll backup`")
+    with _explaining(f"cannot read {name}"), closing(_open(file)) as db:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if not version or not {"accounts", "transfers"} <= tables:
-            raise ConfigurationError(f"{file} is no backup of a vectoll ledger")
+            raise ConfigurationError(f"{name} is no backup of a vectoll ledger")
         if version > newest_schema():
-            raise ConfigurationError(f"{file} was written by a newer vectoll (schema {version})")
+            raise Unusable(f"{name} was written by a newer vectoll (schema {version})")
         faults = [fault for (fault,) in db.execute(f"PRAGMA integrity_check({MAX_FAULTS})") if fault != "ok"]
         faults += [
             f"a row of {table} refers to nothing" for table, *_ in db.execute("PRAGMA foreign_key_check")
         ]
         if faults:
-            raise ConfigurationError(f"{file} is damaged: {faults[0]}")
-        return _verified(db, file)
+            raise Unusable(f"{name} is damaged: {faults[0]}")
+        return _verified(db, name)
 
 
 def _verified(db: sqlite3.Connection, file: Path) -> Verification:
     found = verify(db)
     if not found.is_clean:
         wrong = found.disagreements[0]
-        raise ConfigurationError(
+        raise Unusable(
             f"the ledger in {file} does not add up: {wrong.subject}: expected {wrong.expected}, found {wrong.found}"
         )
     return found
@@ -157,6 +168,6 @@ def _explaining(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigurationError(f"{what}: {error.strerror or error}") from None
+        raise Unusable(f"{what}: {error.strerror or error}") from None
     except sqlite3.Error as error:
-        raise ConfigurationError(f"{what}: {error}") from None
+        raise Unusable(f"{what}: {error}") from None

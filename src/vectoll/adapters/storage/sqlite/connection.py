@@ -12,7 +12,7 @@ from pathlib import Path
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.lock import server_of
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
-from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.errors import Unusable
 
 DATABASE_NAME = "vectoll.sqlite3"
 BUSY_TIMEOUT_S = 10.0
@@ -61,7 +61,7 @@ def prepare(data_dir: Path) -> Path:
     program has written the file.
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        raise ConfigurationError(f"SQLite 3.37 or newer is needed, this Python has {sqlite3.sqlite_version}")
+        raise Unusable(f"SQLite 3.37 or newer is needed, this Python has {sqlite3.sqlite_version}")
     path = data_dir / DATABASE_NAME
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,9 +70,9 @@ def prepare(data_dir: Path) -> Path:
             _migrate(connection, data_dir)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigurationError(f"cannot write to the data directory {data_dir}: {reason}") from None
+        raise Unusable(f"cannot write to the data directory {data_dir}: {reason}") from None
     except sqlite3.Error as error:
-        raise ConfigurationError(f"cannot open {path}: {error}") from None
+        raise Unusable(f"cannot open {path}: {error}") from None
     return path
 
 
@@ -83,7 +83,7 @@ def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
     migrations = _migrations()
     version, newest = _schema_version(connection), max(migrations)
     if version > newest:
-        raise ConfigurationError(
+        raise Unusable(
             f"the data directory was written by a newer vectoll (schema {version}, this one knows {newest})"
         )
     if version == newest:
@@ -101,7 +101,7 @@ def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
 
 def _require_no_server(data_dir: Path, version: int, newest: int) -> None:
     if server := server_of(data_dir):
-        raise ConfigurationError(
+        raise Unusable(
             f"a server of an older vectoll (process {server}) is using the ledger in {data_dir}, which has to be "
             f"converted from schema {version} to {newest}: restart the server first"
         )
