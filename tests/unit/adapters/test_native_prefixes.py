@@ -177,7 +177,7 @@ def test_vectors_are_the_same_bit_by_bit(
     checkpoint = tiny_of(model)
     known = 0
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(
         batches=st.lists(st.lists(SENT, min_size=1, max_size=5), min_size=3, max_size=10),
         blocks=st.integers(1, 40),
