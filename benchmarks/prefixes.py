@@ -1,6 +1,6 @@
 """Queries that begin alike: what a causal decoder need not compute again. One table.
 
-    python benchmarks/prefixes.py --peers PYTHON    # three minutes, 4 GB of memory, 1 GB of disk in the meantime
+    python benchmarks/prefixes.py --peers PYTHON    # eight minutes, 4 GB of memory, 1 GB of disk in the meantime
 
 A decoder of Qwen3-0.6B's size with random weights. Each query is the same beginning and 12 tokens of its own: 20 are an
 instruction, 500 some examples. Through the queue that serves, of one caller: alone, one after another, and many at a
@@ -33,9 +33,9 @@ from vectoll.core.batching.batcher import Batcher  # noqa: E402
 from vectoll.ports.metrics import NoMetrics  # noqa: E402
 
 OWN_TOKENS = 12
-BEGINNINGS = {20: 64, 500: 16}
+BEGINNINGS = {20: 64, 500: 8}
 """Tokens that queries begin with, and how many queries there are at a time."""
-LONE = 8
+LONE = 4
 """Queries one after another in a round."""
 
 Compute = Callable[[Sequence[Ids]], Awaitable[object]]
