@@ -74,14 +74,12 @@ def _spelled(account: AccountId) -> AccountId:
     return wallet.account if wallet.family is Family.EVM else account
 
 
-class _Name(click.ParamType[str]):
-    """What the API takes as a key's description."""
-
-    name = "text"
+class _Name(_Text):
+    """A key's name: as long as the API's may be, and without what would break the lines of a list of keys."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value)
-        if not 1 <= len(text) <= 64 or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+        text = super().convert(value, param, ctx)
+        if not 1 <= len(text) <= 64 or any(unicodedata.category(c) == "Cc" for c in text):
             self.fail("a name is 1 to 64 characters, none of them a control character", param, ctx)
         return text
 
