@@ -70,19 +70,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return read_checkpoint(folder)
 
 
-@pytest.fixture(scope="module")
-def tiny_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """By the name of its maker. Decoders' heads of 8 and 16 are padded, each half of them to 16."""
-    folders = tmp_path_factory.mktemp("tiny-models")
-
-    def make(name: str) -> Checkpoint:
-        if not (folders / name).exists():
-            MAKERS[name](folders / name)
-        return read_checkpoint(folders / name)
-
-    return make
-
-
 def kernels(checkpoint: Checkpoint, products: str, **how: Any) -> NativeEngine:
     """Those for ``products``, one stream, whatever this CPU would choose."""
     has = F32_AVX2 if products == "f32_avx2" else capabilities()

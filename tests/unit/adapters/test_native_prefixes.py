@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cpu import HAS_AVX512_BF16, needs_avx2
-from tests.tiny_checkpoints import MAKERS
 
-from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint
+from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.engines.native import engine as engine_module
 from vectoll.adapters.engines.native import load_engine
 from vectoll.adapters.engines.native import prefixes as prefixes_module
@@ -130,18 +128,6 @@ def test_what_was_not_computed_after_all_is_not_known(prefixes: Prefixes) -> Non
     for _ in range(4):  # begun, and never kept: the engine failed
         prefixes.begin(ids, np.array([len(ids)], np.int32), ["a"])
     assert [left(prefixes, ids.tolist()) for _ in range(2)] == [[LENGTH + 1], [1]]
-
-
-@pytest.fixture(scope="module")
-def tiny_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    folders: Path = tmp_path_factory.mktemp("tiny-models")
-
-    def make(name: str) -> Checkpoint:
-        if not (folders / name).exists():
-            MAKERS[name](folders / name)
-        return read_checkpoint(folders / name)
-
-    return make
 
 
 def engine_for(checkpoint: Checkpoint, products: str, blocks: int, streams: int = 1) -> NativeEngine:
