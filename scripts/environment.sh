@@ -14,13 +14,13 @@ say() { printf '%s\n' "$*" >&2; }
 
 # Prints the command of a Python that vectoll runs on: $PYTHON, else the first of the usual names that is new enough.
 find_python() {
-    for python in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+    for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
         if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             echo "$python"
             return
         fi
     done
-    say "vectoll needs Python 3.11 or newer, and none was found (looked for: ${PYTHON:-python3 python3.13 python3.12 python3.11 python})."
+    say "vectoll needs Python 3.11 or newer, and none was found (looked for: ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python})."
     say "Install it (Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python), or name one: PYTHON=/path/to/python $0"
     exit 1
 }

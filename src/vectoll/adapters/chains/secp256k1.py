@@ -1,10 +1,15 @@
-"""Ethereum's hash and signatures, over libsecp256k1 and PyCryptodome."""
+"""Ethereum's hash and signatures, over PyCryptodome and the libsecp256k1 in libwally."""
 
-from coincurve import PrivateKey, PublicKey
+import os
+
+import wallycore
 from Crypto.Hash import keccak
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _HALF_ORDER = _ORDER // 2
+
+_HEADER = 27
+"""libwally's first byte of a signature, to which it adds the recovery id, and 4 where the key is compressed."""
 
 
 def keccak256(data: bytes) -> bytes:
@@ -12,9 +17,9 @@ def keccak256(data: bytes) -> bytes:
     return keccak.new(digest_bits=256, data=data).digest()
 
 
-def address_of(key: PublicKey) -> bytes:
-    """The 20 bytes of the address that this public key controls."""
-    return keccak256(key.format(compressed=False)[1:])[-20:]
+def _address_of(public_key: bytes) -> bytes:
+    """The 20 bytes of the address that a compressed public key of 33 bytes controls."""
+    return keccak256(wallycore.ec_public_key_decompress(public_key)[1:])[-20:]
 
 
 def recover(digest: bytes, signature: bytes) -> bytes | None:
@@ -30,10 +35,10 @@ def recover(digest: bytes, signature: bytes) -> bytes | None:
     if recovery_id not in (0, 1) or not 0 < r < _ORDER or not 0 < s <= _HALF_ORDER:
         return None
     try:
-        key = PublicKey.from_signature_and_message(signature[:64] + bytes([recovery_id]), digest, hasher=None)
+        key = wallycore.ec_sig_to_public_key(digest, bytes([_HEADER + recovery_id]) + signature[:64])
     except ValueError:  # r is not on the curve
         return None
-    return address_of(key)
+    return _address_of(key)
 
 
 def eip191_digest(text: bytes) -> bytes:
@@ -45,13 +50,17 @@ class SigningKey:
     """A private key that signs digests. Its repr shows the address only."""
 
     def __init__(self, secret: bytes) -> None:
-        self._key = PrivateKey(secret)
-        self.address = address_of(self._key.public_key)
+        """Raises ValueError unless ``secret`` is 32 bytes, above zero and below the order."""
+        self._secret = secret
+        self.address = _address_of(wallycore.ec_public_key_from_private_key(secret))
+        wallycore.secp_randomize(os.urandom(wallycore.WALLY_SECP_RANDOMIZE_LEN))  # blinds it against timing
 
     def __repr__(self) -> str:
         return f"SigningKey(0x{self.address.hex()})"
 
     def sign(self, digest: bytes) -> tuple[int, int, int]:
         """``(y_parity, r, s)`` over a 32-byte digest; deterministic (RFC 6979), ``s`` in the lower half."""
-        signature = self._key.sign_recoverable(digest, hasher=None)
-        return signature[64], int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
+        flags = wallycore.EC_FLAG_ECDSA | wallycore.EC_FLAG_RECOVERABLE
+        signature = wallycore.ec_sig_from_bytes(self._secret, digest, flags)
+        y_parity = (signature[0] - _HEADER) & 1
+        return y_parity, int.from_bytes(signature[1:33], "big"), int.from_bytes(signature[33:], "big")
