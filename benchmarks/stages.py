@@ -42,6 +42,8 @@ from vectoll.http.validation import parse_embedding_request  # noqa: E402
 from vectoll.logging import configure_logging  # noqa: E402
 from vectoll.settings import LogSettings  # noqa: E402
 
+CLIENT = "address:192.0.2.1"
+
 
 @contextmanager
 def _no_standard_error() -> Iterator[None]:
@@ -75,7 +77,7 @@ async def cost(call: Call, count: int, callers: int = 1) -> float:
 async def measure_stages(services: Services, count: int) -> dict[str, float]:
     """What each stage of a request for one short text costs."""
     headers = {"authorization": f"Bearer {secret_of(0)}"}
-    principal = await services.auth.identify(headers)
+    principal = await services.auth.identify(headers, CLIENT)
     body = bodies(1, "float")[0]
     request = parse_embedding_request(body)
     spec = services.models.resolve(request.model)
@@ -111,9 +113,9 @@ async def measure_stages(services: Services, count: int) -> dict[str, float]:
     unseen = iter([" ".join(f"word{n}of{turn}" for n in range(3)) for turn in range(2 * count + 64)])
     return {
         "nothing (the loop itself)": await cost(lambda: later(1), count),
-        "auth: API key": await cost(lambda: services.auth.identify(headers), count),
+        "auth: API key": await cost(lambda: services.auth.identify(headers, CLIENT), count),
         "auth: wallet, a fresh sign-in with its nonce stored durably": await cost(
-            lambda: services.auth.identify(next(signed)), count, 64
+            lambda: services.auth.identify(next(signed), CLIENT), count, 64
         ),
         "admit: in flight, requests and tokens per minute": await cost(admit, count),
         "validate": await cost(lambda: later(parse_embedding_request(body)), count),

@@ -24,7 +24,6 @@ from vectoll.domain.errors import ConfigurationError, Unauthenticated
 from vectoll.domain.identity import KEY_PREFIX, Principal
 from vectoll.domain.ids import AccountId, parse_account
 from vectoll.domain.wallets import parse_wallet
-from vectoll.ports.authenticator import UNKNOWN_CLIENT
 from vectoll.settings import JwtSettings
 
 MIN_RSA_BITS = 2048
@@ -53,7 +52,7 @@ class JwtAuthenticator:
     async def authenticate(
         self,
         headers: Mapping[str, str],
-        client: str = UNKNOWN_CLIENT,  # noqa: ARG002 - the port's signature
+        client: str,  # noqa: ARG002 - the port's signature
     ) -> Principal | None:
         """None for anything that is not shaped like a JWT. Raises Unauthenticated."""
         token = bearer_token(headers)

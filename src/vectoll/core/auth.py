@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from vectoll.domain.errors import Forbidden, NoCredentials, Unauthenticated
 from vectoll.domain.identity import KEY_PREFIX, KeyKind, Principal, digest_of, digests_equal
-from vectoll.ports.authenticator import UNKNOWN_CLIENT, Authenticator
+from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.clock import Clock
 from vectoll.ports.keys import KeyStore
 
@@ -20,7 +20,7 @@ class Authentication:
     def __init__(self, authenticators: Sequence[Authenticator]) -> None:
         self._authenticators = tuple(authenticators)
 
-    async def identify(self, headers: Mapping[str, str], client: str = UNKNOWN_CLIENT) -> Principal:
+    async def identify(self, headers: Mapping[str, str], client: str) -> Principal:
         """Who is calling. Raises Unauthenticated when nobody is, or the credentials do not hold.
 
         Raises RateLimited where it costs too much to find out for this ``client``.
@@ -30,9 +30,7 @@ class Authentication:
             raise NoCredentials
         return principal
 
-    async def identify_if_any(
-        self, headers: Mapping[str, str], client: str = UNKNOWN_CLIENT
-    ) -> Principal | None:
+    async def identify_if_any(self, headers: Mapping[str, str], client: str) -> Principal | None:
         """``identify``, but None for a caller who sent no credentials."""
         for authenticator in self._authenticators:
             principal = await authenticator.authenticate(headers, client)
@@ -67,7 +65,7 @@ class KeyAuthenticator:
     async def authenticate(
         self,
         headers: Mapping[str, str],
-        client: str = UNKNOWN_CLIENT,  # noqa: ARG002 - the port's signature
+        client: str,  # noqa: ARG002 - the port's signature
     ) -> Principal | None:
         """None for anything that does not start like an opaque key."""
         secret = bearer_token(headers)

@@ -24,7 +24,6 @@ from vectoll.domain.siwx import (
 )
 from vectoll.domain.siwx_text import MessageFields, parse_message, render
 from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
-from vectoll.ports.authenticator import UNKNOWN_CLIENT
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.nonces import NonceStore
@@ -182,9 +181,7 @@ class SiwxAuthenticator:
         self._clock = clock
         self._contract_wallets = contract_wallets
 
-    async def authenticate(
-        self, headers: Mapping[str, str], client: str = UNKNOWN_CLIENT
-    ) -> Principal | None:
+    async def authenticate(self, headers: Mapping[str, str], client: str) -> Principal | None:
         """None when no sign-in was sent. Raises SignInRefused for one that does not hold, RateLimited."""
         header = next((headers[name] for name in HEADERS if name in headers), None)
         if header is None:

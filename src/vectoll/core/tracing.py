@@ -19,7 +19,7 @@ from random import getrandbits
 
 from vectoll.domain.identity import Principal
 from vectoll.domain.traces import Span, SpanContext, SpanKind, read_context
-from vectoll.ports.authenticator import UNKNOWN_CLIENT, Authenticator
+from vectoll.ports.authenticator import Authenticator
 from vectoll.ports.metrics import ServerMetrics
 from vectoll.ports.spans import SpanSink
 
@@ -189,9 +189,7 @@ class TracedAuthenticator:
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
-    async def authenticate(
-        self, headers: Mapping[str, str], client: str = UNKNOWN_CLIENT
-    ) -> Principal | None:
+    async def authenticate(self, headers: Mapping[str, str], client: str) -> Principal | None:
         """See ``Authenticator.authenticate``."""
         started, principal, is_mine = time.perf_counter(), None, True
         try:

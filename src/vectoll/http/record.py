@@ -14,7 +14,6 @@ from vectoll.core.admission import ANY_MODEL, Permit
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import RequestId, new_id
 from vectoll.domain.money import Amount
-from vectoll.ports.authenticator import UNKNOWN_CLIENT
 
 OPENAI_BASE = "/v1"
 """Speaks OpenAI's error object."""
@@ -24,6 +23,8 @@ BASES = (SPEC_BASE, OPENAI_BASE)
 _BELOW_BASES = (SPEC_BASE + "/", OPENAI_BASE + "/")
 
 _KEY = "vectoll.record"
+_UNKNOWN_CLIENT = "address:unknown"
+"""Whoever comes from no address that is known shares one place with the others."""
 _LISTS = frozenset({"accept", "accept-encoding"})
 _SINGLE = frozenset({
     "api-key", "authorization", "content-encoding", "content-length", "content-type", "idempotency-key",
@@ -105,7 +106,7 @@ def stranger(scope: Scope) -> str:
     """
     client = scope.get("client")
     if not client:
-        return UNKNOWN_CLIENT
+        return _UNKNOWN_CLIENT
     host: str = client[0]
     return f"address:{host}" if ":" not in host else _network_of(host)
 

@@ -5,16 +5,11 @@ from typing import Protocol
 
 from vectoll.domain.identity import Principal
 
-UNKNOWN_CLIENT = "address:unknown"
-"""Whoever comes from no address that is known shares one place with the others."""
-
 
 class Authenticator(Protocol):
     """Reads request headers (lower-case names). Ordered: the first that does not return None decides."""
 
-    async def authenticate(
-        self, headers: Mapping[str, str], client: str = UNKNOWN_CLIENT
-    ) -> Principal | None:
+    async def authenticate(self, headers: Mapping[str, str], client: str) -> Principal | None:
         """None when these credentials are not this authenticator's kind.
 
         Raises Unauthenticated when they are, and do not hold. Costs nothing else: no charge, no rate limit but for what

@@ -27,6 +27,8 @@ from vectoll.core.auth import MAX_CREDENTIAL_LENGTH
 from vectoll.domain.errors import ConfigurationError, Unauthenticated
 from vectoll.settings import JwtSettings
 
+CLIENT = "address:192.0.2.1"
+
 ED = ed25519.Ed25519PrivateKey.generate()
 ED_OTHER = ed25519.Ed25519PrivateKey.generate()
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -105,7 +107,7 @@ def jwk(private: Any, kid: str | None = None, **extra: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
 async def test_good_token_names_its_account_and_nothing_more(make: Make, algorithm: str) -> None:
-    principal = await make().authenticate(bearer(signed(algorithm)))
+    principal = await make().authenticate(bearer(signed(algorithm)), CLIENT)
     assert principal is not None
     assert principal.account == "user-42"
     assert (principal.key, principal.is_admin, principal.is_pro, principal.limit) == (
@@ -130,7 +132,7 @@ async def test_good_token_names_its_account_and_nothing_more(make: Make, algorit
     ],
 )
 async def test_other_credentials_are_left_to_others(make: Make, headers: dict[str, str]) -> None:
-    assert await make().authenticate(headers) is None
+    assert await make().authenticate(headers, CLIENT) is None
 
 
 def forged_none() -> str:
@@ -202,44 +204,44 @@ REFUSED: dict[str, Callable[[], str]] = {
 async def test_bad_token_is_refused(make: Make, name: str) -> None:
     token = REFUSED[name]()
     with pytest.raises(Unauthenticated, match="this token is not accepted") as refusal:
-        await make().authenticate(bearer(token))
+        await make().authenticate(bearer(token), CLIENT)
     assert token not in str(refusal.value)
     assert b64(b'{"') not in str(refusal.value)
 
 
 async def test_refusal_says_what_to_mend(make: Make) -> None:
     with pytest.raises(Unauthenticated, match="it has expired"):
-        await make().authenticate(bearer(signed(exp=1)))
+        await make().authenticate(bearer(signed(exp=1)), CLIENT)
     with pytest.raises(Unauthenticated, match="lacks a required claim"):
-        await make().authenticate(bearer(signed(exp=None)))
+        await make().authenticate(bearer(signed(exp=None)), CLIENT)
 
 
 async def test_leeway_covers_a_clock_that_is_a_little_late(make: Make) -> None:
     token = signed(exp=int(time.time()) - 10)
-    assert await make(leeway_s=30).authenticate(bearer(token)) is not None
+    assert await make(leeway_s=30).authenticate(bearer(token), CLIENT) is not None
     with pytest.raises(Unauthenticated):
-        await make(leeway_s=0).authenticate(bearer(token))
+        await make(leeway_s=0).authenticate(bearer(token), CLIENT)
 
 
 async def test_issuer_and_audience_are_checked_when_set(make: Make) -> None:
     strict = make(issuer="https://id.example", audience="vectoll")
     good = signed(iss="https://id.example", aud=["other", "vectoll"])
-    assert await strict.authenticate(bearer(good)) is not None
+    assert await strict.authenticate(bearer(good), CLIENT) is not None
     for bad in ({"iss": "https://evil.example"}, {"aud": "other"}, {"iss": None}, {"aud": None}):
         token = signed(**({"iss": "https://id.example", "aud": "vectoll"} | bad))
         with pytest.raises(Unauthenticated):
-            await strict.authenticate(bearer(token))
+            await strict.authenticate(bearer(token), CLIENT)
 
 
 async def test_issuer_and_audience_are_ignored_when_not_set(make: Make) -> None:
-    assert await make().authenticate(bearer(signed(iss="anyone", aud="anything"))) is not None
+    assert await make().authenticate(bearer(signed(iss="anyone", aud="anything")), CLIENT) is not None
 
 
 @pytest.mark.parametrize(("value", "is_pro"), [(True, True), (False, False), ("true", False), (1, False)])
 async def test_pro_claim_counts_only_when_configured_and_true(make: Make, value: Any, is_pro: bool) -> None:
     token = bearer(signed(pro=value, admin=True, is_admin=True))
-    configured = await make(pro_claim="pro").authenticate(token)
-    unconfigured = await make().authenticate(token)
+    configured = await make(pro_claim="pro").authenticate(token, CLIENT)
+    unconfigured = await make().authenticate(token, CLIENT)
     assert configured is not None
     assert unconfigured is not None
     assert configured.is_pro is is_pro
@@ -249,8 +251,8 @@ async def test_pro_claim_counts_only_when_configured_and_true(make: Make, value:
 
 async def test_any_of_several_keys_of_one_algorithm_may_have_signed(make: Make) -> None:
     authenticator = make(ED_OTHER, ED)
-    assert await authenticator.authenticate(bearer(signed(key=ED))) is not None
-    assert await authenticator.authenticate(bearer(signed(key=ED_OTHER))) is not None
+    assert await authenticator.authenticate(bearer(signed(key=ED)), CLIENT) is not None
+    assert await authenticator.authenticate(bearer(signed(key=ED_OTHER)), CLIENT) is not None
 
 
 async def test_jwks_key_is_chosen_by_kid(make_jwks: Callable[..., JwtAuthenticator]) -> None:
@@ -261,17 +263,19 @@ async def test_jwks_key_is_chosen_by_kid(make_jwks: Callable[..., JwtAuthenticat
         ("ES256", EC, "c"),
         ("RS256", RSA, "d"),
     ):
-        assert await authenticator.authenticate(bearer(signed(algorithm, key, {"kid": kid}))) is not None
+        assert (
+            await authenticator.authenticate(bearer(signed(algorithm, key, {"kid": kid})), CLIENT) is not None
+        )
     for algorithm, key, kid in (("EdDSA", ED, "b"), ("EdDSA", ED, "unknown"), ("EdDSA", ED, "c")):
         with pytest.raises(Unauthenticated):
-            await authenticator.authenticate(bearer(signed(algorithm, key, {"kid": kid})))
+            await authenticator.authenticate(bearer(signed(algorithm, key, {"kid": kid})), CLIENT)
 
 
 async def test_jwks_encryption_keys_are_passed_over(make_jwks: Callable[..., JwtAuthenticator]) -> None:
     authenticator = make_jwks([jwk(ED, use="sig"), jwk(ED_OTHER, use="enc")])
-    assert await authenticator.authenticate(bearer(signed())) is not None
+    assert await authenticator.authenticate(bearer(signed()), CLIENT) is not None
     with pytest.raises(Unauthenticated):
-        await authenticator.authenticate(bearer(signed(key=ED_OTHER)))
+        await authenticator.authenticate(bearer(signed(key=ED_OTHER)), CLIENT)
 
 
 WRONG_KEYS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -341,7 +345,7 @@ async def test_forged_token_raises_only_unauthenticated(
 ) -> None:
     token = f"{b64({'alg': 'EdDSA'} | header)}.{b64(body)}.{b64(body)}"
     with pytest.raises(Unauthenticated):
-        await with_ed25519.authenticate(bearer(token))
+        await with_ed25519.authenticate(bearer(token), CLIENT)
 
 
 @given(changes=st.dictionaries(st.sampled_from(["sub", "exp", "nbf", "iat", "iss", "aud"]), JSON))
@@ -350,4 +354,4 @@ async def test_signed_token_with_odd_claims_raises_only_unauthenticated(
 ) -> None:
     token = jwt.api_jws.encode(json.dumps({"sub": "u"} | changes).encode(), ED, "EdDSA")
     with contextlib.suppress(Unauthenticated):
-        assert await with_ed25519.authenticate(bearer(token)) is not None
+        assert await with_ed25519.authenticate(bearer(token), CLIENT) is not None

@@ -10,6 +10,8 @@ from vectoll.domain.errors import Forbidden, Unauthenticated
 from vectoll.domain.identity import ApiKey, KeyKind, Principal, digest_of, new_secret
 from vectoll.domain.ids import AccountId, KeyId
 
+CLIENT = "address:192.0.2.1"
+
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
@@ -41,7 +43,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 async def test_valid_key_is_its_account() -> None:
     secret = new_secret()
-    principal = await (await with_key(secret, is_pro=True)).identify(bearer(secret))
+    principal = await (await with_key(secret, is_pro=True)).identify(bearer(secret), CLIENT)
     assert principal == Principal(AccountId("acct_1"), KeyId("key_1"), is_pro=True)
     assert principal.caller == "key_1"
 
@@ -56,7 +58,7 @@ async def test_valid_key_is_its_account() -> None:
 async def test_key_that_has_ended_is_refused(fields: dict[str, object], why: str) -> None:
     secret = new_secret()
     with pytest.raises(Unauthenticated, match=why):
-        await (await with_key(secret, **fields)).identify(bearer(secret))
+        await (await with_key(secret, **fields)).identify(bearer(secret), CLIENT)
 
 
 @pytest.mark.parametrize(
@@ -74,16 +76,16 @@ async def test_key_that_has_ended_is_refused(fields: dict[str, object], why: str
 )
 async def test_anything_else_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(Unauthenticated) as refused:
-        await (await with_key(new_secret())).identify(headers)
+        await (await with_key(new_secret())).identify(headers, CLIENT)
     credential = headers.get("authorization", "").removeprefix("Bearer")[1:]
     assert not credential or credential not in str(refused.value)
 
 
 async def test_no_credentials_is_nobody_and_bad_ones_are_an_error() -> None:
     authentication = await with_key(new_secret())
-    assert await authentication.identify_if_any({}) is None
+    assert await authentication.identify_if_any({}, CLIENT) is None
     with pytest.raises(Unauthenticated):
-        await authentication.identify_if_any(bearer("nonsense"))
+        await authentication.identify_if_any(bearer("nonsense"), CLIENT)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from vectoll.domain.siwx import BASE, SOLANA, SignInRefused, SignInRule, SignInR
 from vectoll.domain.wallets import Family, WalletAddress, base58_encode, parse_wallet
 from vectoll.ports.wallets import RpcUnavailable
 
+CLIENT = "address:192.0.2.1"
+
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 EVM = Account.from_key("0x" + "11" * 32)
 SOL = Keypair.from_seed(bytes([7]) * 32)
@@ -125,7 +127,7 @@ def sol_header(text: str | None = None, **changes: Any) -> str:
 
 
 async def sign_in(header: str, auth: SiwxAuthenticator | None = None) -> AccountId:
-    principal = await (auth or authenticator()).authenticate({"sign-in-with-x": header})
+    principal = await (auth or authenticator()).authenticate({"sign-in-with-x": header}, CLIENT)
     assert principal is not None
     return principal.account
 
@@ -138,7 +140,7 @@ async def refused(header: str, auth: SiwxAuthenticator | None = None) -> str:
 
 @pytest.mark.parametrize("name", ["sign-in-with-x", "x-sign-in-with-x"])
 async def test_an_evm_wallet_signs_in_and_its_account_is_its_lower_case_address(name: str) -> None:
-    principal = await authenticator().authenticate({name: evm_header()})
+    principal = await authenticator().authenticate({name: evm_header()}, CLIENT)
     assert principal is not None
     assert principal.account == EVM.address.lower()
     assert principal.wallet == WalletAddress(Family.EVM, EVM.address.lower())
@@ -355,7 +357,7 @@ async def test_a_solana_key_of_small_order_cannot_sign(key: bytes) -> None:
 
 
 async def test_no_sign_in_header_is_nobodys_business() -> None:
-    assert await authenticator().authenticate({"authorization": "Bearer vtk_x"}) is None
+    assert await authenticator().authenticate({"authorization": "Bearer vtk_x"}, CLIENT) is None
 
 
 async def test_a_contract_wallet_is_asked_only_after_the_cheap_checks() -> None:
@@ -418,7 +420,7 @@ async def test_a_blocked_client_makes_the_server_ask_nobody() -> None:
 
 async def _survives(header: str) -> None:
     with pytest.raises(Unauthenticated) as error:
-        await authenticator().authenticate({"sign-in-with-x": header})
+        await authenticator().authenticate({"sign-in-with-x": header}, CLIENT)
     assert error.value.code.startswith("X402_SIGN_IN_")
 
 

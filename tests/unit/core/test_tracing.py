@@ -17,6 +17,8 @@ from vectoll.domain.ids import AccountId
 from vectoll.domain.traces import MAX_STATE, Span, SpanContext, SpanKind, read_context
 from vectoll.settings import TracingSettings
 
+CLIENT = "address:192.0.2.1"
+
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
 
@@ -142,7 +144,7 @@ async def test_an_authenticators_decision_is_a_stage(token: str, stages: list[st
     kept = Kept()
     with Tracer(kept).trace("request", {}):
         try:
-            found = await TracedAuthenticator(Asked()).authenticate({"token": token})
+            found = await TracedAuthenticator(Asked()).authenticate({"token": token}, CLIENT)
             assert (found is not None) == (token == "mine")
         except Unauthenticated:
             assert token == "wrong"

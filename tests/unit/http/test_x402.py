@@ -41,7 +41,7 @@ from vectoll.domain.wallets import Family, WalletAddress
 from vectoll.http.limits import LimitHeaders
 from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
-from vectoll.ports.wallets import RpcUnavailable, SignatureVerifier
+from vectoll.ports.wallets import ContractWalletVerifier, RpcUnavailable, SignatureVerifier
 from vectoll.settings import LimitsSettings, Settings, X402Settings
 
 EMBED = "/api/v1/embeddings"
@@ -203,6 +203,23 @@ async def test_a_key_account_with_too_little_credit_gets_the_standard_error(shop
     assert "x-balance-remaining" not in answer.headers
 
 
+def asks_contracts(shop: Shop, chain: ContractWalletVerifier, limiter: MemoryRateLimiter) -> None:
+    """Sign-ins whose signature is no key's are judged by ``chain``."""
+    siwx = SiwxAuthenticator(
+        SignInRules(frozenset({"testserver"}), frozenset({OPTION.network})),
+        {Family.EVM: EvmSignatureVerifier()},
+        shop.fake.store.nonces,
+        shop.fake.clock,
+        ContractWallets(chain, limiter),
+    )
+    shop.fake.app.services = replace(shop.fake.app.services, auth=Authentication([siwx]))
+
+
+def contract_sign_in(wallet: Wallet, signature: str) -> dict[str, str]:
+    payload = json.loads(base64.b64decode(wallet.sign_in()["sign-in-with-x"]))
+    return {"sign-in-with-x": encode(payload | {"signature": signature})}
+
+
 async def test_a_stranger_who_names_a_contract_wallet_locks_out_nobody_but_himself(
     shop: Shop, wallet: Wallet
 ) -> None:
@@ -214,24 +231,15 @@ async def test_a_stranger_who_names_a_contract_wallet_locks_out_nobody_but_himse
             return signature == "0xc0ffee"
 
     chain, limiter = Chain(), MemoryRateLimiter()
-    services = shop.fake.app.services
-    siwx = SiwxAuthenticator(
-        SignInRules(frozenset({"testserver"}), frozenset({OPTION.network})),
-        {Family.EVM: EvmSignatureVerifier()},
-        shop.fake.store.nonces,
-        shop.fake.clock,
-        ContractWallets(chain, limiter),
-    )
+    asks_contracts(shop, chain, limiter)
     admission = Admission(limiter, LimitsSettings())
-    shop.fake.app.services = replace(services, auth=Authentication([siwx]), admission=admission)
+    shop.fake.app.services = replace(shop.fake.app.services, admission=admission)
     shop.fake.app._limits = LimitHeaders(admission)
 
     async def ask(ip: str, signature: str) -> int:
-        payload = json.loads(base64.b64decode(wallet.sign_in()["sign-in-with-x"]))
-        header = {"sign-in-with-x": encode(payload | {"signature": signature})}
-        transport = httpx.ASGITransport(shop.fake.app, client=(ip, 1))
-        async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
-            return (await client.post(EMBED, json=BODY, headers=header)).status_code
+        async with shop.client_at(ip) as client:
+            headers = contract_sign_in(wallet, signature)
+            return (await client.post(EMBED, json=BODY, headers=headers)).status_code
 
     assert [await ask("192.0.2.66", "0x" + "00" * 65) for _ in range(40)] == [401] * 21 + [429] * 19
     assert chain.asked <= 21, "who is blocked makes the server ask nobody"
@@ -311,6 +319,25 @@ async def test_whoever_copies_a_settled_payment_learns_no_balance_and_its_payer_
         assert answer.status_code == 200
         assert set(answer.json()["data"]) == {"walletAddress", "amountCredited", "paymentId"}
     assert (await shop.top_up(payment | wallet.sign_in())).json() == first.json()
+
+
+async def test_who_asks_a_chain_in_vain_beside_a_settled_payment_hinders_only_himself(
+    shop: Shop, wallet: Wallet
+) -> None:
+    class Chain:
+        async def is_accepted_by(self, wallet: WalletAddress, text: str, signature: str, chain: str) -> bool:
+            return signature == "0xc0ffee"
+
+    payment = wallet.payment()
+    first = await shop.top_up(payment)
+    asks_contracts(shop, Chain(), MemoryRateLimiter())
+    shop.client = shop.client_at("192.0.2.66")
+    for _ in range(40):
+        answer = await shop.top_up(payment | contract_sign_in(wallet, "0x" + "00" * 65))
+        assert answer.status_code == 200
+        assert "newBalance" not in answer.json()["data"]
+    shop.client = shop.client_at("192.0.2.2")
+    assert (await shop.top_up(payment | contract_sign_in(wallet, "0xc0ffee"))).json() == first.json()
 
 
 @pytest.mark.parametrize("path", [EMBED, "/v1/embeddings", "/api/v1/x402/top-up"])

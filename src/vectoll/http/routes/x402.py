@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from vectoll.core.payment_header import payment_header
-from vectoll.domain.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from vectoll.domain.errors import Forbidden, InvalidRequest, NotFound, RateLimited, Unauthenticated
 from vectoll.domain.identity import Principal
 from vectoll.domain.money import to_decimal
 from vectoll.domain.payments import MIN_TOP_UP, MIN_WALLET_BALANCE, SUGGESTED_TOP_UP, usdc_amount
@@ -40,7 +40,9 @@ async def top_up(request: Request) -> Response:
             asked.headers["payment-required"] = wallets.asking.header(request.url.path, now)
             return asked
         outcome = await wallets.top_ups.top_up(header, permit.caller)
-        is_payer = outcome.is_from_sender or await _is_signed_in_as(request, outcome.intent.payer)
+        is_payer = outcome.is_from_sender or await _is_signed_in_as(
+            request, permit.caller, outcome.intent.payer
+        )
     intent = outcome.intent
     result = schemas.TopUpResult(
         walletAddress=intent.payer,
@@ -53,11 +55,11 @@ async def top_up(request: Request) -> Response:
     return response
 
 
-async def _is_signed_in_as(request: Request, payer: str) -> bool:
+async def _is_signed_in_as(request: Request, client: str, payer: str) -> bool:
     """Whether the caller proves to be the payer: a payment's signature is on the chain for everybody to copy."""
     try:
-        principal = await services_of(request).auth.identify_if_any(record_of(request.scope).headers)
-    except Unauthenticated:
+        principal = await services_of(request).auth.identify_if_any(record_of(request.scope).headers, client)
+    except (Unauthenticated, RateLimited):
         return False
     return principal is not None and principal.account == payer
 
