@@ -5,19 +5,20 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes import FakeServer
+from tests.fakes import SPEC, FakeServer
 from tests.ledger import FixedClock
 from tests.unit.http.conftest import Client
 
 from vectoll.domain.errors import InvalidRequest
-from vectoll.domain.ids import AccountId
-from vectoll.domain.money import Amount, usd
+from vectoll.domain.ids import AccountId, ModelId
+from vectoll.domain.money import Amount, Price, usd
 from vectoll.http.cursor import Walk, read_cursor, write_cursor
 
 Connect = Callable[..., Client]
@@ -193,6 +194,14 @@ async def test_a_share_that_has_no_end_is_rounded_and_the_rest_is_the_others(
     by_diem, by_usd = await entries(client)
     assert (by_diem["amount"], by_usd["amount"]) == (Decimal("-0.000000000001"), Decimal("-0.000000037499"))
     assert by_diem["units"] + by_usd["units"] == Decimal("0.000003")
+
+
+async def test_a_free_model_has_units_too(connect: Connect) -> None:
+    server = FakeServer(replace(SPEC, id=ModelId("free-model"), aliases=(), price=Price(0)))
+    client = connect(server, await server.open())
+    await client.post("/v1/embeddings", json={"model": "free-model", "input": [1] * 3})
+    [entry] = await entries(client)
+    assert (entry["amount"], entry["currency"], entry["units"]) == (0, "USD", Decimal("0.000003"))
 
 
 async def test_other_accounts_see_nothing(used: Client, server: FakeServer, connect: Connect) -> None:

@@ -150,9 +150,9 @@ def _entries(paid: PaidCharge, wanted: Funds | None) -> list[UsageEntry]:
     """What each kind of funds paid of a charge, the allowance first, as it is spent."""
     tokens, amount = paid.charge.tokens, paid.charge.amount
     used = Decimal(tokens).scaleb(-6)
-    from_allowance = used if not paid.credit else Decimal(0)
-    if paid.credit and paid.allowance:
-        from_allowance = (used * paid.allowance / amount).quantize(_SHARE)
+    from_allowance = Decimal(0)
+    if paid.allowance:
+        from_allowance = (used * paid.allowance / amount).quantize(_SHARE) if paid.credit else used
     found = []
     if paid.is_paid_from(Funds.ALLOWANCE) and wanted is not Funds.CREDIT:
         found.append(_entry(paid.charge, "DIEM", paid.allowance, from_allowance))
