@@ -58,15 +58,13 @@ class Admission:
         """Count a sign-in of a wallet that cannot pay."""
         await self.limiter.hit(UNFUNDED_SIGN_INS, "unfunded-sign-ins", client)
 
-    async def standing(
-        self, caller: str, model: str = ANY_MODEL
-    ) -> tuple[LimitState | None, LimitState | None]:
-        """Where a caller stands with the request and the token limit, None for no limit. Counts nothing."""
-        requests, tokens = self.requests, self.tokens
-        return (
-            await self.limiter.peek(requests, "requests", caller, model) if requests else None,
-            await self.limiter.peek(tokens, "tokens", caller, model) if tokens else None,
-        )
+    async def requests_left(self, caller: str, model: str) -> LimitState | None:
+        """Where a caller stands with the request limit, None for no limit. Counts nothing."""
+        return await self.limiter.peek(self.requests, "requests", caller, model) if self.requests else None
+
+    async def tokens_left(self, caller: str, model: str) -> LimitState | None:
+        """Where a caller stands with the token limit, None for no limit. Counts nothing."""
+        return await self.limiter.peek(self.tokens, "tokens", caller, model) if self.tokens else None
 
     def check_in_flight(self, caller: str, at_most: int) -> None:
         """Raises RateLimited when one more request would be too many."""

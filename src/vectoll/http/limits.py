@@ -31,11 +31,11 @@ class LimitHeaders:
         with suppress(Unavailable):
             if response.status_code in CALLERS_FAULT:
                 await self._admission.record_failure(caller)
-            permit = record.permit
-            requests, tokens = (permit.requests, permit.tokens) if permit else (None, None)
-            if requests is None or tokens is None:  # the permit has not seen it
-                now_requests, now_tokens = await self._admission.standing(caller, record.model)
-                requests, tokens = requests or now_requests, tokens or now_tokens
+            permit = record.permit  # which has not seen a limit that was not reached
+            requests = (permit and permit.requests) or await self._admission.requests_left(
+                caller, record.model
+            )
+            tokens = (permit and permit.tokens) or await self._admission.tokens_left(caller, record.model)
             response.raw_headers += _limit_headers(_REQUESTS, requests)
             response.raw_headers += _limit_headers(_TOKENS, tokens)
 

@@ -9,6 +9,7 @@ from tests.fakes import FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
 
 from vectoll.domain.identity import LimitPeriod, SpendLimit
+from vectoll.domain.limits import LimitState, RateLimit
 from vectoll.domain.money import usd
 from vectoll.http.record import stranger
 
@@ -19,6 +20,29 @@ LIMIT_HEADERS = {
     for what in ("limit", "remaining", "reset")
     for unit in ("requests", "tokens")
 }
+
+
+@pytest.mark.parametrize("off", ["requests_per_minute", "tokens_per_minute"])
+async def test_a_limit_that_is_off_has_no_headers_and_costs_no_look_at_the_other(
+    connect: Connect, off: str
+) -> None:
+    server = FakeServer(settings=limited(**{off: 0}))
+    client = connect(server, await server.open())
+    limiter = server.services.admission.limiter
+    peek, peeks = limiter.peek, []
+
+    async def counted(limit: RateLimit, *key: str) -> LimitState:
+        peeks.append(key)
+        return await peek(limit, *key)
+
+    limiter.peek = counted  # type: ignore[method-assign]
+    response = await client.embed()
+    assert response.status_code == 200
+    unit = off.split("_", maxsplit=1)[0]
+    assert {n for n in response.headers if n.startswith("x-ratelimit")} == {
+        name for name in LIMIT_HEADERS if not name.endswith(unit)
+    }
+    assert peeks == []
 
 
 async def test_no_credentials(server: FakeServer, connect: Connect) -> None:
