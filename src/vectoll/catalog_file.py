@@ -31,6 +31,7 @@ from vectoll.domain.catalog import (
 from vectoll.domain.errors import ConfigurationError, ModelOffline
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
+from vectoll.domain.urls import is_http_url
 from vectoll.settings import ModelSettings, Settings
 
 T = TypeVar("T")
@@ -218,13 +219,9 @@ def _upstream(entry: ModelSettings, kind: ModelKind) -> Upstream:
 
 def _base_url(entry: ModelSettings, url: str) -> str:
     """Checked, without its trailing slash. What is wrong is said without repeating what may hold a password."""
-    try:
-        parts = urlsplit(url)
-        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_valid = False
-    if not is_valid:
+    if not is_http_url(url):
         raise _wrong(entry, "base_url", "must start with http:// or https:// and name a host")
+    parts = urlsplit(url)
     if parts.username is not None or parts.query or parts.fragment:
         raise _wrong(
             entry, "base_url", "must have no password, query or fragment; name the key in api_key_env"

@@ -33,6 +33,7 @@ from vectoll.domain.allowances import TOKEN_DECIMALS
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.payments import PaymentOption
 from vectoll.domain.siwx import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, SignInRules, host_of
+from vectoll.domain.urls import is_http_url
 from vectoll.domain.wallets import Family, base58_decode, base58_encode, parse_wallet
 from vectoll.http.payment_required import Asking
 from vectoll.http.services import WalletServices
@@ -221,7 +222,7 @@ def _is_configured(table: str, given: Mapping[str, str | None]) -> bool:
             f"{table}: set exactly one of {table}.settlement_key and {table}.facilitator_url"
         )
     for name in ("rpc_url", "facilitator_url"):
-        if (url := given[name]) and not _is_http(url):
+        if (url := given[name]) and not is_http_url(url):
             raise ConfigurationError(f"{table}.{name} must be an http(s) URL")
     return True
 
@@ -287,7 +288,7 @@ def _address(name: str, text: str, family: Family) -> str:
 
 def _public_url(settings: Settings) -> str:
     url = (settings.public_url or "").rstrip("/")
-    if not _is_http(url):
+    if not is_http_url(url):
         raise ConfigurationError(
             "x402.enabled needs public_url: how clients reach this server, e.g. https://api.example.com"
         )
@@ -295,15 +296,8 @@ def _public_url(settings: Settings) -> str:
 
 
 def _domains(settings: Settings, public_url: str) -> frozenset[str]:
-    domains = [host_of(domain) for domain in settings.siwx.domains or (public_url,)]
-    if None in domains:
-        raise ConfigurationError("siwx.domains must be host names, e.g. api.example.com")
-    return frozenset(domain for domain in domains if domain)
-
-
-def _is_http(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
+    hosts = [host_of(domain) for domain in settings.siwx.domains or (public_url,)]
+    return frozenset(host for host in hosts if host)
 
 
 def _is_evm(option: PaymentOption) -> bool:

@@ -5,11 +5,11 @@ import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from vectoll.domain.siwx import host_of
+from vectoll.domain.urls import is_http_url
 
 if TYPE_CHECKING:
     from vectoll.settings import ClusterSettings, ModelSettings, Settings
@@ -25,7 +25,8 @@ def faults(settings: "Settings") -> Iterator[Fault]:
     for name, number in _numbers(settings):
         if not math.isfinite(number):
             yield name, "must be a finite number"
-    if settings.public_url is not None and not is_http_url(settings.public_url):
+    public_url = settings.public_url
+    if public_url is not None and not (is_http_url(public_url) and host_of(public_url)):
         yield "public_url", "must be a URL such as https://api.example.com"
     for proxy in filter(None, map(str.strip, settings.forwarded_allow_ips.split(","))):
         if settings.forwarded_allow_ips.strip() != "*" and not _is_network(proxy):
@@ -38,16 +39,6 @@ def faults(settings: "Settings") -> Iterator[Fault]:
     for index, model in enumerate(settings.models):
         yield from _of_model(f"models[{index}]", model)
     yield from _of_cluster(settings.cluster, is_used=settings.engine.backend == "ray")
-
-
-def is_http_url(url: str) -> bool:
-    """Whether it names a host to ask over HTTP."""
-    try:
-        parts = urlsplit(url)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        return False
-    return is_one and " " not in url
 
 
 def _of_model(name: str, model: "ModelSettings") -> Iterator[Fault]:

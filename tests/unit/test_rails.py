@@ -62,6 +62,7 @@ async def test_the_rehearsal_network_has_its_own_usdc() -> None:
         (BASE | {"settlement_key": "secretsecret"}, {}, "x402.base.settlement_key"),
         (BASE | {"settlement_key": "00" * 32}, {}, "x402.base.settlement_key"),
         (BASE | {"rpc_url": "rpc.example"}, {}, "x402.base.rpc_url"),
+        (BASE | {"rpc_url": "http://[::1"}, {}, "x402.base.rpc_url"),
         ({}, SOLANA | {"fee_payer": None}, "x402.solana.fee_payer"),
         ({}, SOLANA | {"pay_to": BASE["pay_to"]}, "x402.solana.pay_to"),
         (

@@ -91,6 +91,8 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
         ({"VECTOLL_MODELS": "m"}, 'a list in a variable is JSON, e.g. [{"id": "m"}] (VECTOLL_MODELS)'),
         ({"VECTOLL_PUBLIC_URL": "foo"}, "setting public_url: must be a URL such as https://"),
         ({"VECTOLL_PUBLIC_URL": "https://"}, "setting public_url: must be a URL such as https://"),
+        ({"VECTOLL_PUBLIC_URL": "https://[::1"}, "setting public_url: must be a URL such as https://"),
+        ({"VECTOLL_PUBLIC_URL": "https://u@a.example"}, "setting public_url: must be a URL such as https://"),
         ({"VECTOLL_FORWARDED_ALLOW_IPS": "notanip"}, "setting forwarded_allow_ips: 'notanip' is no IP"),
         ({"VECTOLL_FORWARDED_ALLOW_IPS": "10.0.0.1, *"}, "setting forwarded_allow_ips: '*' is no IP"),
         ({"VECTOLL_SIWX__DOMAINS": '["a b"]'}, "setting siwx.domains: must be host names"),
@@ -98,6 +100,15 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
         ({"VECTOLL_TRACING__ENDPOINT": "nonsense"}, "setting tracing.endpoint: must be a URL"),
         ({"VECTOLL_MODELS": '[{"id": " "}]'}, "setting models[0].id: ' ' is no id"),
         ({"VECTOLL_CLUSTER__MIN_REPLICAS": "5"}, "setting cluster.min_replicas: 5 is more than"),
+        ({"VECTOLL_CLUSTER__URLS": '["ftp://a"]'}, "setting cluster.urls: must be URLs such as http://"),
+        (
+            {
+                "VECTOLL_ENGINE__BACKEND": "ray",
+                "VECTOLL_CLUSTER__ROUTE": "http",
+                "VECTOLL_CLUSTER__SECRET": "0123456789abcdef0123456789abcdef",
+            },
+            "setting cluster.urls: route http needs it",
+        ),
         (
             {
                 "VECTOLL_ENGINE__BACKEND": "ray",

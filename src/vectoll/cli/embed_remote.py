@@ -12,6 +12,7 @@ import msgspec
 
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError, VectollError
+from vectoll.domain.urls import is_http_url
 
 ATTEMPTS = 6
 RETRIED = {429, 503}
@@ -98,10 +99,9 @@ async def open_remote(
     url: str, api_key: str | None, model: str, dimensions: int | None
 ) -> AsyncIterator[RemoteEmbedder]:
     """``url`` is a server (its /api/v1 is used) or a base URL. Raises ConfigurationError for anything else."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if not is_http_url(url):
         raise ConfigurationError("--url must start with http:// or https:// and name a host")
-    base = url.rstrip("/") + ("" if parts.path.strip("/") else "/api/v1")
+    base = url.rstrip("/") + ("" if urlsplit(url).path.strip("/") else "/api/v1")
     headers = {"content-type": "application/json"}
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"

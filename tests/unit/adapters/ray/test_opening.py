@@ -15,9 +15,6 @@ SECRET = "only gateways know this"
 @pytest.mark.parametrize(
     ("cluster", "setting"),
     [
-        (ClusterSettings(route="http", secret=SECRET), "cluster.urls"),
-        (ClusterSettings(route="http", secret=SECRET, urls=("ftp://a",)), "cluster.urls"),
-        (ClusterSettings(route="http", secret=SECRET, urls=("http://",)), "cluster.urls"),
         (ClusterSettings(route="http", urls=("http://a",)), "cluster.secret"),
         (ClusterSettings(route="http", urls=("http://a",), secret="short"), "cluster.secret"),
         (ClusterSettings(route="http", urls=("http://a",), secret="é" * 20), "cluster.secret"),

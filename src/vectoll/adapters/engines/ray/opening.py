@@ -1,7 +1,5 @@
 """From settings to a backend that reaches the cluster."""
 
-from urllib.parse import urlsplit
-
 from vectoll.adapters.engines.ray.backend import ClusterBackend, Onward, Tuning, untraced
 from vectoll.adapters.engines.ray.routes import NotServed, Route
 from vectoll.domain.catalog import ModelSpec
@@ -30,14 +28,6 @@ def _route(spec: ModelSpec, cluster: ClusterSettings) -> Route:
     if cluster.route == "http":
         from vectoll.adapters.engines.ray.by_http import HttpRoute  # noqa: PLC0415
 
-        for url in cluster.urls:
-            parts = urlsplit(url)
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise ConfigurationError(
-                    "setting cluster.urls: must start with http:// or https:// and name a host"
-                )
-        if not cluster.urls:
-            raise ConfigurationError("setting cluster.urls: route http needs at least one")
         secret = checked_secret(cluster)
         if secret is None:
             raise ConfigurationError("setting cluster.secret: route http needs one")
