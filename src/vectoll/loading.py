@@ -136,7 +136,7 @@ def _explaining(spec: ModelSpec) -> Iterator[None]:
     except VectollError as error:
         log.warning("model_offline", extra={"model": spec.id, "reason": str(error)})
         raise ModelOffline(spec.id, "it could not be loaded") from None
-    except (OSError, RuntimeError, ValueError, MemoryError):
+    except Exception:  # whatever an engine or a checkpoint raises, the other models are served
         log.exception("model_offline", extra={"model": spec.id})
         raise ModelOffline(spec.id, "it could not be loaded") from None
 

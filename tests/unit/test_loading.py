@@ -34,6 +34,19 @@ async def test_model_that_could_not_be_loaded_is_tried_again_while_none_can_be_u
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("defect", [KeyError("layers"), ImportError("libfoo.so"), AssertionError()])
+async def test_whatever_an_engine_raises_only_its_model_is_offline(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, defect: Exception
+) -> None:
+    def broken(*_: object) -> None:
+        raise defect
+
+    monkeypatch.setattr(loading, "load_engine", broken)
+    async with loading.open_models(Settings(), NoMetrics()) as registry:
+        assert registry.why_none == "all-MiniLM-L6-v2: it could not be loaded"
+    assert type(defect).__name__ in caplog.text
+
+
 async def test_nothing_can_be_used_on_a_cluster_that_cannot_be_reached() -> None:
     engine, cluster = EngineSettings(backend="ray"), ClusterSettings(route="http")  # without urls
     async with loading.open_models(Settings(engine=engine, cluster=cluster), NoMetrics()) as registry:
