@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -281,7 +282,7 @@ async def test_verify_finds_an_allowance_that_was_changed(store: Store, database
         await store.ledger.post(make_credit(1))
         await store.allowances.grant(ALICE, tokens(1))
         if isinstance(store, SqliteStore):
-            with sqlite3.connect(store.path) as db:
+            with closing(sqlite3.connect(store.path)) as db, db:
                 db.execute("UPDATE allowances SET spent = 1")
         else:
             await execute(database_url, "UPDATE vectoll.allowances SET spent = 1")
