@@ -18,7 +18,7 @@ from vectoll.adapters.chains.solana import SolanaKey, token_account
 from vectoll.adapters.chains.stakes import EvmStakes
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.eip3009 import Eip3009
-from vectoll.adapters.payments.facilitator import AnySender, FacilitatorRail
+from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.payments.solana import SolanaRail
 from vectoll.adapters.payments.spl import Spl
 from vectoll.adapters.wallets.contracts import ContractWallets as ContractWalletVerifier
@@ -239,7 +239,7 @@ def _base(settings: BaseSettings) -> Rail:
     rpc = JsonRpc(_required(settings.rpc_url))
     token = Eip3009(rpc, option, settings.confirmations)
     if settings.facilitator_url:
-        return FacilitatorRail(settings.facilitator_url, settings.facilitator_headers, AnySender(token), rpc)
+        return FacilitatorRail(settings.facilitator_url, settings.facilitator_headers, token, rpc)
     return BaseRail(rpc, token, _evm_key(_required(settings.settlement_key)))
 
 

@@ -18,7 +18,7 @@ from tests.integration.payments import Service, base_option, encode, header, ser
 
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError
 from vectoll.adapters.payments.eip3009 import Eip3009
-from vectoll.adapters.payments.facilitator import AnySender, FacilitatorRail
+from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.payments.spl import Spl
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.domain.money import usd
@@ -83,7 +83,7 @@ async def vectoll(evm: Anvil, facilitator: tuple[Facilitator, str], pay_to: str)
     double, url = facilitator
     double.settle = lambda payload: evm.send(USDC, transfer_call(payload))
     rpc = JsonRpc(evm.url)
-    token = AnySender(Eip3009(rpc, base_option(USDC, pay_to), confirmations=1))
+    token = Eip3009(rpc, base_option(USDC, pay_to), confirmations=1)
     rail = FacilitatorRail(url, {"Authorization": "Bearer secret"}, token, rpc)
     yield service([rail], MemoryStore(), timeout_s=0.5)
     await rail.close()

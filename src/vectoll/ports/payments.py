@@ -75,12 +75,12 @@ Record = Callable[[Submission], Awaitable[None]]
 """Writes a submission down, durably. Raises when the payment is no longer this caller's to submit."""
 
 
-class Rail(Protocol):
-    """One network's way from a signed payment to money received. Every method may raise RpcUnavailable."""
+class Token(Protocol):
+    """What is paid with, on one network: what is asked for, and what the chain says. All may raise RpcUnavailable."""
 
     @property
     def option(self) -> PaymentOption:
-        """What this rail asks for."""
+        """What is asked for."""
         ...
 
     @property
@@ -106,6 +106,14 @@ class Rail(Protocol):
         """What there is where the payment comes from, in base units."""
         ...
 
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        """What the chain shows: by the receipt of ``intent.tx``, else by searching since ``intent.since_block``."""
+        ...
+
+
+class Rail(Token, Protocol):
+    """One network's way from a signed payment to money received. Every method may raise RpcUnavailable."""
+
     async def settle(self, payment: Payment, record: Record) -> None:
         """Send the payment to its chain, once. ``record`` is awaited before the first byte leaves.
 
@@ -119,10 +127,6 @@ class Rail(Protocol):
         False when another transaction has taken its place, so that it can never happen: the payment may be settled
         by a new one, for the chain accepts each payment once, in whichever transaction.
         """
-        ...
-
-    async def look(self, payment: Payment, intent: Intent) -> Sighting:
-        """What the chain shows: by the receipt of ``intent.tx``, else by searching since ``intent.since_block``."""
         ...
 
     async def funds(self) -> Decimal | None:

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 
 from vectoll.adapters.chains.evm import Eip1559Call
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError, reads_answers
 from vectoll.adapters.chains.secp256k1 import SigningKey
 from vectoll.adapters.payments.eip3009 import Eip3009, transfer_call
-from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
+from vectoll.adapters.payments.token import TokenRail
+from vectoll.domain.payments import Intent, Payment, Submission
 from vectoll.ports.payments import Record
 from vectoll.ports.wallets import RpcUnavailable
 
@@ -23,29 +26,15 @@ _NONCE_MEMORY_S = 60.0
 """How long our own count is believed over a node that may lag behind; then the chain is right again."""
 
 
-class BaseRail:
+class BaseRail(TokenRail):
     """USDC on Base (or another EVM chain), settled with an own key. One instance per key and process."""
 
     def __init__(self, rpc: JsonRpc, token: Eip3009, key: SigningKey) -> None:
-        self._rpc = rpc
-        self._token = token
+        super().__init__(token, rpc)
+        self._eip3009 = token
         self._key = key
         self._address = f"0x{key.address.hex()}"
         self._nonces = _Nonces(rpc, self._address)
-
-    @property
-    def option(self) -> PaymentOption:
-        """What this rail asks for."""
-        return self._token.option
-
-    @property
-    def confirmations(self) -> int:
-        """How deep a payment must be before it is credited."""
-        return self._token.confirmations
-
-    def check_signature(self, payment: Payment) -> bool:
-        """Whether the payer's own key signed."""
-        return self._token.check_signature(payment)
 
     async def verify(self, payment: Payment) -> int:
         """Make sure that our key can pay the gas, and run the transfer as it would send it, with that gas."""
@@ -53,13 +42,9 @@ class BaseRail:
         if await self._balance() < max_fee * _GAS_LIMIT:
             raise RpcUnavailable("the settlement key cannot pay for gas")
         gas = {"gas": _GAS_LIMIT, "maxFeePerGas": max_fee, "maxPriorityFeePerGas": tip}
-        return await self._token.verify(
+        return await self._eip3009.verify_from(
             payment, {"from": self._address} | {k: hex(n) for k, n in gas.items()}
         )
-
-    async def balance(self, payment: Payment) -> int:
-        """What there is where the payment comes from."""
-        return await self._token.balance(payment)
 
     async def settle(self, payment: Payment, record: Record) -> None:
         """Sign, record, send. One at a time, so that each takes the nonce after the last one sent.
@@ -80,7 +65,7 @@ class BaseRail:
         max_fee, tip = await self._fees()
         async with self._nonces.next() as nonce:
             call = Eip1559Call(
-                chain_id=self._token.chain_id,
+                chain_id=self._eip3009.chain_id,
                 nonce=nonce,
                 max_priority_fee=tip,
                 max_fee=max_fee,
@@ -106,14 +91,6 @@ class BaseRail:
     async def funds(self) -> Decimal:
         """What the key has, in ether."""
         return Decimal(await self._balance()).scaleb(-18)
-
-    async def look(self, payment: Payment, intent: Intent) -> Sighting:
-        """What the chain shows."""
-        return await self._token.look(payment, intent)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._rpc.close()
 
     @reads_answers
     async def _balance(self) -> int:
@@ -155,40 +132,18 @@ class _Nonces:
         self._ours = 0
         self._counted_at = 0.0
 
-    def next(self) -> "_NonceSlot":
-        """A context that has the next nonce to itself."""
-        return _NonceSlot(self)
-
-    async def acquire(self) -> int:
-        """Wait for the one before, then ask the chain."""
-        await self._lock.acquire()
-        try:
+    @asynccontextmanager
+    async def next(self) -> AsyncIterator[int]:
+        """The next nonce, which is this caller's alone. It counts as used unless the block raises."""
+        async with self._lock:
             pending = await self._pending()
-        except BaseException:
-            self._lock.release()
-            raise
-        recent = time.monotonic() - self._counted_at < _NONCE_MEMORY_S
-        return max(pending, self._ours if recent else 0)
+            recent = time.monotonic() - self._counted_at < _NONCE_MEMORY_S
+            nonce = max(pending, self._ours if recent else 0)
+            self._ours = 0  # not known, until it is
+            yield nonce
+            self._ours = nonce + 1
+            self._counted_at = time.monotonic()
 
     @reads_answers
     async def _pending(self) -> int:
         return int(await self._rpc.call("eth_getTransactionCount", self._address, "pending"), 16)
-
-    def release(self, nonce: int, sent: bool) -> None:
-        """Count the nonce if it was used; forget our own count if that is not known."""
-        self._ours = nonce + 1 if sent else 0
-        self._counted_at = time.monotonic()
-        self._lock.release()
-
-
-class _NonceSlot:
-    def __init__(self, nonces: _Nonces) -> None:
-        self._nonces = nonces
-        self._nonce = 0
-
-    async def __aenter__(self) -> int:
-        self._nonce = await self._nonces.acquire()
-        return self._nonce
-
-    async def __aexit__(self, exc_type: object, *rest: object) -> None:
-        self._nonces.release(self._nonce, sent=exc_type is None)

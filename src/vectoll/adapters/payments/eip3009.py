@@ -68,8 +68,12 @@ class Eip3009:
         )
         return recover(digest, auth.signature) == auth.payer.raw
 
+    async def verify(self, payment: Payment) -> int:
+        """``verify_from`` the recipient, who may send it like anybody else."""
+        return await self.verify_from(payment, {"from": self.option.pay_to})
+
     @reads_answers
-    async def verify(self, payment: Payment, sender: Mapping[str, str]) -> int:
+    async def verify_from(self, payment: Payment, sender: Mapping[str, str]) -> int:
         """Run the transfer without sending it. Raises PaymentRefused with the word for what is wrong.
 
         ``sender`` is the call's ``from``, and the gas and its price where they are known: code can tell a simulation

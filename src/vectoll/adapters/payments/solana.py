@@ -7,42 +7,20 @@ from decimal import Decimal
 from vectoll.adapters.chains.rpc import JsonRpc, RpcError, reads_answers
 from vectoll.adapters.chains.solana import SolanaKey
 from vectoll.adapters.payments.spl import Spl, transfer_of
-from vectoll.domain.payments import Intent, Payment, PaymentOption, Sighting, Submission
+from vectoll.adapters.payments.token import TokenRail
+from vectoll.domain.payments import Intent, Payment, Submission
 from vectoll.domain.wallets import base58_encode
 from vectoll.ports.payments import Record
 
 _SEND = {"encoding": "base64", "skipPreflight": True, "maxRetries": 5}
 
 
-class SolanaRail:
+class SolanaRail(TokenRail):
     """USDC on Solana, settled with an own fee payer."""
 
     def __init__(self, rpc: JsonRpc, token: Spl, key: SolanaKey) -> None:
-        self._rpc = rpc
-        self._token = token
+        super().__init__(token, rpc)
         self._key = key
-
-    @property
-    def option(self) -> PaymentOption:
-        """What this rail asks for."""
-        return self._token.option
-
-    @property
-    def confirmations(self) -> int:
-        """How sure a payment must be before it is credited."""
-        return self._token.confirmations
-
-    def check_signature(self, payment: Payment) -> bool:
-        """Whether the payer's key signed."""
-        return self._token.check_signature(payment)
-
-    async def verify(self, payment: Payment) -> int:
-        """Simulate the transaction."""
-        return await self._token.verify(payment)
-
-    async def balance(self, payment: Payment) -> int:
-        """What there is where the payment comes from."""
-        return await self._token.balance(payment)
 
     async def settle(self, payment: Payment, record: Record) -> None:
         """Sign, record, send. Ed25519 is deterministic: the signature, which is the id, is known beforehand."""
@@ -64,11 +42,3 @@ class SolanaRail:
         """What the fee payer has, in SOL."""
         found = await self._rpc.call("getBalance", base58_encode(self._key.public_key))
         return Decimal(int(found["value"])).scaleb(-9)
-
-    async def look(self, payment: Payment, intent: Intent) -> Sighting:
-        """What the chain shows."""
-        return await self._token.look(payment, intent)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._rpc.close()
