@@ -21,14 +21,15 @@ from vectoll.adapters.payments.eip3009 import Eip3009
 from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.payments.solana import SolanaRail
 from vectoll.adapters.payments.spl import Spl
-from vectoll.adapters.wallets.contracts import ContractWallets as ContractWalletVerifier
+from vectoll.adapters.wallets.contracts import Eip1271Verifier
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
-from vectoll.core.signin import ContractWallets, SiwxAuthenticator
+from vectoll.core.signin import SiwxAuthenticator
 from vectoll.core.stakes import StakedAllowances
 from vectoll.core.topup import TopUps
 from vectoll.core.topup_settle import Waiting
 from vectoll.core.wallet_keys import WalletKeys
+from vectoll.core.wallet_signatures import ContractWallets, WalletSignatures
 from vectoll.domain.allowances import TOKEN_DECIMALS
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.payments import PaymentOption
@@ -89,22 +90,19 @@ async def open_wallets(
             Family.EVM: EvmSignatureVerifier(),
             Family.SOLANA: SolanaSignatureVerifier(),
         }
-        contracts = ContractWallets(ContractWalletVerifier(evm), limiter)
+        signatures = WalletSignatures(verifiers, ContractWallets(Eip1271Verifier(evm), limiter))
         authenticator = SiwxAuthenticator(
             SignInRules(_domains(settings, public_url), frozenset(o.network for o in top_ups.options)),
-            verifiers,
+            signatures,
             store.nonces,
             clock,
-            contracts,
             metrics,
         )
         watch = asyncio.create_task(top_ups.watch(settings.x402.reconcile_interval_s))
         stack.push_async_callback(_stop, watch)
         if settings.allowance.enabled:
             await stack.enter_async_context(watch_stakes(settings, store, clock))
-        keys = WalletKeys(
-            urlsplit(public_url).netloc, verifiers, store.nonces, clock, contracts, tuple(evm), metrics
-        )
+        keys = WalletKeys(urlsplit(public_url).netloc, signatures, store.nonces, clock, tuple(evm), metrics)
         asking = Asking(public_url, top_ups.options)
         yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
 

@@ -11,11 +11,10 @@ from tests.ledger import FixedClock
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory_wallets import MemoryNonceStore
-from vectoll.adapters.wallets.contracts import ContractWallets
+from vectoll.adapters.wallets.contracts import Eip1271Verifier
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
-from vectoll.core.signin import CHECKS_PER_CLIENT
-from vectoll.core.signin import ContractWallets as BudgetedContractWallets
 from vectoll.core.wallet_keys import WalletKeys
+from vectoll.core.wallet_signatures import CHECKS_PER_CLIENT, ContractWallets, WalletSignatures
 from vectoll.domain.errors import RateLimited
 from vectoll.domain.siwx import BASE, SignInRefused
 from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
@@ -34,20 +33,20 @@ def chain() -> Iterator[Anvil]:
 
 
 @pytest.fixture
-async def wallets(chain: Anvil) -> AsyncIterator[ContractWallets]:
+async def wallets(chain: Anvil) -> AsyncIterator[Eip1271Verifier]:
     rpc = JsonRpc(chain.url)
-    yield ContractWallets({BASE: rpc})
+    yield Eip1271Verifier({BASE: rpc})
     await rpc.close()
 
 
 async def ask(
-    wallets: ContractWallets, wallet: str | WalletAddress, signature: bytes, text: str = TEXT
+    wallets: Eip1271Verifier, wallet: str | WalletAddress, signature: bytes, text: str = TEXT
 ) -> bool:
     wallet = parse_wallet(wallet) if isinstance(wallet, str) else wallet
     return await wallets.is_accepted_by(wallet, text, f"0x{signature.hex()}", BASE)
 
 
-async def test_a_deployed_wallet_is_asked_itself(chain: Anvil, wallets: ContractWallets) -> None:
+async def test_a_deployed_wallet_is_asked_itself(chain: Anvil, wallets: Eip1271Verifier) -> None:
     wallet = chain.deploy("Wallet", "address", OWNER.address)
     assert await ask(wallets, wallet, SIGNATURE)
     assert not await ask(wallets, wallet, SIGNATURE, text="another text")
@@ -55,12 +54,12 @@ async def test_a_deployed_wallet_is_asked_itself(chain: Anvil, wallets: Contract
     assert not await ask(wallets, chain.deploy("Wallet", "address", chain.deploy("Factory")), SIGNATURE)
 
 
-async def test_an_address_without_code_accepts_nothing(wallets: ContractWallets) -> None:
+async def test_an_address_without_code_accepts_nothing(wallets: Eip1271Verifier) -> None:
     assert not await ask(wallets, OWNER.address, SIGNATURE)
     assert not await ask(wallets, OWNER.address, b"\x01" * 100)
 
 
-async def test_a_contract_that_is_no_wallet_accepts_nothing(chain: Anvil, wallets: ContractWallets) -> None:
+async def test_a_contract_that_is_no_wallet_accepts_nothing(chain: Anvil, wallets: Eip1271Verifier) -> None:
     assert not await ask(wallets, chain.deploy("Factory"), SIGNATURE)
 
 
@@ -73,7 +72,7 @@ def undeployed(chain: Anvil) -> tuple[str, str, str]:
 
 
 async def test_a_wallet_that_is_not_deployed_is_deployed_in_the_question_only(
-    chain: Anvil, wallets: ContractWallets
+    chain: Anvil, wallets: Eip1271Verifier
 ) -> None:
     wallet, factory, deployment = undeployed(chain)
     assert await ask(wallets, wallet, erc6492(factory, deployment, SIGNATURE))
@@ -92,7 +91,7 @@ WON_OVER = "60203610601b57600054631626ba7e60e01b0260005260206000f35b600160005500
 
 
 async def test_a_wallet_that_is_there_is_asked_without_the_callers_own_call_before(
-    chain: Anvil, wallets: ContractWallets
+    chain: Anvil, wallets: Eip1271Verifier
 ) -> None:
     wallet = "0x" + "3e" * 20
     chain.rpc("anvil_setCode", wallet, f"0x{WON_OVER}")
@@ -102,22 +101,25 @@ async def test_a_wallet_that_is_there_is_asked_without_the_callers_own_call_befo
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff" * 96, b"\x00" * 95, (2**255).to_bytes(32, "big") * 3])
-async def test_a_broken_wrapping_is_a_plain_no(wallets: ContractWallets, body: bytes) -> None:
+async def test_a_broken_wrapping_is_a_plain_no(wallets: Eip1271Verifier, body: bytes) -> None:
     assert not await ask(wallets, OWNER.address, body + bytes.fromhex("6492" * 16))
 
 
 async def test_a_silent_node_is_no_answer() -> None:
     rpc = JsonRpc("http://127.0.0.1:1")
     with pytest.raises(RpcUnavailable):
-        await ask(ContractWallets({BASE: rpc}), OWNER.address, SIGNATURE)
+        await ask(Eip1271Verifier({BASE: rpc}), OWNER.address, SIGNATURE)
     await rpc.close()
 
 
 @pytest.fixture
-def keys(wallets: ContractWallets) -> WalletKeys:
-    budgeted = BudgetedContractWallets(wallets, MemoryRateLimiter())
-    verifiers = {Family.EVM: EvmSignatureVerifier()}
-    return WalletKeys("api.example.com", verifiers, MemoryNonceStore(), FixedClock(), budgeted, [BASE])
+def keys(wallets: Eip1271Verifier) -> WalletKeys:
+    return make_keys(ContractWallets(wallets, MemoryRateLimiter()))
+
+
+def make_keys(contracts: ContractWallets) -> WalletKeys:
+    signatures = WalletSignatures({Family.EVM: EvmSignatureVerifier()}, contracts)
+    return WalletKeys("api.example.com", signatures, MemoryNonceStore(), FixedClock(), [BASE])
 
 
 def sign(text: str) -> bytes:
@@ -153,7 +155,7 @@ async def test_a_contract_wallet_that_is_not_deployed_makes_itself_a_key(
 
 async def test_keys_and_sign_ins_share_the_budget_of_questions(chain: Anvil, keys: WalletKeys) -> None:
     wallet, token = chain.deploy("Wallet", "address", OWNER.address), keys.challenge()
-    budgeted, bad = keys._contract_wallets, b"\x01" * 65
+    budgeted, bad = keys._signatures._contracts, b"\x01" * 65
     assert budgeted is not None
     for _ in range(CHECKS_PER_CLIENT.amount - 1):
         assert not await budgeted.accepts(parse_wallet(wallet), token, "0x01", BASE, CLIENT)
@@ -166,8 +168,7 @@ async def test_keys_and_sign_ins_share_the_budget_of_questions(chain: Anvil, key
 
 async def test_no_key_is_made_where_the_chain_is_silent() -> None:
     rpc = JsonRpc("http://127.0.0.1:1")
-    budgeted = BudgetedContractWallets(ContractWallets({BASE: rpc}), MemoryRateLimiter())
-    verifiers = {Family.EVM: EvmSignatureVerifier()}
-    keys = WalletKeys("api.example.com", verifiers, MemoryNonceStore(), FixedClock(), budgeted, [BASE])
+    budgeted = ContractWallets(Eip1271Verifier({BASE: rpc}), MemoryRateLimiter())
+    keys = make_keys(budgeted)
     assert await refused(keys, OWNER.address, keys.challenge(), b"\x01" * 65) == "UNVERIFIABLE"
     await rpc.close()

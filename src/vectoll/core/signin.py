@@ -7,10 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from vectoll.core.admission import refuse_blocked
-from vectoll.domain.errors import RateLimited
+from vectoll.core.wallet_signatures import WalletSignatures
 from vectoll.domain.identity import Principal
-from vectoll.domain.limits import RateLimit
 from vectoll.domain.siwx import (
     REMEMBERED,
     SIGNATURE_TYPES,
@@ -23,25 +21,16 @@ from vectoll.domain.siwx import (
     chain_of,
 )
 from vectoll.domain.siwx_text import MessageFields, parse_message, render
-from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
+from vectoll.domain.wallets import Family, parse_wallet
 from vectoll.ports.clock import Clock
-from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.nonces import NonceStore
 from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
-from vectoll.ports.wallets import ContractWalletVerifier, RpcUnavailable, SignatureVerifier
 
 HEADERS = ("sign-in-with-x", "x-sign-in-with-x")
 """Names under which a sign-in may come, the present one first."""
 
 MAX_HEADER_LENGTH = 16_384
 """Longer headers are refused before any work is done on them; an ERC-6492 signature needs about 6,000."""
-
-CHECKS_PER_CLIENT = RateLimit(30)
-CHECKS_IN_ALL = RateLimit(300)
-"""How often a minute a chain is asked about contract wallets: one client's share, and everybody's together.
-
-By client, never by wallet: anybody can name a wallet, and would use up its share.
-"""
 
 _Text = Annotated[str, Meta(max_length=4096)]
 MAX_SIGNATURE_LENGTH = 12_000
@@ -133,53 +122,22 @@ def _rebuild(payload: _Payload) -> str:
     return render(fields, family)
 
 
-class ContractWallets:
-    """Contract wallets, within a budget: whoever can make a server ask a chain can spend its RPC allowance."""
-
-    def __init__(self, verifier: ContractWalletVerifier, limiter: RateLimiter) -> None:
-        self._verifier = verifier
-        self._limiter = limiter
-
-    async def accepts(
-        self, wallet: WalletAddress, text: str, signature: str, chain: str, client: str
-    ) -> bool:
-        """Whether the chain, a CAIP-2 id, says that the signature holds.
-
-        Raises SignInRefused(UNVERIFIABLE), and RateLimited for a ``client`` who is blocked or has asked too often.
-        """
-        await refuse_blocked(self._limiter, client)
-        mine = await self._limiter.hit(CHECKS_PER_CLIENT, "contract-wallets", client)
-        if not mine.allowed:
-            message = (
-                f"Rate limit exceeded: {CHECKS_PER_CLIENT.amount} checks of contract wallets per minute."
-            )
-            raise RateLimited(message, mine.state.reset_s)
-        if not (await self._limiter.hit(CHECKS_IN_ALL, "contract-wallets-in-all")).allowed:
-            raise SignInRefused(SignInRule.UNVERIFIABLE)
-        try:
-            return await self._verifier.is_accepted_by(wallet, text, signature, chain)
-        except RpcUnavailable:
-            raise SignInRefused(SignInRule.UNVERIFIABLE) from None
-
-
 class SiwxAuthenticator:
     """Rules first, then the signature, then the nonce: what is cheap refuses before what is dear."""
 
     def __init__(
         self,
         rules: SignInRules,
-        verifiers: Mapping[Family, SignatureVerifier],
+        signatures: WalletSignatures,
         nonces: NonceStore,
         clock: Clock,
-        contract_wallets: ContractWallets | None = None,
         metrics: PaymentMetrics = NO_PAYMENT_METRICS,
     ) -> None:
         self._metrics = metrics
         self._rules = rules
-        self._verifiers = verifiers
+        self._signatures = signatures
         self._nonces = nonces
         self._clock = clock
-        self._contract_wallets = contract_wallets
 
     async def authenticate(self, headers: Mapping[str, str], client: str) -> Principal | None:
         """None when no sign-in was sent. Raises SignInRefused for one that does not hold, RateLimited."""
@@ -197,22 +155,13 @@ class SiwxAuthenticator:
         now = self._clock.now()
         if rule := broken_rule(sign_in, self._rules, now):
             raise SignInRefused(rule)
-        if not await self._is_signed(sign_in, client):
-            raise SignInRefused(SignInRule.SIGNATURE)
         message = sign_in.message
+        if not await self._signatures.are_by(
+            message.wallet, sign_in.text, sign_in.signature, [message.chain], client
+        ):
+            raise SignInRefused(SignInRule.SIGNATURE)
         account = message.wallet.account
         good_until = message.good_until + REMEMBERED
         if not await self._nonces.consume(account, message.nonce, now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=account, wallet=message.wallet)
-
-    async def _is_signed(self, sign_in: SignIn, client: str) -> bool:
-        wallet = sign_in.message.wallet
-        verifier = self._verifiers[wallet.family]
-        if verifier.is_signed_by(wallet, sign_in.text, sign_in.signature):
-            return True
-        if self._contract_wallets is None or wallet.family is not Family.EVM:
-            return False
-        return await self._contract_wallets.accepts(
-            wallet, sign_in.text, sign_in.signature, sign_in.message.chain, client
-        )

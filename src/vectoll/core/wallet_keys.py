@@ -2,18 +2,17 @@
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
-from vectoll.core.signin import ContractWallets
+from vectoll.core.wallet_signatures import WalletSignatures
 from vectoll.domain.identity import Principal
 from vectoll.domain.siwx import MAX_AGE, MAX_SKEW, REMEMBERED, SignInRefused, SignInRule
 from vectoll.domain.siwx_text import parse_time
-from vectoll.domain.wallets import Family, WalletAddress, parse_wallet
+from vectoll.domain.wallets import WalletAddress, parse_wallet
 from vectoll.ports.clock import Clock
 from vectoll.ports.nonces import NonceStore
 from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
-from vectoll.ports.wallets import SignatureVerifier
 
 _TOKEN = re.compile(r"Create an API key for (\S{1,255})\. Nonce: ([0-9a-f]{32})\. Issued At: (\S{20,32})")
 _NO_CHALLENGE = "token is not a challenge from GET generate_web3_key"
@@ -30,19 +29,17 @@ class WalletKeys:
     def __init__(
         self,
         domain: str,
-        verifiers: Mapping[Family, SignatureVerifier],
+        signatures: WalletSignatures,
         nonces: NonceStore,
         clock: Clock,
-        contract_wallets: ContractWallets | None = None,
         chains: Sequence[str] = (),
         metrics: PaymentMetrics = NO_PAYMENT_METRICS,
     ) -> None:
         self._metrics = metrics
         self._domain = domain
-        self._verifiers = verifiers
+        self._signatures = signatures
         self._nonces = nonces
         self._clock = clock
-        self._contract_wallets = contract_wallets
         self._chains = chains
 
     def challenge(self) -> str:
@@ -74,23 +71,12 @@ class WalletKeys:
             raise SignInRefused(SignInRule.IN_FUTURE)
         if issued_at + MAX_AGE <= now:
             raise SignInRefused(SignInRule.TOO_OLD)
-        if not await self._is_signed(wallet, token, signature, client):
+        if not await self._signatures.are_by(wallet, token, signature, self._chains, client):
             raise SignInRefused(SignInRule.SIGNATURE)
         good_until = issued_at + MAX_AGE + REMEMBERED
         if not await self._nonces.consume(wallet.account, f"key:{nonce}", now, good_until):
             raise SignInRefused(SignInRule.REPLAYED)
         return Principal(account=wallet.account, wallet=wallet)
-
-    async def _is_signed(self, wallet: WalletAddress, token: str, signature: str, client: str) -> bool:
-        """By the wallet's own key, else, within the same budget as a sign-in, by what the chain says."""
-        if self._verifiers[wallet.family].is_signed_by(wallet, token, signature):
-            return True
-        if self._contract_wallets is None or wallet.family is not Family.EVM:
-            return False
-        for chain in self._chains:
-            if await self._contract_wallets.accepts(wallet, token, signature, chain, client):
-                return True
-        return False
 
 
 def _wallet(address: str) -> WalletAddress:

@@ -19,7 +19,13 @@ from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory_wallets import MemoryNonceStore
 from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
-from vectoll.core.signin import CHECKS_IN_ALL, CHECKS_PER_CLIENT, ContractWallets, SiwxAuthenticator
+from vectoll.core.signin import SiwxAuthenticator
+from vectoll.core.wallet_signatures import (
+    CHECKS_IN_ALL,
+    CHECKS_PER_CLIENT,
+    ContractWallets,
+    WalletSignatures,
+)
 from vectoll.domain.errors import RateLimited, Unauthenticated
 from vectoll.domain.ids import AccountId
 from vectoll.domain.siwx import BASE, SOLANA, SignInRefused, SignInRule, SignInRules
@@ -59,10 +65,12 @@ def authenticator(
 ) -> SiwxAuthenticator:
     return SiwxAuthenticator(
         RULES,
-        {Family.EVM: EvmSignatureVerifier(), Family.SOLANA: SolanaSignatureVerifier()},
+        WalletSignatures(
+            {Family.EVM: EvmSignatureVerifier(), Family.SOLANA: SolanaSignatureVerifier()},
+            ContractWallets(contract, MemoryRateLimiter()) if contract else None,
+        ),
         nonces or MemoryNonceStore(),
         FixedClock(at),
-        ContractWallets(contract, MemoryRateLimiter()) if contract else None,
     )
 
 

@@ -27,10 +27,11 @@ from vectoll.adapters.wallets.evm import EvmSignatureVerifier
 from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
 from vectoll.core.admission import Admission
 from vectoll.core.auth import Authentication, KeyAuthenticator
-from vectoll.core.signin import ContractWallets, SiwxAuthenticator
+from vectoll.core.signin import SiwxAuthenticator
 from vectoll.core.topup import TopUps
 from vectoll.core.topup_settle import Waiting
 from vectoll.core.wallet_keys import WalletKeys
+from vectoll.core.wallet_signatures import ContractWallets, WalletSignatures
 from vectoll.domain.errors import Unavailable
 from vectoll.domain.ids import AccountId, TransferId, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
@@ -66,8 +67,9 @@ class Shop:
             Family.SOLANA: SolanaSignatureVerifier(),
         }
         rules = SignInRules(frozenset({"testserver"}), frozenset({OPTION.network}))
-        siwx = SiwxAuthenticator(rules, verifiers, store.nonces, clock, metrics=metrics.payments)
-        keys = WalletKeys("testserver", verifiers, store.nonces, clock, metrics=metrics.payments)
+        signatures = WalletSignatures(verifiers)
+        siwx = SiwxAuthenticator(rules, signatures, store.nonces, clock, metrics=metrics.payments)
+        keys = WalletKeys("testserver", signatures, store.nonces, clock, metrics=metrics.payments)
         self.fake.app.services = replace(
             self.fake.services,
             auth=Authentication([siwx, KeyAuthenticator(store.keys, clock)]),
@@ -207,10 +209,9 @@ def asks_contracts(shop: Shop, chain: ContractWalletVerifier, limiter: MemoryRat
     """Sign-ins whose signature is no key's are judged by ``chain``."""
     siwx = SiwxAuthenticator(
         SignInRules(frozenset({"testserver"}), frozenset({OPTION.network})),
-        {Family.EVM: EvmSignatureVerifier()},
+        WalletSignatures({Family.EVM: EvmSignatureVerifier()}, ContractWallets(chain, limiter)),
         shop.fake.store.nonces,
         shop.fake.clock,
-        ContractWallets(chain, limiter),
     )
     shop.fake.app.services = replace(shop.fake.app.services, auth=Authentication([siwx]))
 

@@ -13,7 +13,7 @@ _MAGIC = bytes.fromhex("1626ba7e")
 _GAS = 5_000_000
 
 
-class ContractWallets:
+class Eip1271Verifier:
     """Asks the chain that the message names. One call each, never a transaction."""
 
     def __init__(self, rpcs: Mapping[str, JsonRpc]) -> None:
