@@ -7,6 +7,7 @@ from datetime import datetime
 
 from vectoll.core.wallet_signatures import WalletSignatures
 from vectoll.domain.identity import Principal
+from vectoll.domain.instants import format_instant
 from vectoll.domain.siwx import MAX_AGE, MAX_SKEW, REMEMBERED, SignInRefused, SignInRule
 from vectoll.domain.siwx_text import parse_time
 from vectoll.domain.wallets import WalletAddress, parse_wallet
@@ -44,7 +45,7 @@ class WalletKeys:
 
     def challenge(self) -> str:
         """A fresh text to sign, good for five minutes."""
-        issued_at = self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        issued_at = format_instant(self._clock.now())
         return f"Create an API key for {self._domain}. Nonce: {secrets.token_hex(16)}. Issued At: {issued_at}"
 
     async def redeem(self, address: str, token: str, signature: str, client: str) -> Principal:

@@ -7,9 +7,9 @@ from typing import Any
 from vectoll.domain.errors import Forbidden, InvalidRequest
 from vectoll.domain.identity import ApiKey, Principal, SpendLimit
 from vectoll.domain.ids import parse_text
+from vectoll.domain.instants import format_instant, parse_date_or_instant
 from vectoll.domain.money import Amount, usd
 from vectoll.http import schemas_account as schemas
-from vectoll.http.times import format_instant, parse_date_or_instant
 
 
 def new_key(wanted: schemas.CreateApiKeyRequest, principal: Principal, secret: str, now: datetime) -> ApiKey:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from vectoll.domain.instants import format_instant
 from vectoll.domain.money import Amount, to_decimal
 from vectoll.domain.payments import (
     MAX_TIMEOUT_S,
@@ -147,8 +148,8 @@ class Asking:
                 uri=self.public_url + path,
                 version="1",
                 nonce=secrets.token_hex(16),
-                issuedAt=_timestamp(now),
-                expirationTime=_timestamp(now + MAX_AGE),
+                issuedAt=format_instant(now),
+                expirationTime=format_instant(now + MAX_AGE),
                 statement=_STATEMENT,
             ),
             supportedChains=[
@@ -170,10 +171,6 @@ def settlement_header(intent: Intent) -> str:
     """The PAYMENT-RESPONSE header of a credited payment."""
     body = Settlement(success=True, network=intent.network, payer=intent.payer, transaction=intent.tx or "")
     return base64.b64encode(json_bytes(body)).decode()
-
-
-def _timestamp(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _TEXT = {"type": "string"}

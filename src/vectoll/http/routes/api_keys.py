@@ -12,6 +12,7 @@ from starlette.responses import Response
 from vectoll.domain.errors import InvalidRequest, NotFound, RateLimited
 from vectoll.domain.identity import ApiKey, LimitPeriod, Principal, new_secret, next_epoch
 from vectoll.domain.ids import KeyId
+from vectoll.domain.instants import format_instant
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.money import format_usd, to_decimal
 from vectoll.http import schemas_account as schemas
@@ -20,7 +21,6 @@ from vectoll.http.entry import admit_to_account
 from vectoll.http.new_key import check_heritage, new_key
 from vectoll.http.responses import json_response
 from vectoll.http.services import Services, services_of
-from vectoll.http.times import format_instant
 
 MAX_ACTIVE_KEYS = 500
 CREATIONS = RateLimit(20, 60)

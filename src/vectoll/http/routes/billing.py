@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from vectoll.domain.errors import InvalidRequest
 from vectoll.domain.ids import AccountId
+from vectoll.domain.instants import format_instant, parse_instant
 from vectoll.domain.ledger import Balance, Transfer
 from vectoll.domain.money import Amount, Price, format_usd, to_decimal
 from vectoll.http.cursor import MAX_PAGE, MIN_PAGE, Currency, Walk, read_cursor, write_cursor
@@ -29,7 +30,6 @@ from vectoll.http.schemas_account import (
     UsageHistory,
 )
 from vectoll.http.services import services_of
-from vectoll.http.times import format_instant, parse_instant
 from vectoll.ports.ledger import Funds, Ledger, PaidCharge, UsageQuery
 
 CURRENCIES: tuple[Currency, ...] = get_args(Currency)

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from vectoll.core.payment_header import payment_header
 from vectoll.domain.errors import Forbidden, InvalidRequest, NotFound, RateLimited, Unauthenticated
 from vectoll.domain.identity import Principal
+from vectoll.domain.instants import format_instant
 from vectoll.domain.money import to_decimal
 from vectoll.domain.payments import MIN_TOP_UP, MIN_WALLET_BALANCE, SUGGESTED_TOP_UP, usdc_amount
 from vectoll.domain.wallets import WalletAddress, parse_wallet
@@ -17,7 +18,6 @@ from vectoll.http.payment_required import settlement_header
 from vectoll.http.record import record_of
 from vectoll.http.responses import json_response
 from vectoll.http.services import WalletServices, services_of
-from vectoll.http.times import format_instant
 from vectoll.ports.history import HistoryEntry
 
 DEFAULT_PAGE, MAX_PAGE, MAX_OFFSET = 50, 100, 100_000
