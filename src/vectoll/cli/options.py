@@ -100,9 +100,9 @@ class _When(click.ParamType[datetime]):
             if span := re.fullmatch(r"(\d{1,6})([mhdw])", value):
                 return datetime.now(UTC) + self._direction * int(span[1]) * _SPANS[span[2]]
             parsed = datetime.fromisoformat(value)
+            return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is neither a date, a time nor a span such as 36h or 7d", param, ctx)
-        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 
 DOLLARS = _Dollars()

@@ -60,6 +60,7 @@ def test_keys_of_one_account_share_its_credit_and_others_do_not(vectoll: Cli) ->
         (("--account", "$revenue:2026-11"), "an account id is"),
         (("--account", "a b"), "an account id is"),
         (("--expires", "yesterday"), "neither a date"),
+        (("--expires", "9999-12-31T23:59-14:00"), "neither a date"),
         (("--expires", "2020-01-01"), "must be in the future"),
         (("--limit-period", "YEAR"), "YEAR"),
         (("--limit-period", "EPOCH"), "--limit-period needs --limit-usd"),
