@@ -1,5 +1,6 @@
 """vectoll serve"""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from vectoll.settings import load_settings
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), help="auto: text on a terminal.")
 def serve(config: Path | None, log_level: str | None, log_format: str | None, **flags: Any) -> None:
     """Serve embeddings over HTTP until SIGTERM, SIGHUP or Ctrl+C."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # raised in an import it may be forgotten, or crash
     from vectoll.logging import configure_logging
 
     settings = load_settings(config, {**flags, "log": {"level": log_level, "format": log_format}})

@@ -1,6 +1,7 @@
 """The command as a whole: help, exit codes, what it shows and what it does not."""
 
 import os
+import signal
 import subprocess
 import sys
 from decimal import Decimal
@@ -133,6 +134,21 @@ def test_ctrl_c_while_the_program_is_read_is_one_line() -> None:
     )
     done = run("keys", "list", code=code)
     assert (done.returncode, done.stderr) == (1, "Aborted!\n")
+
+
+def test_ctrl_c_while_the_server_is_read_ends_it_also_where_an_exception_would_be_forgotten() -> None:
+    code = (
+        "import signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        try:\n"
+        "            if name == 'vectoll.logging': signal.raise_signal(signal.SIGINT)\n"
+        "        except KeyboardInterrupt: pass\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from vectoll.cli import main; main()"
+    )
+    done = run("serve", "--data-dir", "/dev/null/none", code=code)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 def test_models_are_listed_with_prices_and_states(vectoll: Cli, tmp_path: Path) -> None:
