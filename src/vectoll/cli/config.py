@@ -12,7 +12,7 @@ from vectoll.settings import Settings
 
 _SECRET = re.compile(r"(?:^|_)(?:secret|password|key|token)$|headers$")
 _SECRET_PATH = re.compile(r"^(?:rpc|facilitator)_url$")
-_URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=[?&]password=)[^&\s]+")
+_URL_PASSWORD = re.compile(r"(?<=://)\S+(?=@)|(?<=password=)[^&\s]+")
 _URL_PATH = re.compile(r"(?<=://)([^/?#]+)[/?#].+")
 REDACTED = "(set, not shown)"
 

@@ -229,6 +229,21 @@ def test_redaction_goes_by_name_and_leaves_what_is_not_set() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("postgresql://user:SECRET@host/name", "postgresql://…@host/name"),
+        ("postgresql://user:SE@CRET@host/name", "postgresql://…@host/name"),
+        ("postgresql://user:SE/CRET@host/name", "postgresql://…@host/name"),
+        ("postgresql://user@host/name?sslpassword=SECRET", "postgresql://…@host/name?sslpassword=…"),
+        ("host=host password=SECRET", "host=host password=…"),
+        ("https://api.example/v1", "https://api.example/v1"),
+    ],
+)
+def test_redaction_leaves_nothing_of_a_password_also_where_it_is_not_encoded(value: str, shown: str) -> None:
+    assert redact({"url": value}) == {"url": shown}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script_names_the_command(vectoll: Cli, shell: str) -> None:
     script = vectoll.ok("completion", shell)
