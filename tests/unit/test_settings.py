@@ -149,6 +149,13 @@ def test_broken_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> Non
         load_settings(path, environ={})
 
 
+def test_file_is_utf_8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "own.toml"
+    path.write_bytes('[[models]]\nid = "m"\nprompt = "für "\n'.encode())
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "latin-1")
+    assert load_settings(path, environ={}).models[0].prompt == "für "
+
+
 @pytest.mark.parametrize(
     "environ",
     [
