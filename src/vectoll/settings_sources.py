@@ -30,8 +30,10 @@ class Sources:
     """Who said what is at a path: ``vectoll.toml``, ``VECTOLL_PORT``, ``--port``."""
 
     def origin_of(self, path: Steps) -> str:
-        """Who said it, or the table or list that it is in."""
-        return next((self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins), "")
+        """Who said it, or the table or list that it is in, or else something in it."""
+        around = (self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins)
+        inside = (origin for said, origin in self.origins.items() if said[: len(path)] == path)
+        return next(around, "") or next(inside, "")
 
     def said_by(self, where: str) -> str:
         """`` (VECTOLL_PORT)`` for a place like ``models[0].id``, nothing where nobody said it."""
@@ -76,7 +78,8 @@ def explain(error: msgspec.ValidationError, sources: Sources, settings: type) ->
     kind = _kind_at(settings, where)
     choices = _choices(kind) if what.startswith("invalid enum value") else ()
     listed = f", must be one of {', '.join(choices)}" if choices else ""
-    return f"setting {where}: {what}{listed}{_hint(kind)}{_told_by(sources, where, kind)}"
+    hint = _hint(where, kind, sources.origin_of(path))
+    return f"setting {where}: {what}{listed}{hint}{_told_by(sources, where, kind)}"
 
 
 def variable_of(path: Steps) -> str:
@@ -108,12 +111,16 @@ def _told_by(sources: Sources, where: str, kind: Any) -> str:
     return said
 
 
-def _hint(kind: Any) -> str:
-    """How to write a list in a variable."""
+def _hint(where: str, kind: Any, origin: str) -> str:
+    """How to write a list."""
     if not isinstance(kind, inspect.VarTupleType):
         return ""
-    example = '[{"id": "m"}]' if isinstance(kind.item_type, inspect.StructType) else '["a", "b"]'
-    return f"; a list in a variable is JSON, e.g. {example}"
+    is_of_tables = isinstance(kind.item_type, inspect.StructType)
+    if origin.startswith(ENV_PREFIX):
+        example = '[{"id": "m"}]' if is_of_tables else '["a", "b"]'
+        return f"; a list in a variable is JSON, e.g. {example}"
+    written = f"[[{where}]]" if is_of_tables else '["a", "b"]'
+    return f"; it is written {written}"
 
 
 def _steps_of(where: str) -> Steps:
