@@ -193,7 +193,9 @@ def test_who_said_what_is_wrong_is_named(tmp_path: Path) -> None:
     ):
         load_settings(path, environ={})
     path.write_text('[models]\nid = "m"\n')
-    with pytest.raises(ConfigurationError, match=r"got `object`; it is written \[\[models\]\] \(.*own\.toml\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"got `object`; it is written \[\[models\]\] \(.*own\.toml\)"
+    ):
         load_settings(path, environ={})
     path.write_text("limits.block_s = 0\n")
     with pytest.raises(ConfigurationError, match=r"limits\.block_s: expected `int` >= 1 \(.*own\.toml=0\)"):

@@ -1,10 +1,13 @@
 """The ``vectoll`` command. Commands are thin: they read their options, call one thing, and print."""
 
+import io
+import os
 import sys
 
 
 def main() -> None:
     """The entry point of the installed command. Ctrl+C is one line also while the rest is imported."""
+    _prepare_streams()
     try:
         from vectoll.cli.root import main as run
 
@@ -12,3 +15,15 @@ def main() -> None:
     except KeyboardInterrupt:
         print("Aborted!", file=sys.stderr)
         sys.exit(1)
+
+
+def _prepare_streams() -> None:
+    """A closed stream gets its number back before a file of ours does: standard output refuses what is written to it.
+
+    What the terminal's encoding lacks is spelled out.
+    """
+    for name, how in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, how), "r" if name == "stdin" else "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -18,9 +18,9 @@ MAX_CELL = 128
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON. Amounts go in as ``to_decimal`` gives them, and come out as exact decimal numbers."""
+    """Indented JSON, in UTF-8. Amounts go in as ``to_decimal`` gives them, and come out as exact decimal numbers."""
     text = msgspec.json.format(_JSON.encode(value)).decode()
-    click.echo(_TERMINAL_READS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(_TERMINAL_READS.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode())
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """The command as a whole: help, exit codes, what it shows and what it does not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -102,6 +103,46 @@ def test_full_output_is_one_line(vectoll: Cli, command: tuple[str, ...]) -> None
     with Path("/dev/full").open("w") as full:
         done = run(*command, stdout=full)
     assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+
+
+def shell(command: str, **environ: str) -> Any:
+    """A command as a shell runs it, streams that are closed and all; VECTOLL is the program."""
+    program = f"{sys.executable} -c 'from vectoll.cli import main; main()'"
+    return subprocess.run(
+        command.replace("VECTOLL", program),
+        shell=True,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["--help", "models list", "models list --json", "embed a"])
+def test_closed_output_is_one_line(vectoll: Cli, command: str) -> None:
+    done = shell(f"VECTOLL {command} >&-")
+    assert (done.returncode, done.stderr) == (1, "Error: Bad file descriptor\n")
+
+
+@pytest.mark.parametrize("command", ["--help", "nonsense", "models list"])
+def test_closed_input_and_errors_change_nothing_else(vectoll: Cli, command: str) -> None:
+    done, closed = shell(f"VECTOLL {command}"), shell(f"VECTOLL {command} <&- 2>&-")
+    assert (closed.returncode, closed.stdout, closed.stderr) == (done.returncode, done.stdout, "")
+
+
+@pytest.mark.parametrize("command", ["restore --help", "keys list"])
+def test_what_a_terminals_encoding_lacks_is_spelled_out(vectoll: Cli, command: str) -> None:
+    vectoll.ok("keys", "create", "--name", "a")
+    done = shell(f"VECTOLL {command}", PYTHONIOENCODING="latin-1", VECTOLL_DATA_DIR=str(vectoll.data_dir))
+    assert (done.returncode, done.stderr, "\\u2026" in done.stdout) == (0, "", True)
+
+
+def test_json_is_utf_8_whatever_the_locale(vectoll: Cli) -> None:
+    vectoll.ok("keys", "create", "--name", "🔑")
+    program = [sys.executable, "-c", "from vectoll.cli import main; main()"]
+    environ = {**os.environ, "PYTHONIOENCODING": "latin-1", "VECTOLL_DATA_DIR": str(vectoll.data_dir)}
+    done = subprocess.run([*program, "keys", "list", "--json"], env=environ, capture_output=True, check=True)
+    assert json.loads(done.stdout)[0]["name"] == "🔑"
 
 
 def test_output_that_nobody_reads_ends_without_a_word(vectoll: Cli) -> None:
