@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -120,7 +120,8 @@ class _Server(uvicorn.Server):
             models.why_none,
             colors=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
         )
-        print(text, flush=True)
+        with suppress(OSError):  # a disk that is full, a reader that has gone: it serves all the same
+            print(text, flush=True)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

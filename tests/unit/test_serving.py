@@ -1,6 +1,8 @@
 """The server's own clock."""
 
 import asyncio
+import errno
+import signal
 import socket
 
 import pytest
@@ -29,3 +31,20 @@ def test_a_connection_on_which_nothing_comes_is_closed(monkeypatch: pytest.Monke
             return received
 
     assert uvloop.run(main()) == b""
+
+
+def test_output_that_is_full_stops_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_spare_the_collector", lambda: None)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main() -> bool:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = serving._Server(Settings(), FakeServer().services, listener, None)
+            asyncio.get_running_loop().call_later(0, server.handle_exit, signal.SIGTERM, None)
+            await server.serve(sockets=[listener])
+            return server.started
+
+    monkeypatch.setattr(serving, "print", fail, raising=False)
+    assert uvloop.run(main())
