@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -84,11 +85,6 @@ def welcome(
 def _curl(base_url: str, secret: str | None, model: ModelId) -> str:
     body = json.dumps({"model": model, "input": "Hello, world"}, separators=(",", ":"))
     return (
-        f"curl {base_url}/api/v1/embeddings -H 'Authorization: Bearer {secret or 'YOUR_KEY'}' "
-        f"-H 'Content-Type: application/json' -d {_quoted(body)}"
+        f"curl {shlex.quote(f'{base_url}/api/v1/embeddings')} -H 'Authorization: Bearer {secret or 'YOUR_KEY'}' "
+        f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
     )
-
-
-def _quoted(text: str) -> str:
-    """For a POSIX shell."""
-    return "'" + text.replace("'", "'\\''") + "'"

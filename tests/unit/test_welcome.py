@@ -75,6 +75,12 @@ def test_curl_line_is_one_line_that_a_shell_reads_as_meant() -> None:
     assert "\033[1m" in welcome("http://127.0.0.1:1", "vtk_x", [], "?", colors=True)
 
 
+def test_address_with_brackets_is_quoted() -> None:
+    text = welcome("http://[::1]:1", "vtk_x", [ModelId("a")], None, colors=False)
+    assert "curl 'http://[::1]:1/api/v1/embeddings' -H" in text
+    assert "base URL   http://[::1]:1/api/v1 " in text
+
+
 def test_without_a_key_or_a_model_it_says_so() -> None:
     text = welcome("http://127.0.0.1:1", None, [], "no model is switched on", colors=False)
     assert "vectoll keys create" in text
