@@ -123,3 +123,21 @@ def test_a_missing_weight_is_named(load: Load, tmp_path: Path) -> None:
     shutil.copytree(minilm().folder / "1_Pooling", tmp_path / "1_Pooling")
     with pytest.raises(ConfigurationError, match=r"lacks the weight 'encoder\.layer\.6\."):
         load(read_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "table"),
+    [
+        ("bge-m3", {"vocab_size": 10_000}, "word_embeddings"),
+        ("bge-m3", {"max_position_embeddings": 131}, "position_embeddings"),
+        ("qwen3", {"vocab_size": 10_000}, "embed_tokens"),
+    ],
+)
+def test_a_table_with_fewer_rows_than_config_json_says_is_refused(
+    load: Load, tmp_path: Path, name: str, change: dict[str, int], table: str
+) -> None:
+    MAKERS[name](tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ConfigurationError, match=rf"{table}\.weight has the shape"):
+        load(read_checkpoint(tmp_path), streams=1)

@@ -313,6 +313,21 @@ def test_a_missing_weight_is_named(references: dict[str, Reference], tmp_path: P
         TorchEngine(read_checkpoint(tmp_path), Pooling.CLS, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "change"), [("bert", "vocab_size"), ("bert", "max_position_embeddings"), ("qwen3", "vocab_size")]
+)
+def test_a_table_with_fewer_rows_than_config_json_says_is_refused(
+    references: dict[str, Reference], tmp_path: Path, name: str, change: str
+) -> None:
+    """Read beyond its end on a GPU, it would be an assertion that kills every model of the process."""
+    folder = references[name].folder
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, change: config[change] + 1}))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    with pytest.raises(ConfigurationError, match="has the shape"):
+        TorchEngine(read_checkpoint(tmp_path), Pooling.LAST, device="cpu")
+
+
 def test_cls_pooling_of_a_causal_model_is_refused(references: dict[str, Reference]) -> None:
     with pytest.raises(ConfigurationError, match="causal"):
         TorchEngine(references["qwen3"].checkpoint, Pooling.CLS, device="cpu")

@@ -6,7 +6,8 @@ import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, Attention, TensorView, Weights, inverse_frequencies
 from vectoll.adapters.engines.native.library import DECODER, Layer
-from vectoll.adapters.engines.native.packing import Array, Memory, exactly, floats, padded, round_up
+from vectoll.adapters.engines.native.packing import Array, Memory, padded, round_up
+from vectoll.adapters.engines.tensors import exactly, floats
 
 _HALF = 16
 """What each half of a head is rounded up to: they are turned against each other sixteen numbers at a time."""

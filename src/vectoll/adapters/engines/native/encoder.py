@@ -7,16 +7,8 @@ import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, TensorView, Weights
 from vectoll.adapters.engines.native.library import ENCODER, Layer
-from vectoll.adapters.engines.native.packing import (
-    Array,
-    Memory,
-    at_least,
-    exactly,
-    floats,
-    padded,
-    round_up,
-)
-from vectoll.adapters.engines.tensors import as_float32
+from vectoll.adapters.engines.native.packing import Array, Memory, padded, round_up
+from vectoll.adapters.engines.tensors import as_float32, at_least, exactly, floats
 
 
 class EncoderParts:

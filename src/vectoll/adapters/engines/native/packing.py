@@ -8,8 +8,7 @@ import numpy as np
 
 from vectoll.adapters.checkpoints import DType, TensorView, Weights
 from vectoll.adapters.engines.native.library import load_library
-from vectoll.adapters.engines.tensors import as_float32
-from vectoll.domain.errors import ConfigurationError
+from vectoll.adapters.engines.tensors import floats
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,33 +43,6 @@ class Memory:
         """The address of an array as it is."""
         self._kept.append(array)
         return array.ctypes.data
-
-
-def floats(weights: Weights, name: str, *shape: int) -> Array:
-    """A weight of exactly this shape, as float32. Raises KeyError, ConfigurationError."""
-    return as_float32(exactly(weights, name, *shape))
-
-
-def exactly(weights: Weights, name: str, *shape: int) -> TensorView:
-    """A weight of exactly this shape. Raises KeyError, ConfigurationError."""
-    view = at_least(weights, name, *shape)
-    if view.shape != shape:
-        raise _of_another_shape(name, view, shape)
-    return view
-
-
-def at_least(weights: Weights, name: str, *shape: int) -> TensorView:
-    """A weight of this shape, or of more rows. Raises KeyError, ConfigurationError."""
-    view = weights[name]
-    if len(view.shape) != len(shape) or view.shape[1:] != shape[1:] or view.shape[0] < shape[0]:
-        raise _of_another_shape(name, view, shape)
-    return view
-
-
-def _of_another_shape(name: str, view: TensorView, shape: tuple[int, ...]) -> ConfigurationError:
-    return ConfigurationError(
-        f"the weight {name} has the shape {list(view.shape)} where config.json asks for {list(shape)}"
-    )
 
 
 def pack(parts: Sequence[TensorView], products: str, by: Array | None = None) -> Array:

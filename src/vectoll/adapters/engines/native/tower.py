@@ -8,7 +8,8 @@ from vectoll.adapters.checkpoints import Activation, Architecture, Attention, We
 from vectoll.adapters.engines.native.decoder import DecoderParts
 from vectoll.adapters.engines.native.encoder import EncoderParts
 from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Tower
-from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, at_least, item_bytes, round_up
+from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, item_bytes, round_up
+from vectoll.adapters.engines.tensors import at_least
 from vectoll.domain.catalog import Pooling
 
 _POOLINGS = {Pooling.CLS: 0, Pooling.MEAN: 1, Pooling.LAST: 2}
