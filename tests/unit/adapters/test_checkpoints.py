@@ -65,7 +65,8 @@ class Folder:
         return self
 
     def pool(self, config: Any) -> "Folder":
-        modules = [{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}]
+        kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+        modules = [{"path": path, "type": f"sentence_transformers.models.{k}"} for k, path in kinds.items()]
         return self.write("modules.json", modules).write("1_Pooling/config.json", config)
 
 
@@ -311,6 +312,11 @@ def test_the_smallest_limit_holds(folder: Folder, name: str, value: Any, limit: 
         ({**QWEN3, "model_type": "mistral", "sliding_window": -1}, "negative"),
         ({**QWEN3, "rope_scaling": {"rope_type": "yarn", "factor": 4}}, "yarn"),
         ({**QWEN3, "num_key_value_heads": 3}, "multiple"),
+        ({**QWEN3, "auto_map": {"AutoModel": "modeling_own.Own"}}, r"code of its own \(modeling_own\.Own\)"),
+        (
+            {"model_type": "x_vl", "text_config": QWEN3, "auto_map": {"AutoModel": "own.Own"}},
+            "code of its own",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_said(folder: Folder, config: Any, said: str) -> None:
@@ -332,7 +338,22 @@ def test_pooling_that_cannot_be_computed_is_said(folder: Folder, config: Any, sa
         read_checkpoint(folder.write("config.json", BERT).pool(config).path)
 
 
-def test_a_module_that_is_not_computed_is_said(folder: Folder) -> None:
-    folder.write("config.json", BERT).write("modules.json", [{"path": "2_Dense", "type": "x.models.Dense"}])
-    with pytest.raises(ConfigurationError, match="Dense"):
+@pytest.mark.parametrize("kind", ["sentence_transformers.models.Dense", "custom_st.Transformer", "Pooling"])
+def test_a_module_that_is_not_computed_is_said(folder: Folder, kind: str) -> None:
+    folder.write("config.json", BERT).write("modules.json", [{"path": "2_Dense", "type": kind}])
+    with pytest.raises(ConfigurationError, match=f"asks for a {kind} module"):
+        read_checkpoint(folder.path)
+
+
+def test_code_of_a_repository_does_not_matter_where_it_is_known_or_of_another_task(folder: Folder) -> None:
+    for config in (
+        {**QWEN3, "model_type": "llama_bidirec", "auto_map": {"AutoModel": "own.Own"}},
+        {**QWEN3, "auto_map": {"AutoModelForSequenceClassification": "own.Own", "AutoConfig": "own.Config"}},
+    ):
+        assert read_checkpoint(folder.write("config.json", config).path).dims == 32
+
+
+def test_an_adapter_is_not_taken_for_a_model(folder: Folder) -> None:
+    folder.write("config.json", BERT).write("adapter_config.json", {"peft_type": "LORA"})
+    with pytest.raises(ConfigurationError, match="merge it into the weights"):
         read_checkpoint(folder.path)

@@ -118,10 +118,20 @@ _ACTIVATIONS = {
 }
 _VISION_TYPES = ("llama_nemotron_vl",)
 """Model types whose text tower is bidirectional and described below ``llm_config`` or ``text_config``."""
+_KNOWN_CODE = ("llama_bidirec", *_VISION_TYPES)
+"""Model types that are no library's, but code in their repositories, whose text tower is one of ours."""
 
 
 def text_tower(config: Config) -> Config:
-    """The part of config.json that describes the text tower: the whole of it, unless the model also sees."""
+    """The part of config.json that describes the text tower: the whole of it, unless the model also sees.
+
+    Raises ValueError where the model is code of its repository's own, unless we know what that computes.
+    """
+    own_code = (config.get("auto_map") or {}).get("AutoModel")
+    _require(
+        own_code is None or config.get("model_type") in _KNOWN_CODE,
+        f"config.json names code of its own ({own_code}), which is never run: what it computes is not known",
+    )
     nested = config.get("llm_config") or config.get("text_config")
     if nested is None:
         return config

@@ -15,6 +15,9 @@ from vectoll.domain.errors import ConfigurationError
 UNLIMITED_TOKENS = 1_000_000
 """Tokenizers write astronomic numbers for "no limit"; anything above this is one."""
 
+ADAPTER_NAME = "adapter_config.json"
+"""What is beside the weights is then no model by itself, but what is added to another's."""
+
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _POOLINGS = {
     "cls": Pooling.CLS,
@@ -98,6 +101,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises ConfigurationError when one is missing or broken, or asks for a family or feature nobody computes.
     """
     config = _read_object(folder / CONFIG_NAME)
+    if (folder / ADAPTER_NAME).is_file():
+        raise ConfigurationError(
+            f"{folder / ADAPTER_NAME} is of an adapter (LoRA), which is not computed: merge it into the weights"
+        )
     tokenizer = _read_optional(folder / "tokenizer_config.json")
     try:
         tower = text_tower(config)
@@ -131,9 +138,10 @@ def _pooling(folder: Path, tower: Config) -> Pooling | None:
         return _POOLINGS.get(str(tower.get("pooling")))
     pooling = None
     for module in _read_json(modules_file):
-        kind = module["type"].rpartition(".")[2]
-        if kind not in _MODULES:
-            raise ValueError(f"modules.json asks for a {kind} module, which is not supported")
+        library, _, rest = module["type"].partition(".")
+        kind = rest.rpartition(".")[2]
+        if library != "sentence_transformers" or kind not in _MODULES:
+            raise ValueError(f"modules.json asks for a {module['type']} module, which is not supported")
         if kind == "Pooling":
             pooling = _pooling_mode(_read_object(folder / Path(module["path"]).name / "config.json"))
     return pooling
