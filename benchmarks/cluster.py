@@ -64,6 +64,9 @@ class SimulatedEngine:
         self._service_s = service_s
         self._vector = np.full(self.dims, self.dims**-0.5, "<f4").data.toreadonly()
 
+    def known_tokens(self, ids: Sequence[int], caller: str) -> int:  # noqa: ARG002
+        return 0
+
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
 

@@ -62,6 +62,9 @@ class InstantEngine:
     ) -> Sequence[Vector]:
         return [self._vector] * len(batch)
 
+    def known_tokens(self, ids: Sequence[int], caller: str) -> int:  # noqa: ARG002
+        return 0
+
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return sum(lengths)
 

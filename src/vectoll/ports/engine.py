@@ -37,6 +37,10 @@ class Engine(Protocol):
         """
         ...
 
+    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+        """How many of a sequence's tokens need not be computed: its first, which this caller sent before."""
+        ...
+
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         """How many tokens a batch of these lengths is computed as, padding included."""
         ...

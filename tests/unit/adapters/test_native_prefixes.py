@@ -29,7 +29,9 @@ def left(prefixes: Prefixes, *sequences: Sequence[int], caller: str = "a") -> li
     """Compute a batch; what each of its sequences left to compute."""
     lengths = np.array([len(ids) for ids in sequences], np.int32)
     ids = np.concatenate([np.array(ids, np.int32) for ids in sequences])
+    known = [prefixes.known(ids, caller) for ids in sequences]
     begun = prefixes.begin(ids, lengths, [caller] * len(sequences))
+    assert known == list(lengths - begun.lengths if begun else 0 * lengths)
     if begun is None:
         return [len(ids) for ids in sequences]
     assert [

@@ -44,6 +44,9 @@ class FakeEngine:
     streams = 1
     dims = SPEC.dims
 
+    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+        return 0
+
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
 

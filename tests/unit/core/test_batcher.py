@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -35,8 +36,12 @@ class GatedEngine:
         self.callers: list[list[str]] = []
         self.fail_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.forget_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
+        self.known: Callable[[Sequence[int]], int] = lambda ids: 0
         self.poison = False
         self.is_closed = False
+
+    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+        return self.known(ids)
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)
@@ -122,6 +127,25 @@ async def test_an_engine_that_answers_too_little_answers_every_waiter_and_goes_o
     with pytest.raises(InferenceFailed):
         await bench.submit("a", [1], [2])
     assert len(await bench.submit("a", [3])) == 1
+
+
+async def test_what_the_engine_knows_fills_no_batch_and_is_no_token_computed(engine: GatedEngine) -> None:
+    class Noted(NoMetrics):
+        batches: ClassVar[list[tuple[int, ...]]] = []
+
+        def batch(
+            self, model: str, sequences: int, tokens: int, padded_tokens: int, budget_tokens: int
+        ) -> None:
+            self.batches.append((sequences, tokens, padded_tokens, budget_tokens))
+
+    engine.known = lambda ids: len(ids) - 2
+    shape = BatchShape(64, padded=False, alike=False)
+    options = {"model": "m", "max_queue_tokens": 10_000, "max_wait_s": 1e9}
+    batcher = Batcher(engine, shape, metrics=Noted(), **options)  # type: ignore[arg-type]
+    engine.gate.set()
+    await batcher.compute([[1] * 20] * 10, "a")
+    await batcher.close()
+    assert Noted.batches == [(10, 20, 20, 64)]
 
 
 async def test_an_engine_is_told_who_sent_what(bench: Bench) -> None:

@@ -42,6 +42,25 @@ def test_packed_batch_counts_real_tokens() -> None:
     assert sum(item.length for item in batch) == 64
 
 
+def test_what_is_known_does_not_fill_a_batch() -> None:
+    queue = queue_of(job("a", *[500] * 10), padded=False, alike=False)
+    batch = queue.next_batch(known=lambda item: 488)
+    assert [(item.length, item.to_compute) for item in batch] == [
+        (500, 12)
+    ] * 3  # and 488 that attention reads
+
+
+def test_a_long_beginning_costs_something_although_it_is_known() -> None:
+    queue = queue_of(job("a", *[8_000] * 10), padded=False, alike=False)
+    assert len(queue.next_batch(known=lambda item: 7_999)) == 1
+
+
+def test_what_is_known_is_still_spread_over_idle_workers() -> None:
+    queue = queue_of(job("a", *[500] * 10), padded=False, alike=False)
+    batch = queue.next_batch(idle_workers=2, known=lambda item: 488)
+    assert [item.to_compute for item in batch] == [12]
+
+
 def test_sequence_longer_than_the_budget_runs_alone() -> None:
     batches = drain(queue_of(job("a", 500), job("b", 500)))
     assert [len(batch) for batch in batches] == [1, 1]

@@ -156,7 +156,7 @@ class Batcher:
         """Block until there is work. Empty when the batcher is closed and nothing is left."""
         with self._wake:
             while True:
-                batch = self._queue.next_batch(max(1, self._idle))
+                batch = self._queue.next_batch(max(1, self._idle), self._known_tokens)
                 if batch:
                     self._idle -= 1
                     return batch
@@ -164,13 +164,15 @@ class Batcher:
                     return []
                 self._wake.wait()
 
+    def _known_tokens(self, item: Item) -> int:
+        return self._engine.known_tokens(item.ids, item.job.caller)
+
     def _finish(
         self, batch: list[Item], vectors: Sequence[Vector], error: VectollError | None, started: float
     ) -> None:
         """Hand out what a batch gave; a job is answered when its last sequence is, or at its first failure."""
         seconds = time.perf_counter() - started
-        lengths = [item.length for item in batch]
-        tokens = sum(lengths)
+        tokens = sum(item.length for item in batch)
         done: list[tuple[_Waiter, VectollError | None]] = []
         with self._lock:
             self._idle += 1
@@ -193,8 +195,9 @@ class Batcher:
             self._loop.call_soon_threadsafe(_answer_all, done)
         self._metrics.queued(self._model, waiting_tokens)
         if error is None:
-            computed, budget = self._engine.computed_tokens(lengths), self._queue.shape.budget_tokens
-            self._metrics.batch(self._model, len(batch), tokens, computed, budget)
+            to_compute = [item.to_compute for item in batch]
+            computed, budget = self._engine.computed_tokens(to_compute), self._queue.shape.budget_tokens
+            self._metrics.batch(self._model, len(batch), sum(to_compute), computed, budget)
 
     def _measure(self, tokens: int, seconds: float) -> None:
         """Follow the engine's speed, all streams together, as a moving average over about ten batches."""

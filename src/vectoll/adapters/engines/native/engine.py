@@ -138,6 +138,10 @@ class NativeEngine:
             scratch = self._scratch[stream] = aligned(size_bytes)
         return scratch
 
+    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+        """See the port."""
+        return self._prefixes.known(ids, caller) if self._prefixes else 0
+
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         """See the port."""
         return sum(lengths)

@@ -8,6 +8,7 @@ a text before cannot be told from how fast it is.
 
 import ctypes
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,17 @@ class Prefixes:
         self._seen: OrderedDict[_Key, int] = OrderedDict()
         self._numbers = count()
         self._lock = threading.Lock()
+
+    def known(self, ids: Sequence[int], caller: str) -> int:
+        """How many tokens of one sequence ``begin`` would find known. Does not wait for others."""
+        parent: str | int = caller
+        end = (len(ids) - 1) // PREFIX_BLOCK * PREFIX_BLOCK
+        for at in range(0, end, PREFIX_BLOCK):
+            block = self._filled.get((parent, array("i", ids[at : at + PREFIX_BLOCK]).tobytes()))
+            if block is None:
+                return at
+            parent = block.number
+        return end
 
     def begin(self, ids: Array, lengths: Array, callers: Sequence[str]) -> BegunBatch | None:
         """Of a batch [B] of sequences back to back in [T] ``ids`` (both int32) what is known, never a last token.

@@ -146,6 +146,10 @@ class TorchEngine:
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._cuda_stream is None else torch.cuda.stream(self._cuda_stream)
 
+    def known_tokens(self, ids: Sequence[int], caller: str) -> int:  # noqa: ARG002
+        """See the port."""
+        return 0
+
     def computed_tokens(self, lengths: Sequence[int]) -> int:
         """See the port."""
         return sum(lengths)
