@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vectoll.adapters.checkpoints import Checkpoint, DownloadBar, locate, read_checkpoint, weights_bytes
+from vectoll.adapters.checkpoints import (
+    Attention,
+    Checkpoint,
+    DownloadBar,
+    locate,
+    read_checkpoint,
+    weights_bytes,
+)
 from vectoll.core.batching.queue import BatchShape
-from vectoll.domain.catalog import ModelSpec
+from vectoll.domain.catalog import ModelSpec, Pooling
 from vectoll.domain.errors import ConfigurationError, Draining
 from vectoll.ports.engine import Engine
 from vectoll.settings import EngineSettings
@@ -227,6 +234,10 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
         raise ConfigurationError(
             f"model {spec.id!r}, setting max_tokens: {spec.max_tokens} is more than the "
             f"{checkpoint.architecture.positions} tokens that its checkpoint has positions for"
+        )
+    if spec.pooling is Pooling.CLS and checkpoint.architecture.attention is Attention.CAUSAL:
+        raise ConfigurationError(
+            f"model {spec.id!r}: cls pooling of a causal model sees its first token only, the same of every text"
         )
     return checkpoint
 

@@ -60,6 +60,12 @@ sys.exit("torch was imported" if "torch" in sys.modules else 0)
     assert done.returncode == 0, done.stderr
 
 
+def test_cls_pooling_of_a_causal_model_is_refused(tmp_path: Path) -> None:
+    """Every text would have the same vector."""
+    with pytest.raises(ConfigurationError, match="cls pooling of a causal model"):
+        engines.open_checkpoint(tiny(tmp_path, "bge-en-icl", pooling=Pooling.CLS))
+
+
 @pytest.mark.usefixtures("gpu")
 def test_auto_is_the_gpu_where_torch_and_one_are_there(tmp_path: Path) -> None:
     spec = tiny(tmp_path)

@@ -328,11 +328,6 @@ def test_a_table_with_fewer_rows_than_config_json_says_is_refused(
         TorchEngine(read_checkpoint(tmp_path), Pooling.LAST, device="cpu")
 
 
-def test_cls_pooling_of_a_causal_model_is_refused(references: dict[str, Reference]) -> None:
-    with pytest.raises(ConfigurationError, match="causal"):
-        TorchEngine(references["qwen3"].checkpoint, Pooling.CLS, device="cpu")
-
-
 def test_load_engine_takes_the_pooling_from_the_checkpoint_or_asks_for_it(
     references: dict[str, Reference], tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from vectoll.adapters.checkpoints import Architecture, Attention, Checkpoint
+from vectoll.adapters.checkpoints import Architecture, Checkpoint
 from vectoll.adapters.engines.torch.attention import flash_attention, segmented_attention
 from vectoll.adapters.engines.torch.kernels import Kernels, can_compile, compiled_kernels, set_compiler
 from vectoll.adapters.engines.torch.networks import Decoder, Encoder, Network
@@ -74,8 +74,6 @@ class TorchEngine:
         shape = checkpoint.architecture
         if pooling not in (Pooling.CLS, Pooling.MEAN, Pooling.LAST):
             raise ConfigurationError(f"the torch engine does not do {pooling} pooling")
-        if pooling is Pooling.CLS and shape.attention is Attention.CAUSAL:
-            raise ConfigurationError("cls pooling of a causal model would see its first token only")
         self._pooling = pooling
         self._dims = shape.hidden
         self._network = _network(checkpoint, self._device, dtype, compiled_kernels() if fuse else Kernels())
