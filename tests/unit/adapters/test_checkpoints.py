@@ -226,6 +226,18 @@ def test_mistral_has_a_sliding_window(folder: Folder) -> None:
     assert (architecture.sliding_window, architecture.head_dim) == (4096, 8)
 
 
+def test_llama_has_no_sliding_window_whatever_its_config_says(folder: Folder) -> None:
+    folder.write("config.json", {**QWEN3, "model_type": "llama", "use_sliding_window": True})
+    assert read_checkpoint(folder.path).architecture.sliding_window is None
+
+
+def test_a_window_over_all_positions_does_not_matter_where_attention_is_full(folder: Folder) -> None:
+    window = {"is_causal": False, "sliding_window": QWEN3["max_position_embeddings"]}
+    folder.write("config.json", {**QWEN3, "model_type": "mistral", **window})
+    architecture = read_checkpoint(folder.path).architecture
+    assert (architecture.attention, architecture.sliding_window) == (Attention.FULL, None)
+
+
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 32.0,
@@ -309,6 +321,12 @@ def test_the_smallest_limit_holds(folder: Folder, name: str, value: Any, limit: 
         ({**BERT, "position_embedding_type": "relative_key"}, "absolute"),
         ({key: BERT[key] for key in BERT if key != "vocab_size"}, "lacks 'vocab_size'"),
         ({**QWEN3, "use_sliding_window": True}, "sliding windows"),
+        ({**QWEN3, "use_sliding_window": True, "is_causal": False}, "sliding windows"),
+        (
+            {**QWEN3, "model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"]},
+            "some layers",
+        ),
+        ({**QWEN3, "model_type": "mistral", "is_causal": False}, "both ways"),
         ({**QWEN3, "model_type": "mistral", "sliding_window": -1}, "negative"),
         ({**QWEN3, "rope_scaling": {"rope_type": "yarn", "factor": 4}}, "yarn"),
         ({**QWEN3, "num_key_value_heads": 3}, "multiple"),

@@ -189,7 +189,7 @@ def _decoder(family: Family, tower: Config) -> Architecture:
         activation=_activation(tower),
         attention=attention,
         rope=_rope(tower),
-        sliding_window=_sliding_window(family, tower) if attention is Attention.CAUSAL else None,
+        sliding_window=_sliding_window(family, tower, attention),
     )
 
 
@@ -208,13 +208,21 @@ def _activation(tower: Config) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def _sliding_window(family: Family, tower: Config) -> int | None:
-    if family is Family.QWEN3:
-        _require(not tower.get("use_sliding_window"), "sliding windows in some layers only are not supported")
+def _sliding_window(family: Family, tower: Config, attention: Attention) -> int | None:
+    """Mistral's, which all of its layers have. Qwen3 may have one in some layers; Llama has none, whatever is said."""
+    window = (tower.get("sliding_window") or 0) if family is Family.MISTRAL else 0
+    _require(window >= 0, "a sliding window cannot be negative")
+    is_in_some = (
+        tower.get("use_sliding_window")
+        if family is Family.QWEN3
+        else window and "full_attention" in (tower.get("layer_types") or ())
+    )
+    _require(not is_in_some, "sliding windows in some layers only are not supported")
+    if attention is Attention.FULL:
+        sees_all = not window or window >= tower["max_position_embeddings"]
+        _require(sees_all, "a sliding window that looks both ways is not supported")
         return None
-    window = tower.get("sliding_window")
-    _require(window is None or window >= 0, "a sliding window cannot be negative")
-    return int(window) if window else None
+    return int(window) or None
 
 
 def _rope(tower: Config) -> Rope:
