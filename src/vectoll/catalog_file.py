@@ -128,6 +128,10 @@ def _merge(base: ModelSettings, over: ModelSettings | None) -> ModelSettings:
     if over is None:
         return base
     changes = {n: value for n in over.__struct_fields__ if (value := getattr(over, n)) is not None}
+    if over.repo or over.revision:  # the catalogue's package has other weights, and would come first
+        changes["package"] = over.package
+    if over.package:
+        changes["repo"] = over.repo
     if over.kind is None and (over.path or over.repo or over.package):
         changes["kind"] = ModelKind.LOCAL
     merged = msgspec.structs.replace(base, **changes)

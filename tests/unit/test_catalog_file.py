@@ -133,6 +133,22 @@ def test_the_operators_fields_win_one_by_one() -> None:
     assert "text-embedding-ada-002" not in spec.aliases
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"repo": "me/tuned"},
+        {"revision": "v2"},
+        {"package": "tuned"},
+        {"package": "tuned", "repo": "me/tuned"},
+    ],
+)
+def test_weights_from_elsewhere_are_not_looked_for_where_the_catalogues_are(place: dict[str, str]) -> None:
+    """The embedded default is in a package, which comes before a repository."""
+    entry = ModelSettings(id="all-MiniLM-L6-v2", **place)  # type: ignore[arg-type]
+    repo = "sentence-transformers/all-MiniLM-L6-v2" if "revision" in place else None
+    assert read(entry).catalog["all-MiniLM-L6-v2"].source == ModelSource(**{"repo": repo} | place)  # type: ignore[arg-type]
+
+
 def test_enabled_false_hides_a_model() -> None:
     assert (
         "text-embedding-bge-m3" not in read(ModelSettings(id="text-embedding-bge-m3", enabled=False)).catalog
