@@ -78,6 +78,8 @@ def read_models(
 
     A checkpoint that cannot be read makes its own model offline, and no other.
     """
+    builtin = builtin_models() if builtin is None else builtin
+    usual = {entry.id: entry.pooling for entry in builtin}
     named = {entry.id for entry in settings.models}
     faults: dict[ModelId, str] = {}
     offline: dict[ModelId, str] = {}
@@ -89,7 +91,7 @@ def read_models(
             facts = _UNREADABLE
             offline[ModelId(entry.id)] = "its checkpoint is not there or cannot be read"
             faults[ModelId(entry.id)] = error.reason if isinstance(error, ModelOffline) else str(error)
-        spec = _to_spec(entry, settings, facts)
+        spec = _to_spec(entry, settings, facts, usual.get(entry.id))
         specs.append(spec)
         if spec.upstream and spec.id not in named:  # a key in the environment alone buys nothing
             offline[spec.id] = "the operator has not switched this upstream on"
@@ -128,6 +130,8 @@ def _merge(base: ModelSettings, over: ModelSettings | None) -> ModelSettings:
     if over is None:
         return base
     changes = {n: value for n in over.__struct_fields__ if (value := getattr(over, n)) is not None}
+    if over.path:  # what is there says it; if not, the catalogue: ``_pooling``
+        changes["pooling"] = over.pooling
     if over.repo or over.revision:  # the catalogue's package has other weights, and would come first
         changes["package"] = over.package
     if over.package:
@@ -166,7 +170,10 @@ def _facts(entry: ModelSettings, read_facts: ReadFacts | None) -> CheckpointFact
     return read_facts(ModelId(entry.id), source)
 
 
-def _to_spec(entry: ModelSettings, settings: Settings, facts: CheckpointFacts | None) -> ModelSpec:
+def _to_spec(
+    entry: ModelSettings, settings: Settings, facts: CheckpointFacts | None, usual: Pooling | None
+) -> ModelSpec:
+    """``usual`` is the pooling that the catalogue names, where it does."""
     kind = _kind(entry)
     upstream = None if kind is ModelKind.LOCAL else _upstream(entry, kind)
     source = source_of(entry) or ModelSource()
@@ -174,7 +181,7 @@ def _to_spec(entry: ModelSettings, settings: Settings, facts: CheckpointFacts | 
         raise _wrong(
             entry, "path", "give path or repo for a checkpoint, or kind and base_url for an upstream"
         )
-    pooling = _pooling(entry, facts, upstream)
+    pooling = _pooling(entry, facts, upstream, usual)
     dims = _needed(entry, "dims", entry.dims, facts.dims if facts else None)
     return ModelSpec(
         id=ModelId(entry.id),
@@ -233,12 +240,14 @@ def _base_url(entry: ModelSettings, url: str) -> str:
     return url.rstrip("/")
 
 
-def _pooling(entry: ModelSettings, facts: CheckpointFacts | None, upstream: Upstream | None) -> Pooling:
+def _pooling(
+    entry: ModelSettings, facts: CheckpointFacts | None, upstream: Upstream | None, usual: Pooling | None
+) -> Pooling:
     if upstream is not None:
         return Pooling.UPSTREAM
     if entry.pooling is Pooling.UPSTREAM:
         raise _wrong(entry, "pooling", "must be cls, mean or last")
-    return _needed(entry, "pooling", entry.pooling, facts.pooling if facts else None)
+    return _needed(entry, "pooling", entry.pooling, (facts.pooling if facts else None) or usual)
 
 
 def _token_ids(entry: ModelSettings, kind: ModelKind) -> TokenIdPolicy:

@@ -149,6 +149,22 @@ def test_weights_from_elsewhere_are_not_looked_for_where_the_catalogues_are(plac
     assert read(entry).catalog["all-MiniLM-L6-v2"].source == ModelSource(**{"repo": repo} | place)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("said", "given", "pooling"),
+    [
+        (Pooling.MEAN, None, Pooling.MEAN),
+        (Pooling.MEAN, Pooling.LAST, Pooling.LAST),
+        (None, None, Pooling.CLS),
+    ],
+)
+def test_the_pooling_of_a_path_is_what_is_given_else_what_its_checkpoint_says_else_the_catalogues(
+    said: Pooling | None, given: Pooling | None, pooling: Pooling
+) -> None:
+    settings = Settings(models=(ModelSettings(id="text-embedding-bge-m3", path="/m", pooling=given),))
+    facts = CheckpointFacts("xlm-roberta", said, 1024, 8192)
+    assert read_models(settings, lambda *_: facts).catalog["text-embedding-bge-m3"].pooling is pooling
+
+
 def test_enabled_false_hides_a_model() -> None:
     assert (
         "text-embedding-bge-m3" not in read(ModelSettings(id="text-embedding-bge-m3", enabled=False)).catalog
