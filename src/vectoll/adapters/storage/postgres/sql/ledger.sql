@@ -82,9 +82,10 @@ ORDER BY c.seq LIMIT $6;
 SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq,
     coalesce((SELECT balance FROM vectoll.accounts WHERE id = $1), 0)
 FROM (
-    (SELECT * FROM vectoll.transfers WHERE debit = $1 ORDER BY seq DESC LIMIT $2)
+    -- Neither `= $1` nor by seq alone: for an account that few transfers credit, a generic plan reads all from the end.
+    (SELECT * FROM vectoll.transfers WHERE debit BETWEEN $1 AND $1 ORDER BY debit DESC, seq DESC LIMIT $2)
     UNION ALL
-    (SELECT * FROM vectoll.transfers WHERE credit = $1 ORDER BY seq DESC LIMIT $2)
+    (SELECT * FROM vectoll.transfers WHERE credit BETWEEN $1 AND $1 ORDER BY credit DESC, seq DESC LIMIT $2)
 ) t
 ORDER BY seq DESC LIMIT $2;
 

@@ -1,0 +1,82 @@
+"""What a question costs in a large ledger: the rows that are read for it, as the plans are that gateways use."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.postgres import PostgresServer, execute, make_schema, run_apart
+
+from vectoll.adapters.storage.postgres.database import sql
+
+TRANSFERS = 30_000
+KEYS = 5_000
+EVER = "-9000000000000000000, 9000000000000000000"
+PAGE = 50
+ENOUGH = 4 * PAGE
+"""Rows that a page may cost."""
+
+
+@pytest.fixture(scope="module")
+def large(postgres: PostgresServer) -> str:
+    """A database in which nearly all transfers are charges of one account, and one other account has a few."""
+    url = postgres.new_database()
+    run_apart(make_schema(url))
+    run_apart(
+        execute(
+            url,
+            f"""INSERT INTO vectoll.transfers (seq, id, debit, credit, amount, code, created_at, tokens, note)
+            SELECT n, 'chg_' || md5(n::text), CASE WHEN n % 1000 = 0 THEN 'small' ELSE 'large' END,
+                '$revenue:2026-11', 1, 'CHARGE', n, 1, ''
+            FROM generate_series(1, {TRANSFERS}) n""",
+            f"INSERT INTO vectoll.accounts SELECT 'a' || n, 0 FROM generate_series(1, {KEYS}) n",
+            f"""INSERT INTO vectoll.api_keys
+                (id, account, kind, name, digest, prefix, last6, created_at, is_pro)
+            SELECT n::text, 'a' || n, 'INFERENCE', '', n::text::bytea, '', '', n, false
+            FROM generate_series(1, {KEYS}) n""",
+            "VACUUM ANALYZE vectoll.transfers",
+            "VACUUM ANALYZE vectoll.api_keys",
+        )
+    )
+    return url
+
+
+async def rows_read(url: str, name: str, arguments: str) -> int:
+    """How many rows a named statement visits, by the generic plan that every gateway has."""
+    db = await asyncpg.connect(url, server_settings={"plan_cache_mode": "force_generic_plan"})
+    try:
+        await db.execute(f"PREPARE statement AS {sql(name)}")
+        [[found]] = await db.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE statement({arguments})")
+    finally:
+        await db.close()
+    return sum(map(_visited, _nodes(json.loads(found)[0]["Plan"])))
+
+
+def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part)
+
+
+def _visited(node: Mapping[str, Any]) -> int:
+    if "Relation Name" not in node:
+        return 0
+    rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+    return int(rows * node["Actual Loops"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("newest_transfers", f"'small', {PAGE}"),
+        ("newest_transfers", f"'large', {PAGE}"),
+        ("newest_transfers", f"'nobody', {PAGE}"),
+        ("usage", f"'small', 0, {EVER}, NULL, {PAGE}"),
+        ("usage", f"'large', 0, {EVER}, NULL, {PAGE}"),
+        ("charges", f"'small', 0, {EVER}, NULL, {PAGE}"),
+        ("charges", f"'large', 0, {EVER}, 'credit', {PAGE}"),
+    ],
+)
+async def test_an_account_s_page_costs_its_own_rows_only(large: str, name: str, arguments: str) -> None:
+    assert await rows_read(large, name, arguments) <= ENOUGH
