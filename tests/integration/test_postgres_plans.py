@@ -76,6 +76,7 @@ def _visited(node: Mapping[str, Any]) -> int:
         ("usage", f"'large', 0, {EVER}, NULL, {PAGE}"),
         ("charges", f"'small', 0, {EVER}, NULL, {PAGE}"),
         ("charges", f"'large', 0, {EVER}, 'credit', {PAGE}"),
+        ("charges_by_allowance", f"'large', 0, {EVER}, {PAGE}"),
     ],
 )
 async def test_an_account_s_page_costs_its_own_rows_only(large: str, name: str, arguments: str) -> None:

@@ -107,7 +107,10 @@ class PostgresLedger:
     async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
         """A page of an account's charges."""
         rules.check_query(query)
-        rows = await self._database.fetch("charges", *_window(query), funds, query.limit)
+        if funds is Funds.ALLOWANCE:
+            rows = await self._database.fetch("charges_by_allowance", *_window(query), query.limit)
+        else:
+            rows = await self._database.fetch("charges", *_window(query), funds, query.limit)
         return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in map(tuple, rows)]
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:

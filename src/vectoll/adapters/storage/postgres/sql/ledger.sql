@@ -68,15 +68,23 @@ SELECT c.id, c.debit, c.credit, c.amount, c.code, c.created_at, c.request_id, c.
     c.duration_ms, c.fingerprint, c.note, c.seq,
     coalesce(a.amount, 0)
 FROM vectoll.transfers c
-LEFT JOIN vectoll.transfers a ON a.id = c.id || '.allowance'
+-- What an allowance paid is just before the charge: read by its place, for its id may be anywhere in the index of ids.
+LEFT JOIN vectoll.transfers a ON a.seq = c.seq - 1 AND a.id = c.id || '.allowance'
 WHERE c.debit = $1 AND c.seq > $2 AND c.created_at >= $3 AND c.created_at < $4
     AND c.code = 'CHARGE'
-    AND CASE $5::text
-        WHEN 'allowance' THEN coalesce(a.amount, 0) > 0
-        WHEN 'credit' THEN coalesce(a.amount, 0) < c.amount OR c.amount = 0
-        ELSE true
-    END
+    AND ($5::text IS NULL OR coalesce(a.amount, 0) < c.amount OR c.amount = 0)
 ORDER BY c.seq LIMIT $6;
+
+-- name: charges_by_allowance
+-- From the allowances' side: an account may have millions of charges, and few that an allowance paid.
+SELECT c.id, c.debit, c.credit, c.amount, c.code, c.created_at, c.request_id, c.key, c.model, c.tokens,
+    c.duration_ms, c.fingerprint, c.note, c.seq,
+    a.amount
+FROM vectoll.transfers a
+JOIN vectoll.transfers c ON c.seq = a.seq + 1 AND a.id = c.id || '.allowance'
+WHERE a.credit BETWEEN $1 AND $1 AND a.seq >= $2 AND a.created_at >= $3 AND a.created_at < $4
+    AND a.code = 'ALLOWANCE' AND a.amount > 0 AND c.seq > $2
+ORDER BY a.credit, a.seq LIMIT $5;
 
 -- name: newest_transfers
 SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq,
