@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from vectoll.adapters.storage.postgres.database import Database
+from vectoll.adapters.storage.postgres.database import LONG_S, Database, sql
 from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.times import to_micros
 from vectoll.domain.ids import AccountId
@@ -25,7 +25,10 @@ class PostgresHistory:
 
     async def charge_totals(self, start: datetime, account: AccountId | None = None) -> Sequence[ChargeTotal]:
         """Sums by account, key and model."""
-        rows = await self._database.fetch("charge_totals", to_micros(start), account)
+        of_whom = () if account is None else (account,)
+        name = "charge_totals" if account is None else "charge_totals_of_account"
+        async with self._database.snapshot() as db:
+            rows = await db.fetch(sql(name), to_micros(start), *of_whom, timeout=LONG_S)
         return largest_first(
             ChargeTotal(debit, key, model, requests, int(tokens), Amount(int(amount)))
             for debit, key, model, requests, tokens, amount in rows

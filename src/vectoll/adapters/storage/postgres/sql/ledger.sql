@@ -100,7 +100,13 @@ ORDER BY seq DESC LIMIT $2;
 -- name: charge_totals
 SELECT debit, key, model, count(*), sum(tokens), sum(amount)
 FROM vectoll.transfers
-WHERE created_at >= $1 AND code = 'CHARGE' AND ($2::text IS NULL OR debit = $2)
+WHERE created_at >= $1 AND code = 'CHARGE'
+GROUP BY debit, key, model;
+
+-- name: charge_totals_of_account
+SELECT debit, key, model, count(*), sum(tokens), sum(amount)
+FROM vectoll.transfers
+WHERE created_at >= $1 AND code = 'CHARGE' AND debit = $2
 GROUP BY debit, key, model;
 
 -- name: key_usage
