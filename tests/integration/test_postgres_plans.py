@@ -77,6 +77,7 @@ def _visited(node: Mapping[str, Any]) -> int:
         ("charges", f"'small', 0, {EVER}, NULL, {PAGE}"),
         ("charges", f"'large', 0, {EVER}, 'credit', {PAGE}"),
         ("charges_by_allowance", f"'large', 0, {EVER}, {PAGE}"),
+        ("list_account_keys", "'a77'"),
     ],
 )
 async def test_an_account_s_page_costs_its_own_rows_only(large: str, name: str, arguments: str) -> None:

@@ -38,7 +38,11 @@ class PostgresKeys:
 
     async def list(self, account: AccountId | None = None) -> Sequence[ApiKey]:
         """An account's keys, or all, oldest first."""
-        return [to_key(row) for row in await self._database.fetch("list_keys", account)]
+        if account is None:
+            rows = await self._database.fetch("list_keys")
+        else:
+            rows = await self._database.fetch("list_account_keys", account)
+        return list(map(to_key, rows))
 
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
         """Whether a key that was not yet revoked now is."""

@@ -23,7 +23,13 @@ WHERE id = $1;
 SELECT id, account, kind, name, digest, prefix, last6, created_at, expires_at, revoked_at, limit_amount, limit_period,
     is_pro
 FROM vectoll.api_keys
-WHERE $1::text IS NULL OR account = $1
+ORDER BY created_at, seq;
+
+-- name: list_account_keys
+SELECT id, account, kind, name, digest, prefix, last6, created_at, expires_at, revoked_at, limit_amount, limit_period,
+    is_pro
+FROM vectoll.api_keys
+WHERE account = $1
 ORDER BY created_at, seq;
 
 -- name: revoke_key
