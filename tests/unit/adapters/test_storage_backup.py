@@ -13,6 +13,7 @@ from tests.ledger import ALICE, make_credit
 from vectoll.adapters.storage.sqlite import backup, open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
 from vectoll.domain.errors import ConfigurationError, Unusable
+from vectoll.domain.money import usd
 
 
 async def test_a_writer_between_two_steps_neither_gets_in_nor_starts_the_copy_over(
@@ -57,6 +58,40 @@ async def test_what_is_wrong_with_the_ledger_is_not_said_of_the_copy(tmp_path: P
     assert "partial" not in str(damaged.value) + str(unreadable.value)
     assert "copy" not in str(damaged.value) + str(unreadable.value)
     assert not file.exists()
+
+
+async def test_a_restore_that_is_cut_off_leaves_no_place_for_an_empty_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, data_dir = tmp_path / "copy", tmp_path / "data"
+    store = await open_sqlite(data_dir)
+    await store.ledger.post(make_credit("5"))
+    backup.back_up(data_dir, file, replace=False, progress=lambda *_: None)
+    await store.ledger.post(make_credit("2"))
+    await store.close()
+
+    class KilledError(BaseException):
+        pass
+
+    move = Path.replace
+
+    def die(name: Path, target: Path) -> None:
+        if name.suffix == ".restored":
+            raise KilledError
+        move(name, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KilledError):
+        backup.restore(file, data_dir, replace=True, progress=lambda *_: None)
+    monkeypatch.undo()
+    with pytest.raises(Unusable, match="restore` was cut off"):
+        await open_sqlite(data_dir)
+    backup.restore(file, data_dir, replace=False, progress=lambda *_: None)
+    store = await open_sqlite(data_dir)
+    assert (await store.ledger.balance(ALICE)).balance == usd("5")
+    await store.close()
+    with closing(sqlite3.connect(data_dir / f"{DATABASE_NAME}.replaced")) as kept:
+        assert kept.execute("SELECT balance FROM accounts WHERE id = ?", (ALICE,)).fetchone() == (usd("7"),)
 
 
 def damage(file: Path) -> None:

@@ -10,6 +10,7 @@ from vectoll.adapters.storage.durable import sync
 from vectoll.adapters.storage.sqlite.connection import (
     BUSY_TIMEOUT_S,
     DATABASE_NAME,
+    RESTORED_NAME,
     connect_to_read,
     newest_schema,
     prepare,
@@ -66,7 +67,7 @@ def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) ->
     if path.exists() and not replace:
         raise Unusable(f"there is a ledger in {data_dir} already; --force replaces it")
     check_backup(file)
-    restored = path.with_name(f"{path.name}.restored")
+    restored = data_dir / RESTORED_NAME
     with _explaining(f"cannot restore to {data_dir}"):
         with _new_file(restored) as copy, closing(_open(file)) as source:
             _copy(source, copy, progress)

@@ -15,6 +15,8 @@ from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import Unusable
 
 DATABASE_NAME = "vectoll.sqlite3"
+RESTORED_NAME = f"{DATABASE_NAME}.restored"
+"""A backup on its way to the place of the ledger."""
 BUSY_TIMEOUT_S = 10.0
 """How long to wait for another process's transaction, each of which takes milliseconds."""
 
@@ -57,12 +59,14 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 def prepare(data_dir: Path) -> Path:
     """Make the directory, the file and its schema as needed; returns the file's path.
 
-    What is new is readable by its owner only. Raises ConfigurationError when that is not possible, or when a newer
-    program has written the file.
+    What is new is readable by its owner only. Raises ConfigurationError when that is not possible, when a newer
+    program has written the file, or when a restore was cut off between the old ledger and the new.
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise Unusable(f"SQLite 3.37 or newer is needed, this Python has {sqlite3.sqlite_version}")
     path = data_dir / DATABASE_NAME
+    if (data_dir / RESTORED_NAME).exists() and not path.exists():
+        raise Unusable(f"`vectoll restore` was cut off and there is no ledger in {data_dir}: run it again")
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
