@@ -6,10 +6,16 @@ from datetime import timedelta
 import pytest
 from tests.ledger import ALICE, BOB, NOON, TOKEN, FixedClock, make_credit, make_debit, make_hold
 
-from vectoll.domain.errors import Forbidden, IdempotencyConflict, InsufficientBalance, SpendLimitReached
+from vectoll.domain.errors import (
+    Forbidden,
+    IdempotencyConflict,
+    InsufficientBalance,
+    SpendLimitReached,
+    Unavailable,
+)
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
-from vectoll.domain.ledger import Balance, Hold, TransferCode
+from vectoll.domain.ledger import Balance, Hold, Transfer, TransferCode
 from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, Price
 from vectoll.ports.ledger import Ledger
 from vectoll.ports.store import Store
@@ -59,6 +65,42 @@ async def test_hold_larger_than_any_balance_is_refused(ledger: Ledger) -> None:
     await ledger.post(make_credit(MAX_AMOUNT))
     with pytest.raises(InsufficientBalance):
         await ledger.hold(make_hold(10**15, price=Price(10**15)))
+
+
+@pytest.mark.parametrize("beyond", [1, MAX_AMOUNT // 2], ids=["the bound", "64 bits"])
+async def test_a_charge_beyond_what_the_house_can_hold_fails_alone(ledger: Ledger, beyond: int) -> None:
+    await ledger.post(make_credit(MAX_AMOUNT))
+    await ledger.post(make_credit(MAX_AMOUNT, BOB, at=NOON + timedelta(days=30)))
+    whole = make_hold(1, price=Price(MAX_AMOUNT))
+    await ledger.hold(whole)
+    await ledger.charge(whole, 1, 0)
+    large, nothing = make_hold(1, BOB, price=Price(beyond)), make_hold(1, ALICE, price=Price(0))
+    await ledger.hold(large)
+    await ledger.hold(nothing)
+    outcomes = await asyncio.gather(
+        ledger.charge(large, 1, 0), ledger.charge(nothing, 1, 0), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], Unavailable)
+    assert isinstance(outcomes[1], Transfer)
+    assert await ledger.balance(BOB) == Balance(MAX_AMOUNT, ZERO)
+    assert (await ledger.verify()).is_clean
+
+
+@pytest.mark.parametrize("beyond", [1, MAX_AMOUNT // 2], ids=["the bound", "64 bits"])
+async def test_a_key_that_has_spent_all_that_can_be_counted_is_told_so(
+    store: Store, clock: FixedClock, beyond: int
+) -> None:
+    for spent in (int(MAX_AMOUNT), beyond):
+        await store.ledger.post(make_credit(spent, at=clock.now()))
+        hold = make_hold(1, key="key_1", price=Price(spent))
+        await store.ledger.hold(hold)
+        if spent == beyond:
+            with pytest.raises(Unavailable, match="This API key has spent all that can be counted"):
+                await store.ledger.charge(hold, 1, 0)
+        else:
+            await store.ledger.charge(hold, 1, 0)
+        clock.advance(days=30)
+    assert (await store.ledger.balance(ALICE)).balance == beyond
 
 
 async def test_the_same_hold_twice_counts_once(ledger: Ledger) -> None:

@@ -70,6 +70,8 @@ class MemoryLedger:
             return rules.earlier_charge(existing, hold)
         if limited := rules.limited_key(hold):
             rules.check_limit(limited[1], self._spent_by(hold), charge.amount)
+        for spend in self._spends_of(charge):
+            rules.check_countable(self._spent[spend] + charge.amount)
         self._pay_from_allowance(charge, day or day_of(now))
         return self._apply(charge)
 
@@ -167,12 +169,16 @@ class MemoryLedger:
         rules.check_movement(transfer, debit, credit)
         self._balances[transfer.debit] = debit - transfer.amount
         self._balances[transfer.credit] = credit + transfer.amount
-        if transfer.key is not None and transfer.code is TransferCode.CHARGE:
-            for period, start in period_starts(transfer.created_at):
-                self._spent[transfer.key, period, start] += transfer.amount
+        for spend in self._spends_of(transfer):
+            self._spent[spend] += transfer.amount
         stored = replace(transfer, seq=len(self._transfers) + 1)
         self._transfers[transfer.id] = stored
         return stored
+
+    def _spends_of(self, transfer: Transfer) -> Sequence[SpendPeriod]:
+        if transfer.key is None or transfer.code is not TransferCode.CHARGE:
+            return ()
+        return [(transfer.key, *period) for period in period_starts(transfer.created_at)]
 
     def _spent_by(self, hold: Hold) -> int:
         if limited := rules.limited_key(hold):

@@ -175,6 +175,12 @@ def check_limit(limit: SpendLimit, spent: int, amount: int) -> None:
         raise SpendLimitReached(limit.amount, Amount(spent))
 
 
+def check_countable(spent: int) -> None:
+    """Raises Unavailable for more than a key's spend is counted to."""
+    if spent > MAX_AMOUNT:
+        raise Unavailable("This API key has spent all that can be counted. Create another one.")
+
+
 def limited_key(hold: Hold) -> tuple[KeyId, SpendLimit] | None:
     """The key and limit that a hold counts against. A limit without a key limits nothing."""
     principal = hold.principal

@@ -21,6 +21,8 @@ from vectoll.domain.ledger import Hold, Transfer, system_account
 from vectoll.ports.clock import Clock
 
 RETRY_S = 0.1
+_BEYOND = (asyncpg.CheckViolationError, asyncpg.NumericValueOutOfRangeError)
+"""A sum is more than a balance or a key's spend can be: than its table allows, or than 64 bits hold."""
 
 _log = logging.getLogger("vectoll.storage")
 
@@ -73,7 +75,9 @@ class Charges:
         while True:
             try:
                 return await self._make(wishes)
-            except asyncpg.CheckViolationError as error:
+            except _BEYOND as error:
+                if len(wishes) > 1:
+                    raise  # so that each is made alone: the others may fit
                 raise Unavailable(_bound(error)) from error
             except Unavailable as error:
                 may_be_made |= isinstance(error, OutcomeUnknown)
@@ -152,7 +156,8 @@ def _same_charge(existing: Transfer, hold: Hold) -> Transfer | Exception:
         return error
 
 
-def _bound(error: asyncpg.CheckViolationError) -> str:
-    if getattr(error, "constraint_name", "") == "a_key_spends_what_can_be_counted":
-        return "This API key has spent all that can be counted. Create another one."
-    return "The ledger's own accounts have reached what can be counted this month."
+def _bound(error: asyncpg.PostgresError) -> str:
+    """Only the house's accounts are added to in a function of their own."""
+    if "add_to_account" in (getattr(error, "context", None) or ""):
+        return "The ledger's own accounts have reached what can be counted this month."
+    return "This API key has spent all that can be counted. Create another one."

@@ -12,11 +12,11 @@ from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.rows import read_transfer
 from vectoll.adapters.storage.times import period_starts, to_micros
 from vectoll.domain.allowances import Day, day_of
-from vectoll.domain.errors import IdempotencyConflict, Unavailable, VectollError
+from vectoll.domain.errors import IdempotencyConflict, VectollError
 from vectoll.domain.identity import SpendLimit
 from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.ledger import Hold, Transfer, TransferCode
-from vectoll.domain.money import MAX_AMOUNT, Amount
+from vectoll.domain.money import Amount
 
 _Spend = tuple[KeyId, str, int]
 """A key, the kind of a period, and when the period started."""
@@ -195,8 +195,7 @@ class Work:
             spent = self._spent_in(entry)
             if limit is not None and limit.period is period:
                 rules.check_limit(limit, spent, transfer.amount)
-            if spent + transfer.amount > MAX_AMOUNT:
-                raise Unavailable("This API key has spent all that can be counted. Create another one.")
+            rules.check_countable(spent + transfer.amount)
             spends[entry] = spent + transfer.amount
         return spends
 
