@@ -26,7 +26,7 @@ from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
 from vectoll.domain.allowances import Day
 from vectoll.domain.errors import ConfigurationError, SpendLimitReached, Unavailable
 from vectoll.domain.identity import LimitPeriod, SpendLimit
-from vectoll.domain.ids import AccountId
+from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.money import MAX_AMOUNT, Amount, Price
 
 TODAY = Day("2026-11-18")
@@ -206,6 +206,26 @@ def test_an_audit_adds_beyond_64_bits() -> None:
     auditing.read((n, house, customer, MAX_AMOUNT, "CREDIT", None, 0, "") for n in range(1, 101))
     auditing.compare([(house, -100 * MAX_AMOUNT), (customer, 100 * MAX_AMOUNT)], [], [])
     assert auditing.verdict().is_clean
+
+
+def test_an_audit_reads_on_over_what_nobody_can_have_written() -> None:
+    auditing = Audit()
+    house, customer, key = AccountId("$revenue:2026-11"), AccountId("a"), KeyId("k")
+    auditing.read(
+        [
+            (1, house, customer, 1, "GIFT", None, 0, ""),
+            (2, customer, house, 1, "CHARGE", key, 2**62, ""),
+            (3, customer, house, 0, "CHARGE", key, -(2**62), ""),
+        ]
+    )
+    auditing.compare([(house, 0), (customer, 0)], [((key, "WEEK", 0), 7), ((key, "EPOCH", 2**62), 8)], [])
+    assert {(d.subject, d.found) for d in auditing.verdict().disagreements} == {
+        ("transfer 1", "GIFT at 0"),
+        ("transfer 2", f"CHARGE at {2**62}"),
+        ("transfer 3", f"CHARGE at {-(2**62)}"),
+        ("spend of key k in WEEK from 1970-01-01", "7"),
+        (f"spend of key k in EPOCH from {2**62}", "8"),
+    }
 
 
 def test_an_audit_lists_only_so_many_disagreements(monkeypatch: pytest.MonkeyPatch) -> None:

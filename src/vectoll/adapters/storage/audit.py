@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
-from vectoll.adapters.storage.times import from_micros, period_starts
-from vectoll.domain.identity import LimitPeriod
+from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
 from vectoll.domain.ids import AccountId, KeyId
 from vectoll.domain.ledger import Disagreement, TransferCode, Verification, is_system
 from vectoll.domain.money import MAX_AMOUNT
@@ -19,13 +18,15 @@ The note matters for allowances alone, whose day it is.
 AllowanceOfDay = tuple[AccountId, str, int, int]
 """An account, a day, what was granted and what is spent."""
 
-SpendPeriod = tuple[KeyId, LimitPeriod, int]
-"""A key, a kind of period, and the period's start in microseconds."""
+SpendPeriod = tuple[KeyId, str, int]
+"""A key, a kind of period, and the period's start in microseconds. As it is stored: it may be none that there is."""
 
 MAX_DISAGREEMENTS = 100
 """More than this many are counted, not listed."""
 
 DAY_MICROS = timedelta(days=1) // timedelta(microseconds=1)
+_CODES = frozenset(code.value for code in TransferCode)
+_EARLIEST, _LATEST = to_micros(datetime(1, 1, 1, tzinfo=UTC)), to_micros(datetime(9999, 12, 31, tzinfo=UTC))
 
 
 class Audit:
@@ -59,6 +60,11 @@ class Audit:
                 )
             balances[debit] -= amount
             balances[credit] += amount
+            if code not in _CODES or not _EARLIEST <= created_at <= _LATEST:
+                self.disagree(
+                    f"transfer {seq}", "a code and a time that can be read", f"{code} at {created_at}"
+                )
+                continue
             if key is not None and code == charge:
                 spent_by_day[key, created_at // DAY_MICROS] += amount
             elif code == allowance:
@@ -135,4 +141,7 @@ class Audit:
 
 def _name(period: SpendPeriod) -> str:
     key, kind, start = period
-    return f"key {key} in {kind.value} from {from_micros(start):%Y-%m-%d}"
+    try:
+        return f"key {key} in {kind} from {from_micros(start):%Y-%m-%d}"
+    except OverflowError:
+        return f"key {key} in {kind} from {start}"

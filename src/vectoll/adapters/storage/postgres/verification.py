@@ -2,7 +2,6 @@
 
 from vectoll.adapters.storage.audit import Audit
 from vectoll.adapters.storage.postgres.database import LONG_S, Connection, sql
-from vectoll.domain.identity import LimitPeriod
 from vectoll.domain.ledger import Verification
 
 CHUNK = 10_000
@@ -22,7 +21,7 @@ async def verify(connection: Connection) -> Verification:
     spends = await connection.fetch(sql("all_spends"), timeout=LONG_S)
     audit.compare(
         map(tuple, await connection.fetch(sql("all_balances"), timeout=LONG_S)),
-        (((key, LimitPeriod(period), start), spent) for key, period, start, spent in spends),
+        (((key, period, start), spent) for key, period, start, spent in spends),
         map(tuple, await connection.fetch(sql("all_allowances"), timeout=LONG_S)),
     )
     return audit.verdict()

@@ -8,7 +8,6 @@ from typing import Any, cast
 from vectoll.adapters.storage.audit import AllowanceOfDay, Audit, Posting, SpendPeriod
 from vectoll.adapters.storage.sqlite.connection import sql
 from vectoll.adapters.storage.sqlite.work import PAGE
-from vectoll.domain.identity import LimitPeriod
 from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Verification
 
@@ -110,4 +109,4 @@ class _Chain:
 
 def _spends(db: sqlite3.Connection) -> Iterable[tuple[SpendPeriod, int]]:
     for key, period, start, spent in db.execute(sql("all_spends")):
-        yield (key, LimitPeriod(period), start), spent
+        yield (key, period, start), spent
