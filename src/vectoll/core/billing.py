@@ -43,13 +43,13 @@ class Billing:
         if idempotency_key is None:
             charge_id, fingerprint = TransferId(new_id("chg")), None
         else:
-            charge_id = _repeatable_id(principal.account, idempotency_key)
+            charge_id = repeatable_id(principal.account, idempotency_key)
             fingerprint = fingerprint_of(request)
         hold = Hold(charge_id, principal, quote, request_id, fingerprint)
         return OpenHold(self._ledger, self._metrics, hold, self._repeats if fingerprint else None)
 
 
-def _repeatable_id(account: AccountId, idempotency_key: str) -> TransferId:
+def repeatable_id(account: AccountId, idempotency_key: str) -> TransferId:
     """One id per account and key, of fixed length, that gives neither away."""
     digest = hashlib.sha256(f"{len(account)}:{account}{idempotency_key}".encode()).hexdigest()
     return TransferId(f"idem_{digest}")

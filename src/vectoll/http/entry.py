@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from vectoll.core.admission import Permit
 from vectoll.core.auth import require_admin
+from vectoll.core.billing import repeatable_id
 from vectoll.core.payment_header import payment_header
 from vectoll.core.signin import has_sign_in
 from vectoll.domain.errors import (
@@ -69,7 +70,8 @@ async def _admit_principal(request: Request, principal: Principal) -> Permit:
 
 
 async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
-    """``admit`` for the routes that are paid for; a wallet needs some credit or allowance to be let in.
+    """``admit`` for the routes that are paid for; a wallet needs some credit or allowance to be let in, but for what
+    it has paid for already.
 
     A payment header is refused, or settled and served as its payer's where ``x402.pay_on_inference`` is on. Raises
     what ``admit`` raises, PaymentRequired, PaymentHeaderNotAccepted and what ``TopUps.top_up`` raises.
@@ -83,9 +85,17 @@ async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
     else:
         principal, permit = await _admit_payer(request, services.wallets, header)
     funds = record_of(request.scope).funds
-    if funds is not None and funds < MIN_WALLET_BALANCE:
+    if funds is not None and funds < MIN_WALLET_BALANCE and not await _is_charged(request, principal):
         raise WalletBalanceTooLow(MIN_WALLET_BALANCE, funds)
     return principal, permit
+
+
+async def _is_charged(request: Request, principal: Principal) -> bool:
+    """Whether something was charged under this request's Idempotency-Key before."""
+    key = record_of(request.scope).headers.get("idempotency-key")
+    if key is None:
+        return False
+    return await services_of(request).ledger.transfer(repeatable_id(principal.account, key)) is not None
 
 
 async def _admit_payer(request: Request, wallets: WalletServices, header: str) -> tuple[Principal, Permit]:

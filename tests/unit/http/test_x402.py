@@ -180,6 +180,18 @@ async def test_a_wallet_with_credit_is_served_and_told_what_is_left(shop: Shop, 
     )
 
 
+async def test_a_wallet_s_last_credit_buys_an_answer_that_can_be_asked_for_again(
+    shop: Shop, wallet: Wallet
+) -> None:
+    await shop.credit(wallet, "0.10")
+    first, again, another = [
+        await shop.embed({**wallet.sign_in(), "idempotency-key": key}) for key in ("one", "one", "two")
+    ]
+    assert [answer.status_code for answer in (first, again, another)] == [200, 200, 402]
+    assert again.content == first.content
+    assert again.headers["x-balance-remaining"] == first.headers["x-balance-remaining"]
+
+
 async def test_what_was_paid_is_delivered_also_when_nobody_can_say_what_is_left(
     shop: Shop, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
