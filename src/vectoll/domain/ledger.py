@@ -76,8 +76,10 @@ class Balance:
 
     @property
     def available(self) -> Amount:
-        """What a new hold may take."""
-        return Amount(self.total - self.held)
+        """What a new hold may take: nothing where more is held, of an allowance that ended at midnight or of credit
+        that was taken back.
+        """
+        return Amount(max(ZERO, self.total - self.held))
 
     @property
     def available_allowance(self) -> Amount:

@@ -22,6 +22,12 @@ def test_available_is_what_is_not_held() -> None:
     assert Balance(Amount(10), Amount(4)).available == 6
 
 
+@pytest.mark.parametrize(("credit", "allowance"), [(0, 0), (0, 3), (3, 0), (2, 1)])
+def test_nothing_is_available_where_more_is_held_than_there_is(credit: int, allowance: int) -> None:
+    balance = Balance(Amount(credit), Amount(4), Amount(allowance), Amount(allowance))
+    assert (balance.available, balance.available_credit, balance.available_allowance) == (0, 0, 0)
+
+
 def test_transfers_are_equal_whatever_their_place() -> None:
     transfer = make_credit("1")
     assert replace(transfer, seq=7) == transfer
