@@ -10,7 +10,7 @@ from vectoll.cli.options import ACCOUNT, DOLLARS, as_json, with_settings
 from vectoll.cli.output import dollars, print_json, print_table
 from vectoll.domain.allowances import DailyAllowance
 from vectoll.domain.ids import AccountId
-from vectoll.domain.money import Amount, format_usd, to_decimal
+from vectoll.domain.money import Amount, to_decimal
 from vectoll.settings import Settings
 
 
@@ -35,7 +35,7 @@ def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool)
         print_json(_describe(granted))
     else:
         click.echo(
-            f"{granted.account} has ${format_usd(per_day)} a day; ${format_usd(granted.left)} are left of today's."
+            f"{granted.account} has {dollars(per_day)} a day; {dollars(granted.left)} are left of today's."
         )
 
 

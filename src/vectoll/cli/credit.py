@@ -9,11 +9,11 @@ import click
 
 from vectoll.cli import suggest
 from vectoll.cli.options import ACCOUNT, DOLLARS, TEXT, as_json, with_settings
-from vectoll.cli.output import print_json
+from vectoll.cli.output import dollars, print_json
 from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, KeyId, TransferId, is_generated, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
-from vectoll.domain.money import ZERO, Amount, format_usd, to_decimal
+from vectoll.domain.money import ZERO, Amount, to_decimal
 from vectoll.ports.ledger import Ledger
 from vectoll.ports.store import Store
 from vectoll.settings import Settings
@@ -53,13 +53,11 @@ def add(
     if as_json:
         _print_json(transfer, transfer.credit, balance, {"added": is_new})
     elif is_new:
-        click.echo(
-            f"Added ${format_usd(amount)} to {transfer.credit}, which now has ${format_usd(balance.balance)}."
-        )
+        click.echo(f"Added {dollars(amount)} to {transfer.credit}, which now has {dollars(balance.balance)}.")
     else:
         click.echo(
-            f"${format_usd(amount)} was added to {transfer.credit} before under this --id, and not again; "
-            f"it has ${format_usd(balance.balance)}."
+            f"{dollars(amount)} was added to {transfer.credit} before under this --id, and not again; "
+            f"it has {dollars(balance.balance)}."
         )
 
 
@@ -88,13 +86,11 @@ def remove(
     if as_json:
         _print_json(transfer, transfer.debit, balance, {"removed": is_new})
     elif is_new:
-        click.echo(
-            f"Took ${format_usd(amount)} from {transfer.debit}, which now has ${format_usd(balance.balance)}."
-        )
+        click.echo(f"Took {dollars(amount)} from {transfer.debit}, which now has {dollars(balance.balance)}.")
     else:
         click.echo(
-            f"${format_usd(amount)} was taken from {transfer.debit} before under this --id, and not again; "
-            f"it has ${format_usd(balance.balance)}."
+            f"{dollars(amount)} was taken from {transfer.debit} before under this --id, and not again; "
+            f"it has {dollars(balance.balance)}."
         )
 
 
@@ -164,7 +160,7 @@ async def _remove(
             transfer, is_new = await _post_once(store.ledger, wanted)
         except InsufficientBalance as error:
             raise VectollError(
-                f"{found} has ${format_usd(error.available)}: ${format_usd(amount)} cannot be taken from it"
+                f"{found} has {dollars(error.available)}: {dollars(amount)} cannot be taken from it"
             ) from None
         return transfer, await store.ledger.balance(found), is_new
 

@@ -9,7 +9,7 @@ import click
 
 from vectoll.cli import suggest
 from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, NAME, as_json, with_settings
-from vectoll.cli.output import print_json, print_table
+from vectoll.cli.output import dollars, print_json, print_table
 from vectoll.domain.errors import NotFound, Unavailable, VectollError
 from vectoll.domain.identity import ApiKey, KeyKind, LimitPeriod, SpendLimit, new_secret
 from vectoll.domain.ids import AccountId, KeyId, new_account, new_id
@@ -81,9 +81,7 @@ def _show(key: ApiKey, secret: str, balance: Amount, as_json: bool) -> None:
     if as_json:
         print_json({"id": key.id, "key": secret, **_described(key), "balance_usd": to_decimal(balance)})
         return
-    click.echo(
-        f"Key {key.id} of account {key.account}, which has ${format_usd(balance)} of credit.", err=True
-    )
+    click.echo(f"Key {key.id} of account {key.account}, which has {dollars(balance)} of credit.", err=True)
     click.echo("Keep it now: it is stored only as a hash and not shown again.", err=True)
     click.secho(secret, bold=True)
 
@@ -132,7 +130,7 @@ def list_keys(settings: Settings, account: AccountId | None, with_inactive: bool
                 f"{key.prefix}…{key.last6}",
                 f"{key.created_at:%Y-%m-%d}",
                 f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "-",
-                f"${format_usd(key.limit.amount, 2)}/{key.limit.period}" if key.limit else "-",
+                f"{dollars(key.limit.amount)}/{key.limit.period}" if key.limit else "-",
                 "active" if key.is_active(now) else "revoked" if key.revoked_at else "expired",
             )
             for key in found

@@ -29,6 +29,14 @@ def test_credit_goes_to_an_account_or_to_that_of_a_key(vectoll: Cli) -> None:
     vectoll.ok("ledger", "verify")
 
 
+def test_small_amounts_are_said_as_they_are(vectoll: Cli) -> None:
+    open_account(vectoll, "alice")
+    vectoll.ok("keys", "create", "--name", "b", "--account", "alice", "--limit-usd", "0.005")
+    assert " $0.005000/MONTH " in vectoll.ok("keys", "list")
+    told = vectoll.ok("credit", "add", "--account", "alice", "--usd", "0.000000025")
+    assert told == "Added $0.000000025 to alice, which now has $0.000000025.\n"
+
+
 def open_account(vectoll: Cli, account: str, dollars: str = "0") -> None:
     vectoll.ok("keys", "create", "--name", "a", "--account", account, "--credit-usd", dollars)
 
