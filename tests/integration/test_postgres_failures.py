@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -641,6 +642,37 @@ async def tampered(store: PostgresStore, url: str, *statements: str) -> dict[str
     """What verify finds, afterwards."""
     await execute(url, "SET session_replication_role = replica", *statements)
     return {d.subject: (d.expected, d.found) for d in (await store.ledger.verify()).disagreements}
+
+
+async def test_a_customer_s_many_reads_leave_connections_to_everybody_s_charges(
+    store: PostgresStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = await open_postgres(url, None, PoolSettings(connections=4, timeout_s=10))
+    locker = await asyncpg.connect(url)
+    await locker.execute("SELECT pg_advisory_lock(7)")
+    fetch, stuck = Database.fetch, asyncio.Semaphore(0)
+
+    async def fetch_slowly(self: Database, name: str, *parameters: Any) -> Sequence[Row]:
+        if name in ("charges", "newest_transfers"):
+            stuck.release()
+            await self.run(lambda db: db.execute("SELECT pg_advisory_xact_lock_shared(7)"), True)
+        return await fetch(self, name, *parameters)
+
+    monkeypatch.setattr(Database, "fetch", fetch_slowly)
+    reads = [
+        asyncio.create_task(read)
+        for _ in range(10)
+        for read in (patient.ledger.charges(UsageQuery(BOB)), patient.history.page(BOB, 1, 0))
+    ]
+    for _ in range(2):
+        await stuck.acquire()
+    hold = make_hold(1)
+    async with asyncio.timeout(5):
+        await patient.ledger.hold(hold)
+        await patient.ledger.charge(hold, 1, 1)
+    await locker.close()
+    await asyncio.gather(*reads)
+    await patient.close()
 
 
 async def test_verify_finds_a_balance_that_was_changed(store: PostgresStore, url: str) -> None:

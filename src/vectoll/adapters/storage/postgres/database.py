@@ -13,7 +13,8 @@ import asyncpg
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.postgres.failures import CANNOT_SERVE, COLLIDED, CONNECTION_LOST, unavailable
 from vectoll.adapters.storage.postgres.reachability import Reachability
-from vectoll.domain.errors import ConfigurationError, Draining, Unusable
+from vectoll.core.gate import FairGate
+from vectoll.domain.errors import AtCapacity, ConfigurationError, Draining, Unavailable, Unusable
 
 LONG_S = 3600.0
 """What reads the whole ledger may take an hour."""
@@ -23,6 +24,7 @@ TAKE_TIME = (
 )
 """For a transaction that reads whole tables."""
 OLDEST_SERVER = 15
+MAX_WAITING_READS = 1_000
 
 T = TypeVar("T")
 Connection = Any
@@ -51,6 +53,7 @@ class Database:
         self.timeout_s = settings.timeout_s
         self.reachability = Reachability(settings.timeout_s)
         self.is_closed = False
+        self._reads = FairGate(max(1, settings.connections // 2), MAX_WAITING_READS, settings.timeout_s)
 
     async def fetch(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Sequence[Row]:
         """The rows of a named statement, in one round trip: a transaction of its own, durable on return.
@@ -62,6 +65,16 @@ class Database:
         statement = sql(name)
         rows: Sequence[Row] = await self.run(lambda db: db.fetch(statement, *parameters), is_repeatable)
         return rows
+
+    async def read(self, reader: str, name: str, *parameters: Any) -> Sequence[Row]:
+        """``fetch`` for what may visit many rows: on half of the connections at most, so that holds and charges find
+        one, and each ``reader`` in turn. Raises Unavailable when the wait is too long, too.
+        """
+        try:
+            async with self._reads.slot(reader):
+                return await self.fetch(name, *parameters)
+        except AtCapacity:
+            raise Unavailable("The database is busy. Please try again.", retry_after_s=1) from None
 
     async def value(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Any:
         """The first column of the only row, None when there is no row."""

@@ -19,7 +19,7 @@ class PostgresHistory:
 
     async def page(self, account: AccountId, limit: int, offset: int) -> HistoryPage:
         """A page, newest first, from one snapshot."""
-        rows = await self._database.fetch("newest_transfers", account, offset + limit + 1)
+        rows = await self._database.read(account, "newest_transfers", account, offset + limit + 1)
         balance = Amount(rows[0][-1]) if rows else ZERO
         return history_page([to_transfer(row) for row in rows], account, balance, limit, offset)
 

@@ -101,16 +101,17 @@ class PostgresLedger:
         """A page of an account's transfers."""
         rules.check_query(query)
         code = None if query.code is None else query.code.value
-        rows = await self._database.fetch("usage", *_window(query), code, query.limit)
+        rows = await self._database.read(query.account, "usage", *_window(query), code, query.limit)
         return [to_transfer(row) for row in rows]
 
     async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
         """A page of an account's charges."""
         rules.check_query(query)
+        read, window = self._database.read, _window(query)
         if funds is Funds.ALLOWANCE:
-            rows = await self._database.fetch("charges_by_allowance", *_window(query), query.limit)
+            rows = await read(query.account, "charges_by_allowance", *window, query.limit)
         else:
-            rows = await self._database.fetch("charges", *_window(query), funds, query.limit)
+            rows = await read(query.account, "charges", *window, funds, query.limit)
         return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in map(tuple, rows)]
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
