@@ -71,8 +71,8 @@ def _row(*cells: str) -> str:
 
 
 def _schema_name(content: dict[str, Any]) -> str:
-    names = [media["schema"].get("$ref", media["schema"].get("type", "")) for media in content.values()]
-    return ", ".join(name.rpartition("/")[2] for name in names)
+    forms = [form for media in content.values() for form in media["schema"].get("anyOf", [media["schema"]])]
+    return ", ".join(form.get("$ref", form.get("type", "")).rpartition("/")[2] for form in forms)
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:

@@ -23,14 +23,22 @@ _STATUS_TEXT = {
     402: "The request costs more than the account's credit, or than the key's spend limit leaves",
     403: "This needs an ADMIN key; to create keys, one without a spend limit",
     404: "No such thing",
+    408: "Nothing more of the request came for too long",
     409: "The Idempotency-Key was used for a different request, repeated too often, or is a day old",
     413: "The request body is too large",
+    414: "The request line is too long",
     415: "The request body is not application/json",
     429: "Too many requests, tokens or failures; Retry-After says when to come back",
+    431: "The headers are too long",
     500: "Inference or the server failed; nothing was charged",
+    501: "The method, or a transfer coding, is not known",
     503: "At capacity, offline or shutting down; Retry-After where it is known",
     504: "The payment was submitted and its outcome is not known yet: do not pay again",
+    505: "This version of HTTP is not spoken",
 }
+
+_UNREAD = (408, 414, 431, 501, 505)
+"""The answers to what is no whole request, beside 400. Any operation may have been meant."""
 
 _LIMIT_HEADERS = {
     f"x-ratelimit-{what}-{unit}": {
@@ -48,6 +56,15 @@ _LIMIT_HEADERS = {
 _HEADERS = {
     "x-request-id": {"description": "The request's id, in every answer.", "schema": {"type": "string"}},
     "retry-after": {"description": "Whole seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
+    "www-authenticate": {"description": "How to come with an API key.", "schema": {"type": "string"}},
+    "content-disposition": {
+        "description": "The file name of a page as CSV, stamped with the time of its export.",
+        "schema": {"type": "string"},
+    },
+    "x-next-cursor": {
+        "description": "nextCursor of a page as CSV; absent from the last.",
+        "schema": {"type": "string"},
+    },
     "payment-required": {
         "description": "Base64 of an x402 payment-required object, where wallets can pay.",
         "schema": {"type": "string"},
@@ -135,13 +152,12 @@ def _operation(operation: Operation, base: str) -> dict[str, Any]:
     if operation.request is not None:
         body = {"application/json": {"schema": _ref(operation.request)}}
         document["requestBody"] = {"required": True, "content": body}
-    errors = (*operation.errors, *(operation.openai_errors if is_openai else ()))
-    for status in sorted(errors):
-        document["responses"][str(status)] = _error(status, base, operation.own_errors.get(status))
-    for status, body_type in operation.other_answers.items():
-        answer = _json(_STATUS_TEXT[status], _ref(body_type))
-        headers = {"headers": _error_headers(status)} if operation.is_api else {}
-        document["responses"][str(status)] = answer | headers
+    errors = {400, *_UNREAD, *operation.errors, *(operation.openai_errors if is_openai else ())}
+    answers = {status: _error_schema(status, base, operation.own_errors.get(status)) for status in errors}
+    answers |= {status: _ref(body_type) for status, body_type in operation.other_answers.items()}
+    for status, schema in sorted(answers.items()):
+        answer = _json(_STATUS_TEXT[status], schema)
+        document["responses"][str(status)] = answer | {"headers": _error_headers(status, operation)}
     return document
 
 
@@ -154,18 +170,27 @@ def _answer(operation: Operation) -> dict[str, Any]:
     return {"description": _STATUS_TEXT[200], "content": content, "headers": _header_refs(headers)}
 
 
-def _error(status: int, base: str, own_type: type | None = None) -> dict[str, Any]:
-    error_type: type = own_type or (schemas.DetailedError if status == 400 else schemas.StandardError)
-    schema = _ref(schemas.OpenAIError if base == OPENAI_BASE else error_type)
-    if status == 402 and base != OPENAI_BASE:
-        wallets = (schemas_x402.Discovery, schemas_x402.WalletPaymentRequired)
-        schema = {"anyOf": [schema, *map(_ref, wallets)]}
-    return {**_json(_STATUS_TEXT[status], schema), "headers": _error_headers(status)}
+def _error_schema(status: int, base: str, own_type: type | None) -> dict[str, Any]:
+    if base == OPENAI_BASE:
+        return _ref(schemas.OpenAIError)
+    forms: list[type] = [schemas.DetailedError if status == 400 else schemas.StandardError]
+    if own_type is not None:
+        forms = [own_type, *forms] if status == 400 else [own_type]  # what is no request has no route
+    if status == 402:
+        forms += [schemas_x402.Discovery, schemas_x402.WalletPaymentRequired]
+    return _ref(forms[0]) if len(forms) == 1 else {"anyOf": [_ref(form) for form in forms]}
 
 
-def _error_headers(status: int) -> dict[str, Any]:
-    extra = {402: ["payment-required"], 429: ["retry-after"], 503: ["retry-after"]}.get(status, [])
-    return _header_refs(["x-request-id", *_LIMIT_HEADERS, *extra])
+def _error_headers(status: int, operation: Operation) -> dict[str, Any]:
+    extra = {
+        401: ["www-authenticate"],
+        402: ["payment-required"],
+        429: ["retry-after"],
+        503: ["retry-after"],
+    }.get(status, [])
+    if status not in _UNREAD:
+        extra += ["content-encoding", *(_LIMIT_HEADERS if operation.is_api else ())]
+    return _header_refs(["x-request-id", *extra])
 
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:

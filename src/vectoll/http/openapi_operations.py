@@ -32,6 +32,7 @@ class Operation:
     request: type[msgspec.Struct] | None = None
     parameters: tuple[Mapping[str, Any], ...] = ()
     errors: tuple[int, ...] = ()
+    """Beside those that any request may be answered with."""
     openai_errors: tuple[int, ...] = ()
     """Statuses that only the OpenAI base path answers with."""
     other_answers: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
@@ -105,13 +106,13 @@ OPERATIONS = (
     Operation(
         "post", "/embeddings", "createEmbedding", "Embeddings", "Create embeddings for the supplied input",
         schemas.CreateEmbeddingResponse, schemas.CreateEmbeddingRequest, (_ACCEPT_ENCODING, _IDEMPOTENCY_KEY),
-        errors=(400, 401, 402, 409, 413, 415, 429, 500, 503, 504), openai_errors=(404,),
+        errors=(401, 402, 409, 413, 415, 429, 500, 503, 504), openai_errors=(404,),
         headers=("x-balance-remaining", "payment-response"),
     ),
     Operation(
         "get", "/models", "listModels", "Models", "List the models that are served", schemas.ModelList,
         parameters=(_query("type", {"type": "string", "enum": list(get_args(schemas.ModelType))}, "Default: all."),),
-        errors=(400, *_ACCOUNT_ERRORS), security="optional",
+        errors=_ACCOUNT_ERRORS, security="optional",
     ),
     Operation(
         "get", "/models/{model_id}", "getModel", "Models", "Describe one model; ids may contain slashes",
@@ -125,23 +126,24 @@ OPERATIONS = (
     Operation(
         "get", "/billing/usage-history", "getBillingUsageHistory", "Billing",
         "Charges, oldest first, in pages; CSV where Accept asks for text/csv", account.UsageHistory,
-        parameters=_HISTORY_PARAMETERS, errors=(400, *_ACCOUNT_ERRORS), text_types=("text/csv",),
+        parameters=_HISTORY_PARAMETERS, errors=_ACCOUNT_ERRORS, text_types=("text/csv",),
+        headers=("content-disposition", "x-next-cursor"),
     ),
     Operation(
         "post", "/x402/top-up", "topUpX402Balance", "x402",
         "Top up with a USDC payment in the PAYMENT-SIGNATURE header; without one, learn how to pay",
-        x402.TopUpResponse, parameters=(_PAYMENT,), errors=(400, 404, 409, 429, 500, 503, 504),
+        x402.TopUpResponse, parameters=(_PAYMENT,), errors=(404, 409, 429, 500, 503, 504),
         other_answers={402: x402.TopUpDiscovery}, security="none", headers=("payment-response",),
         own_errors=dict.fromkeys((400, 409, 500, 504), x402.PaymentError),
     ),
     Operation(
         "get", "/x402/balance/{wallet}", "getX402Balance", "x402", "The signed-in wallet's credit",
-        x402.WalletBalanceResponse, parameters=(_WALLET,), errors=(400, 403, 404, *_ACCOUNT_ERRORS),
+        x402.WalletBalanceResponse, parameters=(_WALLET,), errors=(403, 404, *_ACCOUNT_ERRORS),
     ),
     Operation(
         "get", "/x402/transactions/{wallet}", "getX402Transactions", "x402",
         "The signed-in wallet's history, newest first", x402.WalletTransactionsResponse,
-        parameters=(_WALLET, *_PAGE_PARAMETERS), errors=(400, 403, 404, *_ACCOUNT_ERRORS),
+        parameters=(_WALLET, *_PAGE_PARAMETERS), errors=(403, 404, *_ACCOUNT_ERRORS),
     ),
     Operation(
         "get", "/api_keys", "getApiKeys", "API Keys", "List the account's active keys (ADMIN)",
@@ -150,12 +152,12 @@ OPERATIONS = (
     Operation(
         "post", "/api_keys", "createApiKey", "API Keys",
         "Create a key (ADMIN): at most 20 a minute and 500 active ones per account",
-        account.CreateApiKeyResponse, account.CreateApiKeyRequest, errors=(400, 413, 415, *_ADMIN_ERRORS),
+        account.CreateApiKeyResponse, account.CreateApiKeyRequest, errors=(413, 415, *_ADMIN_ERRORS),
     ),
     Operation(
         "delete", "/api_keys", "deleteApiKey", "API Keys", "Revoke a key (ADMIN)", account.Success,
         parameters=(_query("id", {"type": "string", "minLength": 1}, "The key's id.", required=True),),
-        errors=(400, 404, *_ADMIN_ERRORS),
+        errors=(404, *_ADMIN_ERRORS),
     ),
     Operation(
         "get", "/api_keys/rate_limits", "getApiKeyRateLimits", "API Keys", "The caller's limits and credit",
@@ -169,7 +171,7 @@ OPERATIONS = (
         "post", "/api_keys/generate_web3_key", "postApiKeyGenerateWeb3Key", "API Keys",
         "Create a key that spends the credit of the wallet that signed: at most 20 a minute from one address",
         account.CreateApiKeyResponse,
-        x402.GenerateWeb3KeyRequest, errors=(400, 401, 404, 413, 415, 429, 500, 503), security="none",
+        x402.GenerateWeb3KeyRequest, errors=(401, 404, 413, 415, 429, 500, 503), security="none",
     ),
     Operation(
         "get", "/api_keys/{key_id}", "getApiKeyById", "API Keys", "Describe one key (ADMIN)",

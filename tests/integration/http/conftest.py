@@ -1,17 +1,21 @@
-"""A real uvicorn on a real socket, with a fake model behind it."""
+"""What is served, on a real socket, with a fake model behind it."""
 
-import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import uvicorn
+import uvloop
 from tests.fakes import FakeServer, limited
 
 from vectoll.domain.identity import KeyKind
+from vectoll.http.services import Services
 from vectoll.ports.metrics import NoMetrics
+from vectoll.serving import _uvicorn_config
+from vectoll.settings import Settings
 
 
 class Answers(NoMetrics):
@@ -39,20 +43,16 @@ class Live:
     answers: Answers
 
 
-@pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    """Without rate limits, so that every request is answered on its own merits."""
-    answers = Answers()
-    settings = limited(requests_per_minute=0, tokens_per_minute=0, failures_before_block=0)
-    fake = FakeServer(settings=settings, metrics=answers)
-    config = uvicorn.Config(fake.app, port=0, log_config=None, access_log=False)
+@contextmanager
+def running(settings: Settings, services: Services, prepare: Callable[[], Awaitable[None]]) -> Iterator[str]:
+    """The URL of what `vectoll serve` makes of these, once ``prepare`` was awaited in its loop."""
+    config = _uvicorn_config(settings, services)
+    config.port = 0
     server = uvicorn.Server(config)
     started = threading.Event()
-    keys: list[str] = []
 
     async def serve() -> None:
-        await fake.open(dollars="1000")
-        keys.append(await fake.key(kind=KeyKind.ADMIN))
+        await prepare()
         config.load()
         server.lifespan = config.lifespan_class(config)
         await server.startup()
@@ -60,12 +60,27 @@ def live() -> Iterator[Live]:
         await server.main_loop()
         await server.shutdown()
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread = threading.Thread(target=lambda: uvloop.run(serve()))
     thread.start()
     try:
         assert started.wait(timeout=10)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Live(f"http://127.0.0.1:{port}", keys[0], answers)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    """Without rate limits, so that every request is answered on its own merits."""
+    answers = Answers()
+    settings = limited(requests_per_minute=0, tokens_per_minute=0, failures_before_block=0)
+    fake = FakeServer(settings=settings, metrics=answers)
+    keys: list[str] = []
+
+    async def prepare() -> None:
+        await fake.open(dollars="1000")
+        keys.append(await fake.key(kind=KeyKind.ADMIN))
+
+    with running(settings, fake.services, prepare) as url:
+        yield Live(url, keys[0], answers)

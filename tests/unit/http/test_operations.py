@@ -180,7 +180,7 @@ async def test_openapi_document(client: Client, server: FakeServer) -> None:
     assert len(ids) == len(set(ids))
     embeddings = document["paths"][SPEC_URL]["post"]
     statuses = {int(status) for status in embeddings["responses"]}
-    assert statuses == {200, 400, 401, 402, 409, 413, 415, 429, 500, 503, 504}
+    assert statuses == {200, 400, 401, 402, 408, 409, 413, 414, 415, 429, 431, 500, 501, 503, 504, 505}
     assert set(document["paths"][OPENAI_URL]["post"]["responses"]) == {*embeddings["responses"], "404"}
     assert {"BearerAuth": []} in embeddings["security"]
     assert '"decimal"' not in response.text
