@@ -10,6 +10,7 @@ READABLE = (
     "payment-response",
     "retry-after",
     "x-balance-remaining",
+    "x-next-cursor",
     "x-ratelimit-limit-requests",
     "x-ratelimit-limit-tokens",
     "x-ratelimit-remaining-requests",

@@ -36,6 +36,15 @@ async def test_a_page_of_a_named_origin_may_call_and_read(allowed: str) -> None:
     assert "access-control-allow-credentials" not in refused.headers
 
 
+async def test_a_page_may_read_every_header_that_is_documented() -> None:
+    async with client(ORIGIN) as http:
+        document = (await http.get("/openapi.json")).json()
+        answer = await http.get("/v1/models", headers={"origin": ORIGIN})
+    readable = set(answer.headers["access-control-expose-headers"].split(", "))
+    for_browsers = {"content-disposition", "content-encoding", "www-authenticate"}
+    assert readable == set(document["components"]["headers"]) - for_browsers
+
+
 @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
 async def test_other_pages_may_not(origins: tuple[str, ...]) -> None:
     async with client(*origins) as http:
