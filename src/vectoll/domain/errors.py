@@ -23,6 +23,7 @@
     │   └── IdempotencyKeySpent   it was repeated too often, or is too old
     ├── PayloadTooLarge           the body exceeds the limit
     ├── UnsupportedMediaType      the body is not application/json
+    │   └── ContentEncoded            it is, but compressed
     ├── RateLimited               too many requests, tokens or failures; says when to come back
     ├── InferenceFailed           the engine failed, or a vector was not finite; never charged
     ├── Unavailable
@@ -255,7 +256,17 @@ class UnsupportedMediaType(VectollError):
     code = "INVALID_CONTENT_TYPE"
 
     def __init__(self) -> None:
-        super().__init__("Invalid request content-type: send application/json")
+        super().__init__("Invalid request content-type: send application/json in UTF-8")
+
+
+class ContentEncoded(UnsupportedMediaType):
+    """The body has a content coding, and none is read here."""
+
+    code = "INVALID_CONTENT_ENCODING"
+
+    def __init__(self) -> None:
+        message = "Invalid request content-encoding: send the body as it is, without Content-Encoding"
+        VectollError.__init__(self, message)
 
 
 class RateLimited(VectollError):

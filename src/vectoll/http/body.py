@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from vectoll.domain.errors import (
+    ContentEncoded,
     FieldIssue,
     InvalidRequest,
     PayloadTooLarge,
@@ -62,8 +63,8 @@ def _require_json(headers: Mapping[str, str]) -> None:
     content_type = headers.get("content-type", "")
     if content_type != "application/json" and not _is_json(content_type):
         raise UnsupportedMediaType
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedMediaType
+    if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        raise ContentEncoded
 
 
 def _is_json(content_type: str) -> bool:

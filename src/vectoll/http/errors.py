@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from vectoll.domain.errors import (
+    ContentEncoded,
     FieldIssue,
     Forbidden,
     IdempotencyConflict,
@@ -176,6 +177,8 @@ def _headers(error: VectollError, status: int) -> dict[str, str]:
         headers["retry-after"] = str(error.retry_after_s)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, ContentEncoded):
+        headers["accept-encoding"] = "identity"
     return headers
 
 

@@ -27,7 +27,7 @@ _STATUS_TEXT = {
     409: "The Idempotency-Key was used for a different request, repeated too often, or is a day old",
     413: "The request body is too large",
     414: "The request line is too long",
-    415: "The request body is not application/json",
+    415: "The request body is not application/json in UTF-8, or is compressed",
     429: "Too many requests, tokens or failures; Retry-After says when to come back",
     431: "The headers are too long",
     500: "Inference or the server failed; nothing was charged",
@@ -57,6 +57,10 @@ _HEADERS = {
     "x-request-id": {"description": "The request's id, in every answer.", "schema": {"type": "string"}},
     "retry-after": {"description": "Whole seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
     "www-authenticate": {"description": "How to come with an API key.", "schema": {"type": "string"}},
+    "accept-encoding": {
+        "description": "That a body must come as it is, where one was compressed.",
+        "schema": {"type": "string", "enum": ["identity"]},
+    },
     "content-disposition": {
         "description": "The file name of a page as CSV, stamped with the time of its export.",
         "schema": {"type": "string"},
@@ -185,6 +189,7 @@ def _error_headers(status: int, operation: Operation) -> dict[str, Any]:
     extra = {
         401: ["www-authenticate"],
         402: ["payment-required"],
+        415: ["accept-encoding"],
         429: ["retry-after"],
         503: ["retry-after"],
     }.get(status, [])

@@ -230,9 +230,17 @@ async def test_other_content_types_are_415(client: Client, content_type: str) ->
     assert (await client.post(SPEC_URL, content=embedding_body())).status_code == 415
 
 
-async def test_compressed_request_bodies_are_415(client: Client) -> None:
-    assert (await client.send_raw(embedding_body(), content_encoding="gzip")).status_code == 415
-    assert (await client.send_raw(embedding_body(), content_encoding="identity")).status_code == 200
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
+async def test_compressed_request_bodies_are_415_and_say_so(client: Client, coding: str) -> None:
+    response = await client.send_raw(embedding_body(), content_encoding=coding)
+    assert (response.status_code, response.json()["code"]) == (415, "INVALID_CONTENT_ENCODING")
+    assert "without Content-Encoding" in response.json()["error"]
+    assert response.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity"])
+async def test_no_content_encoding_may_be_said_in_words(client: Client, coding: str) -> None:
+    assert (await client.send_raw(embedding_body(), content_encoding=coding)).status_code == 200
 
 
 async def test_body_limit(connect: Connect) -> None:
