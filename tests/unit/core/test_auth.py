@@ -61,6 +61,16 @@ async def test_key_that_has_ended_is_refused(fields: dict[str, object], why: str
         await (await with_key(secret, **fields)).identify(bearer(secret), CLIENT)
 
 
+@pytest.mark.parametrize("header", ["", "Bearer", "Basic dTpw", "KEY", "Token KEY", "Bearer:KEY"])
+async def test_a_header_without_a_bearer_token_is_told_what_to_send(header: str) -> None:
+    secret = new_secret()
+    auth = await with_key(secret)
+    with pytest.raises(Unauthenticated, match=r"send `Authorization: Bearer <API key>`") as refused:
+        await auth.identify({"authorization": header.replace("KEY", secret)})
+    assert "not valid" not in str(refused.value)
+    assert secret not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
