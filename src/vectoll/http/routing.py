@@ -10,18 +10,20 @@ from starlette.types import Scope
 
 from vectoll.domain.errors import VectollError
 
+_NOWHERE = "There is nothing at this path. The API is under /v1 and /api/v1, and /docs lists all there is."
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RouteError(VectollError):
     """What the router refuses: no such path, or not with this method."""
 
-    def __init__(self, status: int, allowed: Sequence[str] = ()) -> None:
+    def __init__(self, status: int, message: str, allowed: Sequence[str] = ()) -> None:
         self.status = status
         self.allowed = allowed
         """The methods of the path, for a 405."""
         self.code = HTTPStatus(status).name
-        super().__init__(HTTPStatus(status).phrase)
+        super().__init__(message)
 
 
 class Routes:
@@ -58,5 +60,6 @@ class Routes:
                 scope["route"] = route
                 allowed.update(route.methods or ())
         if allowed:
-            raise RouteError(405, sorted(allowed | {"OPTIONS"}))
-        raise RouteError(404)
+            methods = sorted(allowed | {"OPTIONS"})
+            raise RouteError(405, f"The methods of this path are {', '.join(methods)}.", methods)
+        raise RouteError(404, _NOWHERE)
