@@ -131,7 +131,7 @@ def _issues(document: Any) -> Iterator[FieldIssue]:
 def _option_issues(document: dict[str, Any]) -> Iterator[FieldIssue]:
     dimensions = document.get("dimensions")
     if dimensions is not None and not (_is_int(dimensions) and 1 <= dimensions <= MAX_INT):
-        yield FieldIssue(("dimensions",), "must be an integer of at least 1")
+        yield FieldIssue(("dimensions",), f"must be an integer from 1 to {MAX_INT}")
     if document.get("encoding_format") not in (None, "float", "base64"):
         yield FieldIssue(("encoding_format",), "must be 'float' or 'base64'")
     if not isinstance(document.get("user"), str | None):

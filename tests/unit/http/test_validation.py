@@ -100,12 +100,12 @@ def test_wrong_inputs_are_named_by_index(value: Any, path: str, message: str) ->
 @pytest.mark.parametrize(
     ("fields", "path", "message"),
     [
-        ({"dimensions": 0}, "dimensions", "must be an integer of at least 1"),
-        ({"dimensions": -5}, "dimensions", "must be an integer of at least 1"),
-        ({"dimensions": 1.0}, "dimensions", "must be an integer of at least 1"),
-        ({"dimensions": "1"}, "dimensions", "must be an integer of at least 1"),
-        ({"dimensions": True}, "dimensions", "must be an integer of at least 1"),
-        ({"dimensions": 10**30}, "dimensions", "must be an integer of at least 1"),
+        ({"dimensions": 0}, "dimensions", "must be an integer from 1 to 2147483647"),
+        ({"dimensions": -5}, "dimensions", "must be an integer from 1 to 2147483647"),
+        ({"dimensions": 1.0}, "dimensions", "must be an integer from 1 to 2147483647"),
+        ({"dimensions": "1"}, "dimensions", "must be an integer from 1 to 2147483647"),
+        ({"dimensions": True}, "dimensions", "must be an integer from 1 to 2147483647"),
+        ({"dimensions": 10**30}, "dimensions", "must be an integer from 1 to 2147483647"),
         ({"encoding_format": "int8"}, "encoding_format", "must be 'float' or 'base64'"),
         ({"encoding_format": ["float"]}, "encoding_format", "must be 'float' or 'base64'"),
         ({"user": 5}, "user", "must be a string"),
@@ -130,7 +130,7 @@ def test_every_problem_is_listed_up_to_a_limit() -> None:
         "Unknown field 'more'",
         "Field is required",
         "Field is required",
-        "must be an integer of at least 1",
+        "must be an integer from 1 to 2147483647",
         "must be 'float' or 'base64'",
         "must be a string",
     ]
