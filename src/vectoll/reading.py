@@ -56,8 +56,11 @@ class RequestReader(WholeAnswers):
         return cycle if cycle is not None and cycle.more_body else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """A client is here."""
+        """A client is here. One of IPv4 is known by its IPv4 address, also at a socket for both."""
         super().connection_made(transport)
+        if self.client is not None:
+            host, port = self.client
+            self.client = host.removeprefix("::ffff:") if "." in host else host, port
         self.on_message_begin()  # what is refused before it has begun is refused as a message that has nothing yet
         self.is_in_head = False
 

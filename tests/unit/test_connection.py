@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, cast
+from unittest.mock import Mock
 
 import pytest
 import uvloop
@@ -154,6 +155,23 @@ async def serving(app: Any = echo) -> AsyncIterator[Serving]:
     for connection in list(state.connections):
         connection.transport.abort()
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
+        (("2001:db8::1", 5, 0, 0), "2001:db8::1"),
+        (("192.0.2.1", 5), "192.0.2.1"),
+    ],
+)
+async def test_a_client_that_speaks_ipv4_has_an_ipv4_address(peer: tuple[Any, ...], client: str) -> None:
+    """Also where one socket serves both; proxies are believed by their address."""
+    transport = Mock(spec=asyncio.Transport)
+    transport.get_extra_info.side_effect = {"socket": Mock(**{"getpeername.return_value": peer})}.get
+    connection = Connection(Config(echo, lifespan="off", log_config=None), ServerState(), {})
+    connection.connection_made(transport)
+    assert connection.client == (client, 5)
 
 
 BROKEN = b"GET /api/v1/models HTTP/1.1\r\nHost: x\r\nA b: c\r\n\r\n"
