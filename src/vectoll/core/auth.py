@@ -11,7 +11,7 @@ from vectoll.ports.keys import KeyStore
 MAX_CREDENTIAL_LENGTH = 8192
 """Longer headers are refused before any work is done on them."""
 
-_NO_TOKEN = "Authentication failed: send `Authorization: Bearer <API key>`; what came has another form."
+_NO_BEARER = "Authentication failed: send `Authorization: Bearer <API key>`; what came has another form."
 _INVALID = "Authentication failed: the API key is not valid. Create one with `vectoll keys create`."
 
 
@@ -38,7 +38,7 @@ class Authentication:
             if principal is not None:
                 return principal
         if "authorization" in headers or "api-key" in headers:
-            raise Unauthenticated(_INVALID if bearer_token(headers) else _NO_TOKEN)
+            raise Unauthenticated(_INVALID if bearer_token(headers) else _NO_BEARER)
         return None
 
 
