@@ -166,9 +166,10 @@ def _operation(operation: Operation, base: str) -> dict[str, Any]:
 
 
 def _answer(operation: Operation) -> dict[str, Any]:
-    content = {media_type: {"schema": {"type": "string"}} for media_type in operation.text_types}
-    if operation.response is not None:
+    content = {}
+    if operation.response is not None:  # first: it is the form that generated clients read
         content["application/json"] = {"schema": _ref(operation.response)}
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in operation.text_types}
     headers = ["x-request-id", "content-encoding", *(_LIMIT_HEADERS if operation.is_api else ())]
     headers += operation.headers
     return {"description": _STATUS_TEXT[200], "content": content, "headers": _header_refs(headers)}

@@ -161,7 +161,7 @@ class TopUpResponse(Struct):
     """200 of POST /x402/top-up."""
 
     data: TopUpResult
-    success: Literal[True] = True
+    success: bool = True
 
 
 class Settlement(Struct):
@@ -188,7 +188,7 @@ class WalletBalanceResponse(Struct):
     """The answer of GET /x402/balance/{walletAddress}."""
 
     data: WalletBalance
-    success: Literal[True] = True
+    success: bool = True
 
 
 class WalletTransaction(Struct):
@@ -224,7 +224,7 @@ class WalletTransactionsResponse(Struct):
     """The answer of GET /x402/transactions/{walletAddress}."""
 
     data: WalletTransactions
-    success: Literal[True] = True
+    success: bool = True
 
 
 class GenerateWeb3KeyRequest(CreateApiKeyRequest, kw_only=True, forbid_unknown_fields=True):

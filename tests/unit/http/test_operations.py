@@ -190,6 +190,14 @@ async def test_openapi_document(client: Client, server: FakeServer) -> None:
     assert fields["model"]["anyOf"][1] == {"enum": ["fake-model"]}
 
 
+async def test_generators_of_clients_can_read_the_document(client: Client) -> None:
+    """openapi-python-client takes the first form of an answer, and drops a model that has an enum of true."""
+    document = (await client.get("/openapi.json")).json()
+    history = document["paths"]["/v1/billing/usage-history"]["get"]["responses"]["200"]["content"]
+    assert list(history) == ["application/json", "text/csv"]
+    assert '"enum":[true]' not in (await client.get("/openapi.json")).text
+
+
 def test_every_route_is_documented_and_the_other_way_round(server: FakeServer) -> None:
     unlisted = {"/openapi.json", "/docs"}
     routes = {
