@@ -165,6 +165,7 @@ class Connection(RequestReader):
     def _leave(self, cycle: RequestResponseCycle) -> None:
         """Nothing will come of this request."""
         cycle.disconnected = True
+        cycle.waiting_for_100_continue = False  # its application may be about to ask for the body
         cycle.message_event.set()
         client_left(cast(Receive, cycle.receive))
         self.pipeline = deque(each for each in self.pipeline if each[0] is not cycle)

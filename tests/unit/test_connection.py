@@ -685,3 +685,19 @@ async def test_100_continue_is_for_who_knows_it() -> None:
         for each in (client, old):
             each.send(b"hello")
             assert (await each.answer()).status == 200
+
+
+@on_uvloop
+async def test_a_request_that_is_refused_before_it_was_looked_at_is_not_told_to_continue() -> None:
+    heard: list[str] = []
+
+    async def hear(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append((await receive())["type"])
+
+    broken = HEAD + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"
+    async with serving(hear) as server, server.client() as client:
+        client.send(broken)
+        assert (await client.answer()).status == 400
+        client.writer.close()
+        await server.until_gone()
+    assert heard == ["http.disconnect"]
