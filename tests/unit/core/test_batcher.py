@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import ClassVar
 
@@ -264,6 +265,31 @@ async def test_expected_wait_over_the_limit_refuses_the_owner_of_the_backlog_onl
         await bench.submit("a", [1])
     bench.engine.gate.set()
     await asyncio.gather(running, waiting)
+    await bench.batcher.close()
+
+
+class SlowToStartEngine(GatedEngine):
+    """A batch takes 2 ms, however much is in it."""
+
+    def embed(
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[str] = (),
+    ) -> Sequence[Vector]:
+        time.sleep(0.002)
+        return super().embed(batch, stream, is_alone=is_alone, callers=callers)
+
+
+async def test_lone_queries_do_not_make_an_engine_look_too_slow_for_what_fills_its_batches() -> None:
+    bench = Bench(SlowToStartEngine(), budget_tokens=1000, max_queue_tokens=100_000, max_wait_s=1.0)
+    bench.engine.gate.set()
+    for _ in range(20):
+        await bench.submit("a", [1])
+    large = [bench.submit("a", *[[1] * 100] * 100) for _ in range(3)]
+    assert [len(vectors) for vectors in await asyncio.gather(*large)] == [100] * 3
     await bench.batcher.close()
 
 

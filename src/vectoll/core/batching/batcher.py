@@ -200,7 +200,13 @@ class Batcher:
             self._metrics.batch(self._model, len(batch), sum(to_compute), computed, budget)
 
     def _measure(self, tokens: int, seconds: float) -> None:
-        """Follow the engine's speed, all streams together, as a moving average over about ten batches."""
+        """Follow the engine's speed, all streams together, as a moving average over about ten batches.
+
+        What waits is computed in batches that are full. A lone query's, which is little but the start of a batch, says
+        nothing about that: a GPU takes as long for a thousand times as much.
+        """
+        if 2 * tokens < self._queue.shape.budget_tokens:
+            return
         rate = tokens / max(seconds, 1e-9) * self._engine.streams
         self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
 
