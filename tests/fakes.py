@@ -55,7 +55,7 @@ class FakeEmbeddingModel:
     cancelled: int = 0
     embedded: int = 0
 
-    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         encodings = [self._encode(each) for each in inputs]
         for index, encoding in enumerate(encodings):
             if encoding.token_count > self.spec.max_tokens:

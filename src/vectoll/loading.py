@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, MutableMapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from vectoll.adapters.checkpoints import locate, read_checkpoint
 from vectoll.adapters.engines.cores import available_cores
 from vectoll.catalog_file import ServedModels, read_models
 from vectoll.core.models import ModelRegistry
+from vectoll.core.reading import Readers
 from vectoll.core.residency import RETRY_LOADING_S, Residency, ResidentModel
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, ModelSpec, TokenIdPolicy, Upstream
 from vectoll.domain.errors import AtCapacity, ConfigurationError, Draining, ModelOffline, VectollError
@@ -63,9 +64,9 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
         log.warning("model_offline", extra={"model": model_id, "reason": fault})
     computes_here = settings.engine.backend == "local"
     residency = Residency(await asyncio.to_thread(memory_budget, settings.engine) if computes_here else 0)
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="tokenize") as threads:
+    with _open_readers(settings) as readers:
         models = {
-            state.spec.id: _resident(state.spec, settings, metrics, threads, residency, offline)
+            state.spec.id: _resident(state.spec, settings, metrics, readers, residency, offline)
             for state in states
             if state.offline is None
         }
@@ -82,6 +83,13 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
         finally:
             retrying.cancel()
             await registry.close()
+
+
+@contextmanager
+def _open_readers(settings: Settings) -> Iterator[Readers]:
+    """Threads that read long texts for all models."""
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="tokenize") as threads:
+        yield Readers(threads, available_cores(), settings.queue.max_wait_s)
 
 
 async def _try_to_load(model: ResidentModel) -> None:
@@ -102,7 +110,7 @@ def _resident(
     spec: ModelSpec,
     settings: Settings,
     metrics: Metrics,
-    threads: Executor,
+    readers: Readers,
     residency: Residency,
     offline: MutableMapping[ModelId, str],
 ) -> ResidentModel:
@@ -118,7 +126,7 @@ def _resident(
 
     async def load() -> EmbeddingModel:
         with _explaining(spec):
-            return await _load(spec, settings, metrics, threads)
+            return await _load(spec, settings, metrics, readers)
 
     return ResidentModel(spec, measure, load, residency, offline, abort=stop.set)
 
@@ -148,8 +156,8 @@ async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingMo
     spec = served.catalog.resolve(name)
     if reason := served.faults.get(spec.id):
         raise ModelOffline(spec.id, reason)
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="tokenize") as threads:
-        model = await _load(spec, settings, NoMetrics(), threads)
+    with _open_readers(settings) as readers:
+        model = await _load(spec, settings, NoMetrics(), readers)
         try:
             yield model
         finally:
@@ -191,10 +199,10 @@ def _read_facts(model: ModelId, source: ModelSource) -> CheckpointFacts:
     return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
 
 
-async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: Executor) -> EmbeddingModel:
+async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, readers: Readers) -> EmbeddingModel:
     """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
     if spec.upstream is not None:
-        return await asyncio.to_thread(_connect, spec, spec.upstream, metrics)
+        return await asyncio.to_thread(_connect, spec, spec.upstream, metrics, readers)
     from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
     from vectoll.core.batching.local import LocalModel
 
@@ -206,7 +214,7 @@ async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: 
         backend = await asyncio.to_thread(_reach, spec, settings)
     else:
         backend = await _compute_here(spec, settings, metrics)
-    return LocalModel(spec, tokenizer, backend, threads, _foreign_tokens(spec))
+    return LocalModel(spec, tokenizer, backend, readers, _foreign_tokens(spec))
 
 
 async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics) -> Backend:
@@ -238,7 +246,7 @@ def _reach(spec: ModelSpec, settings: Settings) -> Backend:
     return open_cluster_backend(spec, settings.cluster, settings.queue, onward)
 
 
-def _connect(spec: ModelSpec, upstream: Upstream, metrics: Metrics) -> EmbeddingModel:
+def _connect(spec: ModelSpec, upstream: Upstream, metrics: Metrics, readers: Readers) -> EmbeddingModel:
     """A model whose vectors are bought. Reads its tokenizer; connects on first use."""
     from vectoll.adapters.token_ids import VOCABULARIES, BytePairTokenizer, load_vocabulary
     from vectoll.adapters.tokenizers import load_tokenizer_file
@@ -250,7 +258,7 @@ def _connect(spec: ModelSpec, upstream: Upstream, metrics: Metrics) -> Embedding
     elif upstream.tokenizer is not None:
         tokenizer = load_tokenizer_file(Path(upstream.tokenizer).expanduser())
     foreign = _foreign_tokens(spec)
-    return build_upstream(spec, os.environ, tokenizer=tokenizer, foreign=foreign, metrics=metrics)
+    return build_upstream(spec, os.environ, readers, tokenizer=tokenizer, foreign=foreign, metrics=metrics)
 
 
 def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:

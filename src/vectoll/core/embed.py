@@ -54,7 +54,7 @@ class EmbedService:
         _check(principal, request, spec)
         model = await self._models.get(spec)
         watch = Stopwatch(self._metrics, spec.id)
-        encodings = await model.tokenize(request.inputs)
+        encodings = await model.tokenize(request.inputs, principal.caller)
         watch.lap("tokenize")
         quote = Quote(spec.id, sum(e.token_count for e in encodings), spec.price)
         await permit.take_tokens(spec.id, quote.tokens)

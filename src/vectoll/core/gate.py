@@ -19,11 +19,14 @@ class FairGate:
         self._waiters: dict[str, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
-    async def slot(self, caller: str) -> AsyncIterator[None]:
-        """Hold one slot. Raises AtCapacity at once when ``max_waiting`` wait already, or after ``max_wait_s``."""
+    async def slot(self, caller: str, *, goes_on: bool = False) -> AsyncIterator[None]:
+        """Hold one slot. Raises AtCapacity at once when ``max_waiting`` wait already, or after ``max_wait_s``.
+
+        What ``goes_on`` is before all else that waits of this caller.
+        """
         try:
             async with asyncio.timeout(self._max_wait_s):
-                await self._acquire(caller)
+                await self._acquire(caller, goes_on=goes_on)
         except TimeoutError:
             raise AtCapacity(1) from None
         try:
@@ -31,14 +34,18 @@ class FairGate:
         finally:
             self._release()
 
-    async def _acquire(self, caller: str) -> None:
+    async def _acquire(self, caller: str, *, goes_on: bool) -> None:
         if self._free:
             self._free -= 1
             return
         if self._waiting >= self._max_waiting:
             raise AtCapacity(1)
         turn = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(caller, deque()).append(turn)
+        line = self._waiters.setdefault(caller, deque())
+        if goes_on:
+            line.appendleft(turn)
+        else:
+            line.append(turn)
         self._waiting += 1
         try:
             await turn

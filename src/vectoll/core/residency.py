@@ -112,11 +112,11 @@ class ResidentModel:
         """Whether somebody uses it now."""
         return self._users > 0
 
-    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Raises ModelOffline and AtCapacity, too."""
         model = await self._enter()
         try:
-            return await model.tokenize(inputs)
+            return await model.tokenize(inputs, caller)
         finally:
             self._users -= 1
 

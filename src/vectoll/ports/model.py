@@ -1,6 +1,6 @@
 """A model that can be served: local weights or an upstream."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from vectoll.domain.catalog import ModelSpec
@@ -25,10 +25,10 @@ class EmbeddingModel(Protocol):
         """How it is read, limited and priced."""
         ...
 
-    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
-        """What the model will read, one Encoding per input, special tokens included.
+    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+        """What the model will read, one Encoding per input, special tokens included. Callers with much text take turns.
 
-        Raises InputTooLong for the first input over ``spec.max_tokens`` (unless ``spec.truncate``) and
+        Raises AtCapacity, InputTooLong for the first input over ``spec.max_tokens`` (unless ``spec.truncate``) and
         InvalidRequest for token ids that the model's policy refuses.
         """
         ...
@@ -67,6 +67,12 @@ class Tokenizer(Protocol):
         cannot be read (a lone surrogate), naming its index. May raise InputTooLong for a text of more than ``limit``
         tokens, without having read those behind it; and TooFewTokens, see ``max_characters``.
         """
+        ...
+
+    def encode_in_slices(
+        self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
+    ) -> Iterator[Sequence[Encoding]]:
+        """``encode`` of a few texts after the others, each time when it is asked for the next."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Models over the provider of ``provider_server``."""
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,12 +10,14 @@ from tests.integration.upstreams.provider_server import KEY, NATIVE_DIMS
 from vectoll.adapters.token_ids import BytePairText, BytePairTokenizer, load_vocabulary
 from vectoll.adapters.upstreams import UpstreamModel, build_upstream
 from vectoll.adapters.upstreams.retries import RetryPolicy
+from vectoll.core.reading import Readers
 from vectoll.domain.catalog import ModelKind, ModelSource, ModelSpec, Pooling, TokenIdPolicy, Upstream
 from vectoll.domain.embedding import Embeddings, Inputs
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.ports.metrics import Metrics
 
+THREADS = ThreadPoolExecutor(1)
 QUICK = RetryPolicy(max_attempts=4, base_s=0.001, cap_s=0.002)
 
 
@@ -47,6 +50,7 @@ async def upstream_model(*urls: str, key: str = KEY, **how: Any) -> AsyncIterato
     model = build_upstream(
         spec,
         {"PROVIDER_KEY": key},
+        Readers(THREADS, 1, 60.0),
         tokenizer=BytePairTokenizer(vocabulary) if how.get("tokenizer") else None,
         foreign=BytePairText(vocabulary) if spec.token_ids is TokenIdPolicy.CL100K_BASE else None,
         retries=QUICK,

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
-from vectoll.adapters.tokenizers import checkpoint as tokenizers
+from vectoll.core import reading
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError, InputTooLong, InvalidRequest
 
@@ -132,8 +132,8 @@ def test_many_texts_are_read_a_few_at_a_time(texts: list[str]) -> None:
     one_by_one = [ids(tokenizer, [text])[0] for text in texts]
     slices.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizers, "MAX_SLICE_TEXTS", 5)
-        patch.setattr(tokenizers, "MAX_SLICE_CHARACTERS", 30)
+        patch.setattr(reading, "MAX_SLICE_TEXTS", 5)
+        patch.setattr(reading, "MAX_SLICE_CHARACTERS", 30)
         assert ids(tokenizer, texts) == one_by_one
     assert all(len(few) <= 5 for few in slices)
     assert len(texts) < 4 or all(sum(map(len, few[:-1])) < 30 for few in slices)

@@ -64,7 +64,7 @@ class FakeModel:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     callers: list[str] = field(default_factory=list)
 
-    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         return [Encoding([1] * len(each)) for each in inputs]
 
     async def embed(

@@ -34,6 +34,22 @@ async def test_callers_take_turns_however_many_calls_each_has() -> None:
     assert log == ["a", "a", "b", "c", "a", "b", "a"]
 
 
+async def test_what_goes_on_is_before_the_rest_of_its_caller() -> None:
+    gate, log, hold = FairGate(1, 100, 60), list[str](), asyncio.Event()
+
+    async def go_on() -> None:
+        async with gate.slot("a", goes_on=True):
+            log.append("goes on")
+
+    tasks = [asyncio.create_task(enter(gate, caller, log, hold)) for caller in "aab"]
+    await settle()
+    tasks.append(asyncio.create_task(go_on()))
+    await settle()
+    hold.set()
+    await asyncio.gather(*tasks)
+    assert log == ["a", "goes on", "b", "a"]
+
+
 async def test_full_is_refused_at_once() -> None:
     gate, hold = FairGate(1, 1, 60), asyncio.Event()
     tasks = [asyncio.create_task(enter(gate, "a", [], hold)) for _ in range(2)]

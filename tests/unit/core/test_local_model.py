@@ -1,7 +1,7 @@
 """LocalModel: what is tokenised, refused, shortened and counted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ import pytest
 from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.local import INLINE_CHARACTERS, LocalModel
 from vectoll.core.batching.queue import BatchShape
+from vectoll.core.reading import MAX_SLICE_TEXTS, Readers, slices
 from vectoll.domain.catalog import ModelSource, ModelSpec, Pooling, TokenIdPolicy
 from vectoll.domain.embedding import Encoding, Vector
 from vectoll.domain.errors import InputTooLong, InvalidRequest
@@ -35,6 +36,12 @@ class WordTokenizer:
         self.seen.extend(texts)
         inner = None if max_tokens is None else max_tokens - 2
         return [Encoding([1, *[len(word) for word in text.split()][:inner], 2]) for text in texts]
+
+    def encode_in_slices(
+        self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
+    ) -> Iterator[Sequence[Encoding]]:
+        for few in slices(texts):
+            yield self.encode(few, max_tokens=max_tokens, limit=limit)
 
 
 class SpreadEngine:
@@ -75,13 +82,13 @@ async def model(tokenizer: WordTokenizer) -> AsyncIterator[LocalModel]:
     options = {"model": "m", "max_queue_tokens": 10_000, "max_wait_s": 60.0, "metrics": NoMetrics()}
     batcher = Batcher(SpreadEngine(), BatchShape(64), **options)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as threads:
-        model = LocalModel(SPEC, tokenizer, batcher, threads)
+        model = LocalModel(SPEC, tokenizer, batcher, Readers(threads, 1, 60.0))
         yield model
         await model.close()
 
 
 def with_spec(model: LocalModel, **changes: object) -> LocalModel:
-    return LocalModel(replace(SPEC, **changes), model._tokenizer, model._backend, model._threads)  # type: ignore[arg-type]
+    return LocalModel(replace(SPEC, **changes), model._tokenizer, model._backend, model._readers)  # type: ignore[arg-type]
 
 
 async def test_text_is_counted_with_its_special_tokens(model: LocalModel) -> None:
@@ -95,6 +102,18 @@ async def test_long_text_is_tokenised_off_the_loop_with_the_same_result(model: L
     words = " ".join(["x" * 1000] * 3)
     assert len(words) > INLINE_CHARACTERS
     assert [e.token_count for e in await model.tokenize([words])] == [5]
+
+
+async def test_one_callers_many_texts_do_not_keep_anothers_waiting(
+    model: LocalModel, tokenizer: WordTokenizer
+) -> None:
+    bulk = ["bulk " * 5] * (10 * MAX_SLICE_TEXTS)
+    waiting = [asyncio.create_task(model.tokenize(bulk, "bulk")) for _ in range(20)]
+    await asyncio.sleep(0)
+    single = "x" * INLINE_CHARACTERS
+    await model.tokenize([single], "single")
+    assert tokenizer.seen.index(single) <= 2 * MAX_SLICE_TEXTS
+    assert [len(encodings) for encodings in await asyncio.gather(*waiting)] == [len(bulk)] * 20
 
 
 async def test_texts_of_one_turn_fail_or_leave_apart(
@@ -176,7 +195,7 @@ async def test_foreign_token_ids_are_read_as_their_text_prompt_included(
     model: LocalModel, tokenizer: WordTokenizer, policy: TokenIdPolicy
 ) -> None:
     spec = replace(SPEC, token_ids=policy, prompt="query: ")
-    foreign = LocalModel(spec, tokenizer, model._backend, model._threads, FakeForeign())
+    foreign = LocalModel(spec, tokenizer, model._backend, model._readers, FakeForeign())
     from_ids = await foreign.tokenize([[3, 4]])
     assert from_ids == await foreign.tokenize(["xxx xxxx"])
     assert tokenizer.seen[0] == "query: xxx xxxx"

@@ -1,12 +1,14 @@
 """Exact token counts for upstreams that read an OpenAI vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import tokenizers
 from tokenizers import pre_tokenizers
 from tokenizers.models import BPE
 
 from vectoll.adapters.token_ids.vocabulary import SINGLE_BYTES, VOCABULARIES, Vocabulary
+from vectoll.core.reading import slices
 from vectoll.domain.embedding import Encoding
 from vectoll.domain.errors import InvalidRequest
 
@@ -31,7 +33,21 @@ class BytePairTokenizer:
         limit: int | None = None,  # noqa: ARG002 - all are read
     ) -> Sequence[Encoding]:
         """See ``Tokenizer.encode``."""
+        return list(chain.from_iterable(self.encode_in_slices(texts, max_tokens=max_tokens)))
+
+    def encode_in_slices(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: int | None = None,
+        limit: int | None = None,  # noqa: ARG002 - all are read
+    ) -> Iterator[Sequence[Encoding]]:
+        """See ``Tokenizer.encode_in_slices``."""
         _check_readable(texts)
+        for few in slices(texts):
+            yield self._encode(few, max_tokens)
+
+    def _encode(self, texts: Sequence[str], max_tokens: int | None) -> Sequence[Encoding]:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [Encoding(tokens.ids[:max_tokens]) for tokens in encoded]
 

@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer, with what a server asks of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,17 +9,10 @@ from tokenizers import Tokenizer
 
 from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers.words import MAX_CHARACTERS, words_of
+from vectoll.core.reading import FEW_TEXTS, slices
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Encoding, max_characters
 from vectoll.domain.errors import ConfigurationError, InputTooLong, InvalidRequest, TooFewTokens
-
-FEW_TEXTS = 4
-"""Fewer are read one by one, which costs less than the library's thread pool. Its call for a batch, and for one text,
-leaves out where in the text each token is."""
-
-MAX_SLICE_TEXTS = 256
-MAX_SLICE_CHARACTERS = 1_000_000
-"""What the library reads at once. Per token it makes a hundred bytes beside the id, and frees them with the slice."""
 
 _PROBE = "a"
 
@@ -61,37 +55,52 @@ class CheckpointTokenizer:
     ) -> Sequence[Encoding]:
         """One Encoding per text; the port says the rest."""
         try:
-            read = self._read(texts, limit)
+            read = chain.from_iterable(self._read(texts, limit))
+            return [Encoding(self._finish(index, ids, max_tokens)) for index, ids in enumerate(read)]
         except TypeError:  # a str that has no UTF-8 form
             raise _not_unicode(texts) from None
-        return [Encoding(self._finish(index, ids, max_tokens)) for index, ids in enumerate(read)]
 
-    def _read(self, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+    def encode_in_slices(
+        self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
+    ) -> Iterator[Sequence[Encoding]]:
+        """The same, a few texts at a time."""
+        first = 0
+        try:
+            for read in self._read(texts, limit):
+                yield [Encoding(self._finish(first + i, ids, max_tokens)) for i, ids in enumerate(read)]
+                first += len(read)
+        except TypeError:
+            raise _not_unicode(texts) from None
+
+    def _read(self, texts: Sequence[str], limit: int | None) -> Iterable[list[list[int]]]:
         if self._words is None or sum(map(len, texts)) > MAX_CHARACTERS:
             return self._ask(texts, limit)
         read = [self._words.encode(text) for text in texts]
         if None not in read:
-            return cast("list[list[int]]", read)
-        others = iter(self._ask([text for text, ids in zip(texts, read, strict=True) if ids is None]))
-        return [next(others) if ids is None else ids for ids in read]
+            return [cast("list[list[int]]", read)]
+        strange = [text for text, ids in zip(texts, read, strict=True) if ids is None]
+        others = chain.from_iterable(self._ask(strange))
+        return [[next(others) if ids is None else ids for ids in read]]
 
-    def _ask(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+    def _ask(self, texts: Sequence[str], limit: int | None = None) -> Iterator[list[list[int]]]:
         """What the library makes of the texts. Stops where one has more tokens than ``limit``, or all have too few."""
-        read: list[list[int]] = []
-        characters = tokens = 0
-        for few in _slices(texts):
-            for text, one in zip(few, self._encode(few), strict=True):
-                ids = one.ids
+        count = characters = tokens = 0
+        for few in slices(texts):
+            read = [one.ids for one in self._encode(few)]
+            for index, ids in enumerate(read, count):
                 if limit is not None and len(ids) + len(self._end) > limit:
-                    raise InputTooLong(len(read), len(ids) + len(self._end), limit)
-                read.append(ids)
-                characters += len(text)
-                tokens += len(ids)
+                    raise InputTooLong(index, len(ids) + len(self._end), limit)
+            count += len(read)
+            characters += sum(map(len, few))
+            tokens += sum(map(len, read))
             if characters > max_characters(tokens):
                 raise TooFewTokens(characters, tokens, max_characters(tokens))
-        return read
+            yield read
 
     def _encode(self, texts: Sequence[str]) -> Sequence[Any]:
+        """Few are read one by one, which costs less than the library's thread pool. Its call for a batch, and for one
+        text, leaves out where in the text each token is.
+        """
         tokenizer = self._tokenizer
         if len(texts) < FEW_TEXTS:
             return [tokenizer.encode_batch_fast([text])[0] for text in texts]
@@ -108,21 +117,6 @@ class CheckpointTokenizer:
                 ("input", index), "contains a special token that the model has no vector for"
             )
         return ids
-
-
-def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in order, a few at a time. One that is longer than a slice goes alone or last."""
-    if len(texts) < FEW_TEXTS:
-        yield texts
-        return
-    begin = characters = 0
-    for index, text in enumerate(texts):
-        characters += len(text)
-        if characters >= MAX_SLICE_CHARACTERS or index + 1 - begin == MAX_SLICE_TEXTS:
-            yield texts[begin : index + 1]
-            begin, characters = index + 1, 0
-    if begin < len(texts):
-        yield texts[begin:]
 
 
 def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> CheckpointTokenizer:

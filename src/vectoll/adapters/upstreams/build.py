@@ -9,6 +9,7 @@ from vectoll.adapters.upstreams.provider import Provider
 from vectoll.adapters.upstreams.retries import RetryPolicy
 from vectoll.adapters.upstreams.transport import Transport
 from vectoll.core.gate import FairGate
+from vectoll.core.reading import Readers
 from vectoll.domain.catalog import ModelKind, ModelSpec, Upstream
 from vectoll.domain.errors import ConfigurationError, ModelOffline
 from vectoll.ports.metrics import Metrics
@@ -24,6 +25,7 @@ MAX_WAITING_CALLS = 4096
 def build_upstream(
     spec: ModelSpec,
     environ: Mapping[str, str],
+    readers: Readers,
     *,
     tokenizer: Tokenizer | None = None,
     foreign: ForeignTokens | None = None,
@@ -31,6 +33,7 @@ def build_upstream(
     metrics: Metrics | None = None,
 ) -> UpstreamModel:
     """A model over ``spec.upstream``; connects on first use. Our key is read from ``environ``, here and nowhere else.
+    ``readers`` count the tokens of long texts.
 
     ``tokenizer`` is the provider's, where ``spec.upstream.tokenizer`` names one; ``foreign`` reads the token ids of
     ``spec.token_ids``. Raises ModelOffline when the key's variable is not set, ConfigurationError when what it
@@ -42,7 +45,7 @@ def build_upstream(
     key = _read_key(spec, upstream, environ)
     provider = _provider(spec, upstream, key, retries, metrics)
     gate = FairGate(MAX_CALLS, MAX_WAITING_CALLS, max_wait_s=upstream.timeout_s)
-    return UpstreamModel(spec, upstream, provider, gate, tokenizer, foreign)
+    return UpstreamModel(spec, upstream, provider, gate, readers, tokenizer, foreign)
 
 
 def _read_key(spec: ModelSpec, upstream: Upstream, environ: Mapping[str, str]) -> str | None:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import cast
 
 from vectoll.adapters.upstreams.bounds import SPECIAL_TOKENS, token_bound
@@ -20,6 +22,7 @@ from vectoll.adapters.upstreams.provider import Answer, Provider
 from vectoll.adapters.upstreams.purchase import Purchase
 from vectoll.core.gate import FairGate
 from vectoll.core.parts import for_each
+from vectoll.core.reading import Readers, slices
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
 from vectoll.domain.errors import (
@@ -59,6 +62,7 @@ class UpstreamModel:
         upstream: Upstream,
         provider: Provider,
         gate: FairGate,
+        readers: Readers,
         tokenizer: Tokenizer | None = None,
         foreign: ForeignTokens | None = None,
     ) -> None:
@@ -67,6 +71,7 @@ class UpstreamModel:
         self._upstream = upstream
         self._provider = provider
         self._gate = gate
+        self._readers = readers
         self._tokenizer = tokenizer
         self._foreign = foreign
         self._in_flight = 0
@@ -78,34 +83,43 @@ class UpstreamModel:
         """How it is read, limited and priced."""
         return self._spec
 
-    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Encodings carry the text, or the ids where they go out as they came."""
         if isinstance(inputs[0], str):
-            return await self._measure(cast("Sequence[str]", inputs))
+            return await self._measure(cast("Sequence[str]", inputs), caller)
         sequences = cast("Sequence[Sequence[int]]", inputs)
         if self._spec.token_ids is TokenIdPolicy.NATIVE:
             return self._adopt(sequences)
         if self._foreign is None:
             raise TokenIdsRefused(self._spec.id)
         if sum(map(len, sequences)) < INLINE_CHARACTERS:
-            return await self._measure(self._foreign.decode(sequences))
-        return await self._measure(await asyncio.to_thread(self._foreign.decode, sequences))
+            texts = self._foreign.decode(sequences)
+        else:
+            texts = await self._readers.run(partial(self._foreign.decode, sequences), caller)
+        return await self._measure(texts, caller)
 
-    async def _measure(self, texts: Sequence[str]) -> Sequence[Encoding]:
+    async def _measure(self, texts: Sequence[str], caller: str) -> Sequence[Encoding]:
         if self._spec.prompt:
             texts = [self._spec.prompt + text for text in texts]
         if sum(map(len, texts)) < INLINE_CHARACTERS:
-            return self._encodings(texts)
-        check_characters(texts, self._spec.max_tokens)
-        return await asyncio.to_thread(self._encodings, texts)
-
-    def _encodings(self, texts: Sequence[str]) -> Sequence[Encoding]:
-        if self._tokenizer is None:
-            limit = self._spec.max_tokens
-            return [Encoding((), text, min(_bound(i, text), limit)) for i, text in enumerate(texts)]
-        counts = [encoding.token_count for encoding in self._tokenizer.encode(texts)]
-        self._check_lengths(counts)
+            counts: Sequence[int] = list(chain.from_iterable(self._count_tokens(texts)))
+        else:
+            check_characters(texts, self._spec.max_tokens)
+            counts = await self._readers.read(self._count_tokens(texts), caller)
+        if self._tokenizer is not None:
+            self._check_lengths(counts)
         return [Encoding((), text, tokens) for text, tokens in zip(texts, counts, strict=True)]
+
+    def _count_tokens(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
+        """A few texts at a time. Without a tokenizer it is the most that each can have."""
+        if self._tokenizer is not None:
+            for encodings in self._tokenizer.encode_in_slices(texts):
+                yield [encoding.token_count for encoding in encodings]
+            return
+        first, limit = 0, self._spec.max_tokens
+        for few in slices(texts):
+            yield [min(_bound(index, text), limit) for index, text in enumerate(few, first)]
+            first += len(few)
 
     def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""

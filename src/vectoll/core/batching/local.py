@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from functools import partial
 from typing import cast
 
 from vectoll.core.batching.vectors import shorten
+from vectoll.core.reading import Readers
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
 from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
@@ -55,7 +56,7 @@ class LocalModel:
         spec: ModelSpec,
         tokenizer: Tokenizer,
         backend: Backend,
-        threads: Executor,
+        readers: Readers,
         foreign: ForeignTokens | None = None,
     ) -> None:
         """``foreign`` reads the token ids of a policy that is neither native nor reject."""
@@ -64,7 +65,7 @@ class LocalModel:
         self._tokenizer = tokenizer
         self._short = _ShortTexts(tokenizer, self._max_tokens)
         self._backend = backend
-        self._threads = threads
+        self._readers = readers
         self._foreign = foreign
 
     @property
@@ -72,40 +73,39 @@ class LocalModel:
         """How it is read, limited and priced."""
         return self._spec
 
-    async def tokenize(self, inputs: Inputs) -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``."""
         if isinstance(inputs[0], str):
-            encodings = await self._encode(cast("Sequence[str]", inputs))
+            encodings = await self._encode(cast("Sequence[str]", inputs), caller)
         elif self._spec.token_ids is TokenIdPolicy.NATIVE:
             encodings = self._adopt(cast("Sequence[Sequence[int]]", inputs))
         else:
-            encodings = await self._encode(await self._read(cast("Sequence[Sequence[int]]", inputs)))
+            texts = await self._read(cast("Sequence[Sequence[int]]", inputs), caller)
+            encodings = await self._encode(texts, caller)
         limit = self._spec.max_tokens
         for index, encoding in enumerate(encodings):
             if encoding.token_count > limit:
                 raise InputTooLong(index, encoding.token_count, limit)
         return encodings
 
-    async def _encode(self, texts: Sequence[str]) -> Sequence[Encoding]:
+    async def _encode(self, texts: Sequence[str], caller: str) -> Sequence[Encoding]:
         if self._spec.prompt:
             texts = [self._spec.prompt + text for text in texts]
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             return await self._short.encode(texts)
         check_characters(texts, self._spec.max_tokens)
         limit = None if self._spec.truncate else self._spec.max_tokens
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, lambda: self._tokenizer.encode(texts, max_tokens=self._max_tokens, limit=limit)
-        )
+        encodings = self._tokenizer.encode_in_slices(texts, max_tokens=self._max_tokens, limit=limit)
+        return await self._readers.read(encodings, caller)
 
-    async def _read(self, sequences: Sequence[Sequence[int]]) -> Sequence[str]:
+    async def _read(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[str]:
         """The text that another model's token ids stand for."""
         foreign = self._foreign
         if foreign is None:
             raise TokenIdsRefused(self._spec.id)
         if sum(map(len, sequences)) < INLINE_CHARACTERS:
             return foreign.decode(sequences)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, foreign.decode, sequences)
+        return await self._readers.run(partial(foreign.decode, sequences), caller)
 
     def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own token ids, used verbatim."""
