@@ -7,11 +7,13 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from vectoll.adapters.checkpoints import locate, read_checkpoint
 from vectoll.adapters.engines.cores import available_cores
@@ -36,6 +38,9 @@ from vectoll.settings import Settings
 
 __all__ = ["ModelState", "model_states", "open_model", "open_models", "read_served_models"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +57,28 @@ class ModelState:
     """As the operator is told."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Threads:
+    """Apart from those that answer requests: weights may take hours to come, and texts a minute to be read."""
+
+    readers: Readers
+    loaders: Executor
+
+    def load(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+        """What ``work`` returns. There is a thread for each model."""
+        return asyncio.get_running_loop().run_in_executor(self.loaders, partial(work, *args, **kwargs))
+
+
+@contextmanager
+def _open_threads(settings: Settings, models: int) -> Iterator[_Threads]:
+    cores = available_cores()
+    with (
+        ThreadPoolExecutor(cores, thread_name_prefix="tokenize") as readers,
+        ThreadPoolExecutor(max(1, models), thread_name_prefix="load") as loaders,
+    ):
+        yield _Threads(Readers(readers, cores, settings.queue.max_wait_s), loaders)
+
+
 @asynccontextmanager
 async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[ModelRegistry]:
     """The catalogue with every model that is switched on; those to load on start are loaded. One that fails is
@@ -64,9 +91,9 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
         log.warning("model_offline", extra={"model": model_id, "reason": fault})
     computes_here = settings.engine.backend == "local"
     residency = Residency(await asyncio.to_thread(memory_budget, settings.engine) if computes_here else 0)
-    with _open_readers(settings) as readers:
+    with _open_threads(settings, len(states)) as threads:
         models = {
-            state.spec.id: _resident(state.spec, settings, metrics, readers, residency, offline)
+            state.spec.id: _resident(state.spec, settings, metrics, threads, residency, offline)
             for state in states
             if state.offline is None
         }
@@ -83,13 +110,6 @@ async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[Mod
         finally:
             retrying.cancel()
             await registry.close()
-
-
-@contextmanager
-def _open_readers(settings: Settings) -> Iterator[Readers]:
-    """Threads that read long texts for all models."""
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="tokenize") as threads:
-        yield Readers(threads, available_cores(), settings.queue.max_wait_s)
 
 
 async def _try_to_load(model: ResidentModel) -> None:
@@ -110,7 +130,7 @@ def _resident(
     spec: ModelSpec,
     settings: Settings,
     metrics: Metrics,
-    readers: Readers,
+    threads: _Threads,
     residency: Residency,
     offline: MutableMapping[ModelId, str],
 ) -> ResidentModel:
@@ -122,11 +142,11 @@ def _resident(
         if spec.upstream is not None or settings.engine.backend == "ray":
             return 0
         with _explaining(spec):
-            return await asyncio.to_thread(memory_need, spec, settings.engine, stop)
+            return await threads.load(memory_need, spec, settings.engine, stop)
 
     async def load() -> EmbeddingModel:
         with _explaining(spec):
-            return await _load(spec, settings, metrics, readers)
+            return await _load(spec, settings, metrics, threads)
 
     return ResidentModel(spec, measure, load, residency, offline, abort=stop.set)
 
@@ -156,8 +176,8 @@ async def open_model(settings: Settings, name: str) -> AsyncIterator[EmbeddingMo
     spec = served.catalog.resolve(name)
     if reason := served.faults.get(spec.id):
         raise ModelOffline(spec.id, reason)
-    with _open_readers(settings) as readers:
-        model = await _load(spec, settings, NoMetrics(), readers)
+    with _open_threads(settings, 1) as threads:
+        model = await _load(spec, settings, NoMetrics(), threads)
         try:
             yield model
         finally:
@@ -199,29 +219,29 @@ def _read_facts(model: ModelId, source: ModelSource) -> CheckpointFacts:
     return CheckpointFacts(family, checkpoint.pooling, checkpoint.dims, checkpoint.max_tokens)
 
 
-async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, readers: Readers) -> EmbeddingModel:
+async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: _Threads) -> EmbeddingModel:
     """Raises ModelOffline, ConfigurationError, and whatever an engine raises."""
     if spec.upstream is not None:
-        return await asyncio.to_thread(_connect, spec, spec.upstream, metrics, readers)
+        return await threads.load(_connect, spec, spec.upstream, metrics, threads.readers)
     from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
     from vectoll.core.batching.local import LocalModel
 
     def load() -> CheckpointTokenizer:
         return load_tokenizer(open_checkpoint(spec), spec.pooling)
 
-    tokenizer = await asyncio.to_thread(load)
+    tokenizer = await threads.load(load)
     if settings.engine.backend == "ray":
-        backend = await asyncio.to_thread(_reach, spec, settings)
+        backend = await threads.load(_reach, spec, settings)
     else:
-        backend = await _compute_here(spec, settings, metrics)
-    return LocalModel(spec, tokenizer, backend, readers, _foreign_tokens(spec))
+        backend = await _compute_here(spec, settings, metrics, threads)
+    return LocalModel(spec, tokenizer, backend, threads.readers, _foreign_tokens(spec))
 
 
-async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics) -> Backend:
+async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: _Threads) -> Backend:
     """The engine in this process, behind its queue."""
     from vectoll.core.batching.batcher import Batcher
 
-    loaded = await asyncio.to_thread(load_engine, spec, settings.engine)
+    loaded = await threads.load(load_engine, spec, settings.engine)
     facts = {
         "engine": loaded.runtime,
         "streams": loaded.engine.streams,

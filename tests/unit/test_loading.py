@@ -1,14 +1,18 @@
 """open_models: what is served, what is not, and what is tried again."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from tests.tiny_checkpoints import MAKERS
 
 from vectoll import loading
 from vectoll.core import residency
 from vectoll.domain.catalog import Pooling
+from vectoll.domain.errors import ModelOffline
 from vectoll.ports.metrics import NoMetrics
 from vectoll.settings import ClusterSettings, EngineSettings, ModelSettings, Settings
 
@@ -45,6 +49,32 @@ async def test_whatever_an_engine_raises_only_its_model_is_offline(
     async with loading.open_models(Settings(), NoMetrics()) as registry:
         assert registry.why_none == "all-MiniLM-L6-v2: it could not be loaded"
     assert type(defect).__name__ in caplog.text
+
+
+async def test_weights_that_are_slow_to_come_hold_up_no_thread_that_answers_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, may_end = threading.Event(), threading.Event()
+
+    def fetch_slowly(*_: object) -> int:
+        is_asked.set()
+        may_end.wait(10)
+        return 0
+
+    monkeypatch.setattr(loading, "memory_need", fetch_slowly)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    tiny = settings_for(tmp_path).models[1]
+    settings = Settings(models=(NO_DEFAULT, structs.replace(tiny, load="first_use")))
+    async with loading.open_models(settings, NoMetrics()) as registry:
+        model = await registry.get(registry.resolve("tiny"))
+        asking = asyncio.create_task(model.tokenize(["text"]))
+        async with asyncio.timeout(5):
+            while not is_asked.is_set():  # noqa: ASYNC110 - a thread's event
+                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(lambda: "answered") == "answered"
+        may_end.set()
+        with pytest.raises(ModelOffline):
+            await asking
 
 
 async def test_nothing_can_be_used_on_a_cluster_that_cannot_be_reached() -> None:
