@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,16 @@ def build(root: Path, *, strict: bool = False) -> str | None:
             for (source, flags), target in zip(SOURCES.items(), objects, strict=True)
         ]
         library = Path(folder) / "library"
-        commands.append(["-shared", "-pthread", *map(str, objects), "-o", str(library)])
-        for command in commands:
-            done = subprocess.run([*compiler(), *command], capture_output=True, text=True, check=False)
-            if done.returncode:
-                return done.stderr.strip()[-2000:] or f"{compiler()[0]} failed"
+        link = ["-shared", "-pthread", *map(str, objects), "-o", str(library)]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            compiled = list(threads.map(_failure_of, commands))
+        if why := next(filter(None, compiled), None) or _failure_of(link):
+            return why
         library.replace(root / LIBRARY)
     return None
+
+
+def _failure_of(command: list[str]) -> str | None:
+    """What the compiler said to a command that failed."""
+    done = subprocess.run([*compiler(), *command], capture_output=True, text=True, check=False)
+    return done.stderr.strip()[-2000:] or f"{compiler()[0]} failed" if done.returncode else None
