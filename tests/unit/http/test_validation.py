@@ -12,7 +12,13 @@ from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
 from vectoll.domain.errors import FieldIssue, InvalidRequest, format_path
 from vectoll.http.body import MAX_MEMBERS, member_names
 from vectoll.http.errors import details_tree
-from vectoll.http.validation import MAX_ISSUES, MAX_WALKED_BYTES, _issues, parse_embedding_request
+from vectoll.http.validation import (
+    COUNTED_BYTES,
+    MAX_ISSUES,
+    MAX_WALKED_BYTES,
+    _issues,
+    parse_embedding_request,
+)
 
 
 def refuse(body: bytes | dict[str, Any]) -> InvalidRequest:
@@ -198,6 +204,13 @@ def test_details_have_the_shape_that_the_spec_shows() -> None:
 )
 def test_bodies_that_are_no_sound_json_object(body: bytes, message: str) -> None:
     assert str(refuse(body)).startswith(message)
+
+
+def test_a_large_body_that_quotes_the_names_of_fields_gives_none_twice() -> None:
+    texts = ['"model"', "model", "input", "x" * COUNTED_BYTES]
+    assert parse_embedding_request(json.dumps(with_input(texts)).encode()).inputs == texts
+    repeated = json.dumps(with_input(texts))[:-1] + ',"model":"other"}'
+    assert str(refuse(repeated.encode())).startswith("The field 'model' is given more than once")
 
 
 @pytest.mark.parametrize(
