@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import structlog
 
-AT_ONCE = 1024
-"""Connections that are taken in one turn of the loop."""
+AT_ONCE = 256
+"""Connections that are taken in one turn of the loop: fewer than the files that are kept free of them."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
 

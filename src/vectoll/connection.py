@@ -1,6 +1,8 @@
 """One client's connection: how long it waits for what, whom it refuses, and how it ends."""
 
+import asyncio
 import socket
+import sys
 from collections import deque
 from typing import Any, cast
 
@@ -26,6 +28,11 @@ LINGER_S = 30.0
 class Connection(RequestReader):
     """HTTP/1.1 for clients that are slow, leave, or send what is no request."""
 
+    def __init__(self, *args: Any, most_connections: int = sys.maxsize, **options: Any) -> None:
+        """Of more than ``most_connections`` at once the last is answered 503 and closed."""
+        super().__init__(*args, **options)
+        self._most_connections = most_connections
+
     _answered: RequestResponseCycle | None = None
     """The request that is being answered, or was last."""
 
@@ -33,6 +40,13 @@ class Connection(RequestReader):
     _unsent = 0
     _has_ended = False
     """The client sends no more."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """A client is here. Where there are too many it is not kept: even one that says nothing is an open file."""
+        super().connection_made(transport)
+        if len(self.connections) > self._most_connections:
+            self._send_refusal(503, "The server has as many connections as it can. Please try again later.")
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or we have closed. uvicorn tells only the newest of the requests."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -48,11 +49,12 @@ def serve(settings: Settings) -> None:
     files = allow_open_files()
     if files < FEW_FILES:
         log.warning("few open files are allowed: each connection is one", limit=files)
+    most_connections = files * 7 // 8  # the rest is for the ledger, providers and replicas
     with lock_data_dir(settings), _listen(settings) as listener:
         secret = None
         if not settings.database.url:  # gateways on one database are no place to try things out
             secret = prepare_development_key(Path(settings.data_dir), is_first_start=not has_ledger(settings))
-        uvloop.run(_serve(settings, listener, secret))
+        uvloop.run(_serve(settings, listener, secret, most_connections))
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -74,12 +76,14 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def _serve(settings: Settings, listener: socket.socket, secret: str | None) -> None:
+async def _serve(
+    settings: Settings, listener: socket.socket, secret: str | None, most_connections: int
+) -> None:
     clock = SystemClock()
     async with open_store(settings, clock) as store, open_services(settings, store, clock) as services:
         if secret and not await open_development_account(secret, store.keys, store.ledger, clock):
             secret = None
-        server = _Server(settings, services, listener, secret)
+        server = _Server(settings, services, listener, secret, most_connections)
         await server.serve(sockets=[listener])
     log.info("stopped")
 
@@ -90,9 +94,14 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, settings: Settings, services: Services, listener: socket.socket, secret: str | None
+        self,
+        settings: Settings,
+        services: Services,
+        listener: socket.socket,
+        secret: str | None,
+        most_connections: int,
     ) -> None:
-        super().__init__(_uvicorn_config(settings, services))
+        super().__init__(_uvicorn_config(settings, services, most_connections))
         self._settings = settings
         self._services = services
         self._listener = listener
@@ -196,11 +205,11 @@ def _application(settings: Settings, services: Services) -> ASGIApp:
     return allow_origins(app, settings.http.cors_origins) if settings.http.cors_origins else app
 
 
-def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
+def _uvicorn_config(settings: Settings, services: Services, most_connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         cast("Any", _BehindProxy(_application(settings, services), settings.forwarded_allow_ips)),
         interface="asgi3",
-        http=Connection,
+        http=cast("Any", partial(Connection, most_connections=most_connections)),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -136,7 +136,7 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(app: Any = echo) -> AsyncIterator[Serving]:
+async def serving(app: Any = echo, **options: int) -> AsyncIterator[Serving]:
     config = Config(
         app,
         http=Connection,
@@ -148,7 +148,7 @@ async def serving(app: Any = echo) -> AsyncIterator[Serving]:
     )
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(config, state, {}), "127.0.0.1", 0
+        lambda: Connection(config, state, {}, **options), "127.0.0.1", 0
     )
     with closing(server):
         yield Serving(server.sockets[0].getsockname()[1], state)
@@ -189,6 +189,26 @@ async def test_what_is_no_request_is_refused_in_the_shape_of_errors_and_has_an_i
         assert refused.json["code"] == "INVALID_REQUEST"
         assert refused.json["error"].startswith("This is no valid HTTP request: Invalid header token")
         assert await client.is_closed()
+
+
+@on_uvloop
+async def test_one_connection_too_many_is_answered_and_closed_and_those_that_are_there_are_served() -> None:
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
+    async with serving(most_connections=2) as server, server.client() as first:
+        async with server.client() as second:
+            second.send(request)
+            assert (await second.answer()).body == b"hi"
+            async with server.client() as third:
+                refused = await third.answer()
+                assert (refused.status, refused.json["code"]) == (503, "SERVICE_UNAVAILABLE")
+                assert refused.headers["retry-after"] == "1"
+                assert await third.is_closed()
+        first.send(request)
+        assert (await first.answer()).body == b"hi"
+        async with asyncio.timeout(WAIT_S):
+            while len(server.state.connections) > 1:  # noqa: ASYNC110 - the other end has no event
+                await asyncio.sleep(0.001)
+        assert (await server.answer(request)).body == b"hi"
 
 
 @on_uvloop

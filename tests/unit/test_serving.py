@@ -20,7 +20,7 @@ def test_a_connection_on_which_nothing_comes_is_closed(monkeypatch: pytest.Monke
 
     async def main() -> bytes:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = serving._Server(Settings(), FakeServer().services, listener, None)
+            server = serving._Server(Settings(), FakeServer().services, listener, None, 100)
             running = asyncio.create_task(server.serve(sockets=[listener]))
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             async with asyncio.timeout(10):

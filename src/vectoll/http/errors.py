@@ -113,6 +113,8 @@ def refusal(scope: Scope, status: int, message: str) -> Response:
     error = InvalidRequest.at((), message) if status == 400 else _Refused(status, message)
     body = _openai_body(error, status) if is_under(OPENAI_BASE, scope) else _spec_body(scope, error)
     headers = {"connection": "close", "x-request-id": record.request_id}
+    if status == 503:
+        headers["retry-after"] = "1"
     response = JsonResponse(json_bytes(body), status, headers)
     add_security_headers(scope, response)
     return response
