@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
-from vectoll.domain.errors import RateLimited
+from vectoll.domain.errors import AtCapacity, RateLimited
 from vectoll.domain.limits import LimitState, RateLimit
 from vectoll.ports.limiter import RateLimiter
 from vectoll.settings import LimitsSettings
@@ -16,6 +16,14 @@ UNFUNDED_SIGN_INS = RateLimit(120)
 """Sign-ins per client address and minute of wallets that cannot pay: a wallet is free, and each leaves a nonce."""
 
 
+MAX_BYTES_EACH, MAX_BYTES = 256 << 20, 1 << 30
+"""Memory that one caller's requests in flight may take, and all callers' together: what was sent, and the vectors that
+are asked for. A request that is alone may take any."""
+
+UNCOUNTED_BYTES = 64 << 10
+"""Of each request: single queries are never refused for the memory that bulk requests take."""
+
+
 class Admission:
     """Hands out permits. A ``caller`` is an API key, an account, or the address of a stranger."""
 
@@ -25,6 +33,8 @@ class Admission:
         self.requests = _per_minute(limits.requests_per_minute)
         self.tokens = _per_minute(limits.tokens_per_minute)
         self._in_flight: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._all_bytes = 0
 
     async def admit(self, caller: str, in_flight: int | None = None) -> "Permit":
         """A permit for one request, to be used as a context manager.
@@ -82,6 +92,23 @@ class Admission:
         if not self._in_flight[caller]:
             del self._in_flight[caller]
 
+    def hold_bytes(self, caller: str, before: int, now: int) -> None:
+        """One request takes ``now`` bytes instead of ``before``. Raises RateLimited, AtCapacity."""
+        own, others = self._bytes.get(caller, 0) - before, self._all_bytes - before
+        if own and own + now > MAX_BYTES_EACH:
+            most = MAX_BYTES_EACH >> 20
+            raise RateLimited(f"Too much in flight: {most} MiB of requests and their vectors at most.", 1)
+        if others and others + now > MAX_BYTES:
+            raise AtCapacity(1)
+        self._bytes[caller], self._all_bytes = own + now, others + now
+
+    def free_bytes(self, caller: str, size: int) -> None:
+        """A request is over that took these."""
+        self._all_bytes -= size
+        self._bytes[caller] -= size
+        if not self._bytes[caller]:
+            del self._bytes[caller]
+
 
 @dataclass(slots=True)
 class Permit:
@@ -95,6 +122,7 @@ class Permit:
     tokens: LimitState | None = None
     _is_in: bool = False
     _outlasts: bool = False
+    _bytes: int = 0
 
     def __enter__(self) -> Self:
         self._admission.enter(self.caller, self.in_flight)
@@ -110,10 +138,19 @@ class Permit:
         self._outlasts = True
 
     def leave(self) -> None:
-        """Give the place back, where it is taken."""
+        """Give the place and the memory back, where they are taken."""
         if self._is_in:
             self._is_in = False
             self._admission.leave(self.caller)
+        if self._bytes:
+            self._admission.free_bytes(self.caller, self._bytes)
+            self._bytes = 0
+
+    def hold_bytes(self, size: int) -> None:
+        """This request takes so much memory by now, until it leaves. Raises RateLimited, AtCapacity."""
+        if size > UNCOUNTED_BYTES:
+            self._admission.hold_bytes(self.caller, self._bytes, size)
+            self._bytes = size
 
     async def take_request(self, model: str = ANY_MODEL) -> None:
         """Count one request for a model. Raises RateLimited."""

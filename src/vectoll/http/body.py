@@ -38,9 +38,9 @@ async def read_json_body(request: Request, limit_bytes: int, advice: str = "") -
     """The body of a request that calls itself JSON. ``advice`` is for who sends too much.
 
     Raises UnsupportedMediaType for any other label, PayloadTooLarge as soon as ``limit_bytes`` is known to be
-    exceeded, ClientDisconnect.
+    exceeded, what ``Permit.hold_bytes`` raises, ClientDisconnect.
     """
-    headers = record_of(request.scope).headers
+    headers, permit = record_of(request.scope).headers, record_of(request.scope).permit
     _require_json(headers)
     if _content_length(headers) > limit_bytes:
         raise PayloadTooLarge(limit_bytes, advice)
@@ -54,6 +54,8 @@ async def read_json_body(request: Request, limit_bytes: int, advice: str = "") -
         size += len(chunk)
         if size > limit_bytes:
             raise PayloadTooLarge(limit_bytes, advice)
+        if permit is not None:
+            permit.hold_bytes(size)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

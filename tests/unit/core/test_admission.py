@@ -3,8 +3,8 @@
 import pytest
 
 from vectoll.adapters.limiter import MemoryRateLimiter
-from vectoll.core.admission import Admission
-from vectoll.domain.errors import RateLimited
+from vectoll.core.admission import MAX_BYTES, MAX_BYTES_EACH, UNCOUNTED_BYTES, Admission
+from vectoll.domain.errors import AtCapacity, RateLimited
 from vectoll.settings import LimitsSettings
 
 
@@ -54,6 +54,30 @@ async def test_more_failures_than_allowed_block_that_caller_only() -> None:
         await door.admit("a")
     assert 29 <= blocked.value.retry_after_s <= 30
     await door.admit("b")
+
+
+async def test_memory_of_requests_in_flight_is_capped_for_each_caller_and_for_all_and_freed() -> None:
+    door, size = admission(), MAX_BYTES_EACH // 2
+    permits = [await door.admit(caller) for caller in "aabbccdd"]
+    for permit in permits:
+        permit.hold_bytes(size // 3)
+        permit.hold_bytes(size)
+    another, stranger = await door.admit("a"), await door.admit("e")
+    with pytest.raises(RateLimited, match="256 MiB"):
+        another.hold_bytes(size)
+    with pytest.raises(AtCapacity):
+        stranger.hold_bytes(size)
+    stranger.hold_bytes(UNCOUNTED_BYTES)
+    permits[0].leave()
+    permits[0].leave()
+    another.hold_bytes(size)
+    for permit in (*permits, another, stranger):
+        permit.leave()
+    alone = await door.admit("a")
+    alone.hold_bytes(2 * MAX_BYTES)
+    alone.leave()
+    assert not door._bytes
+    assert not door._all_bytes
 
 
 async def test_requests_in_flight_are_capped_and_freed() -> None:

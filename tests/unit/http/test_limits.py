@@ -8,6 +8,7 @@ import pytest
 from tests.fakes import FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
 
+from vectoll.core import admission
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.limits import LimitState, RateLimit
 from vectoll.domain.money import usd
@@ -298,3 +299,25 @@ async def test_requests_in_flight_are_capped(connect: Connect) -> None:
     server.model.gate.set()
     assert (await first).status_code == 200
     assert (await client.embed()).status_code == 200
+
+
+async def test_memory_of_requests_in_flight_is_capped_and_single_queries_are_let_in(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    monkeypatch.setattr(admission, "MAX_BYTES_EACH", 200_000)
+    server = FakeServer(settings=limited())
+    server.model.gate = asyncio.Event()
+    client = connect(server, await server.open())
+    vectors_of_154_kb = ["x"] * 100
+    first = asyncio.create_task(client.embed(vectors_of_154_kb))
+    await server.model.started.wait()
+    second = await client.embed(vectors_of_154_kb)
+    body = await client.embed("x" * 100_000)
+    assert (second.status_code, body.status_code) == (429, 429)
+    assert second.headers["retry-after"] == "1"
+    single = asyncio.create_task(client.embed("x"))
+    server.model.gate.set()
+    assert [(await answer).status_code for answer in (first, single)] == [200, 200]
+    assert (await client.embed(vectors_of_154_kb)).status_code == 200

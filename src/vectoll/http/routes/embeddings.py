@@ -7,6 +7,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from vectoll.core.admission import Permit
 from vectoll.core.embed import EmbedResult
 from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
 from vectoll.domain.errors import VectollError
@@ -30,7 +31,7 @@ async def create_embedding(request: Request) -> Response:
     with permit:
         try:
             idempotency_key = idempotency_key_of(request)
-            wanted = await _read(request)
+            wanted = await _read(request, permit)
         except VectollError:
             # what names no model that is served counts against a bucket of its own
             await permit.take_request()
@@ -62,9 +63,11 @@ async def _answer(request: Request, result: EmbedResult, encoding_format: Encodi
     return JsonResponse(body, headers=headers)
 
 
-async def _read(request: Request) -> EmbeddingRequest:
+async def _read(request: Request, permit: Permit) -> EmbeddingRequest:
     services = services_of(request)
     body = await read_json_body(request, services.settings.limits.max_body_bytes, _TOO_MUCH)
     wanted = parse_embedding_request(body)
-    record_of(request.scope).model = services.models.resolve(wanted.model).id
+    spec = services.models.resolve(wanted.model)
+    record_of(request.scope).model = spec.id
+    permit.hold_bytes(len(body) + 4 * spec.dims * len(wanted.inputs))
     return wanted
