@@ -1,13 +1,16 @@
 """The HTTP route, against a server that answers as it is told."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from vectoll.adapters.engines.ray import by_http
 from vectoll.adapters.engines.ray.by_http import HttpRoute
 from vectoll.adapters.engines.ray.frames import MEDIA_TYPE
 from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
@@ -99,3 +102,32 @@ async def test_proxy_that_is_gone_is_left_alone(proxy: Proxy, route_to: Callable
                 failures += 1
     assert failures <= 1
     assert len(proxy.asked) >= 39
+
+
+async def test_proxy_that_was_gone_is_tried_one_question_at_a_time(
+    proxy: Proxy, route_to: Callable[..., HttpRoute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_http, "LEFT_ALONE_S", 0.0)
+    questions, may_break = 0, asyncio.Event()
+
+    async def break_off(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal questions
+        questions += 1
+        await may_break.wait()
+        writer.close()
+
+    async with await asyncio.start_server(break_off, "127.0.0.1", 0) as broken:
+        route = route_to(f"http://127.0.0.1:{broken.sockets[0].getsockname()[1]}", proxy.url)
+        may_break.set()
+        while not questions:
+            with suppress(Unreachable):
+                await route.ask(b"question")
+        may_break.clear()
+        asked = [asyncio.create_task(route.ask(b"question")) for _ in range(40)]
+        async with asyncio.timeout(20):
+            while sum(task.done() for task in asked) < 39:
+                await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
+        assert questions <= 2
+        may_break.set()
+        await asyncio.wait(asked)
+    assert [task.exception() for task in asked].count(None) >= 39

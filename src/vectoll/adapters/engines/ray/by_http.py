@@ -14,17 +14,22 @@ from vectoll.domain.ids import ModelId
 CONNECT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1024
 LEFT_ALONE_S = 2.0
+PROBED_S = CONNECT_TIMEOUT_S
+"""How long one question has to find out whether what broke is back, before another tries."""
 
 
 class HttpRoute:
-    """Implements ``Route``. Each question goes to one of the proxies by chance; what broke is left alone a while."""
+    """Implements ``Route``. Each question goes to one of the proxies by chance; what broke is left alone a while, and
+    then asked one question at a time until it answers.
+    """
 
     def __init__(self, model: ModelId, urls: Sequence[str], secret: str, max_answer_bytes: int) -> None:
         """``urls`` are the proxies' base URLs, at least one."""
         self._urls = [url.rstrip("/") + route_prefix(model) for url in urls]
         self._headers = {"authorization": f"Bearer {secret}", "content-type": MEDIA_TYPE}
         self._max_answer_bytes = max_answer_bytes
-        self._broken_until = dict.fromkeys(self._urls, 0.0)
+        self._left_until = dict.fromkeys(self._urls, 0.0)
+        self._suspects: set[str] = set()
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, question: bytes) -> bytes:
@@ -34,11 +39,14 @@ class HttpRoute:
             async with self._open().post(
                 url, data=question, headers=self._headers, allow_redirects=False
             ) as response:
+                self._suspects.discard(url)
+                self._left_until[url] = 0.0
                 if response.content_type == MEDIA_TYPE:
                     return await _read(response, self._max_answer_bytes)
                 status = response.status
         except (aiohttp.ClientError, OSError) as error:
-            self._broken_until[url] = asyncio.get_running_loop().time() + LEFT_ALONE_S
+            self._suspects.add(url)
+            self._left_until[url] = asyncio.get_running_loop().time() + LEFT_ALONE_S
             raise Unreachable(type(error).__name__) from None
         if status in (401, 403):
             raise NotServed("the cluster does not know this server's secret")
@@ -50,8 +58,11 @@ class HttpRoute:
 
     def _choose(self) -> str:
         now = asyncio.get_running_loop().time()
-        healthy = [url for url in self._urls if self._broken_until[url] <= now]
-        return random.choice(healthy or self._urls)  # noqa: S311 - to spread load
+        healthy = [url for url in self._urls if self._left_until[url] <= now]
+        url = random.choice(healthy or self._urls)  # noqa: S311 - to spread load
+        if url in self._suspects:
+            self._left_until[url] = now + PROBED_S
+        return url
 
     def _open(self) -> aiohttp.ClientSession:
         """The session, made on first use: it belongs to the event loop that runs then."""
