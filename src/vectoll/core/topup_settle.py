@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from vectoll.core.topup_rules import check_covered, check_open, credit_of, reversal_of
-from vectoll.domain.errors import InvalidRequest, Unavailable, VectollError
+from vectoll.domain.errors import InvalidRequest, Unavailable
 from vectoll.domain.payments import (
     AT_LARGE,
     Arrived,
@@ -73,9 +73,14 @@ class Settlement:
         """
         rail = self._rails[intent.network]
         deadline = asyncio.get_running_loop().time() + self._waiting.timeout_s
-        verified = await self._verify(rail, payment, intent, deadline)
+        since_block = await self._or_give_up(intent, _by(deadline, rail.verify(payment)))
         try:
-            await self._check_others(rail, payment, verified, intent.since_block, deadline)
+            first = (
+                intent.since_block or since_block
+            )  # of a payment that was sent before, the first attempt's
+            verified = await self.move(intent, state=IntentState.VERIFIED, since_block=first)
+            check = self._check_others(rail, payment, verified, deadline)
+            await self._or_give_up(verified, check, since_block=intent.since_block)
             sent = await self.submit(rail, payment, verified, deadline)
             return await self._await_arrival(rail, payment, sent, deadline)
         except RailUnavailable:
@@ -86,38 +91,29 @@ class Settlement:
         ) as error:  # the ledger's: it says that nothing was charged, which is not so
             raise PaymentOutcomeUnknown(intent.id) from error
 
-    async def _verify(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
-        try:
-            since_block = await _by(deadline, rail.verify(payment))
-        except (PaymentRefused, RpcUnavailable) as error:
-            raise await self._give_up(intent, error) from None
-        first = intent.since_block or since_block  # of a payment that was sent before, the first attempt's
-        return await self.move(intent, state=IntentState.VERIFIED, since_block=first)
-
     async def _check_others(
-        self, rail: Rail, payment: Payment, intent: Intent, since_block: int, deadline: float
+        self, rail: Rail, payment: Payment, verified: Intent, deadline: float | None
     ) -> None:
-        """What else the payer has open. Asked when this one is on record: of many at once none slips through.
+        """What else the payer has open. Raises PaymentRefused, RpcUnavailable.
 
-        ``since_block`` is what the intent had before it was verified.
+        Asked when this one is on record: of many at once none slips through.
         """
-        at_large = await self._store.open_of(intent.network, intent.payer)
-        others = [other for other in at_large if other.id != intent.id]
-        try:
-            check_open(others)
-            if others:
-                check_covered(payment, others, await _by(deadline, rail.balance(payment)))
-        except (PaymentRefused, RpcUnavailable) as error:
-            raise await self._give_up(intent, error, since_block=since_block) from None
+        at_large = await self._store.open_of(verified.network, verified.payer)
+        others = [other for other in at_large if other.id != verified.id]
+        check_open(others)
+        if others:
+            check_covered(payment, others, await _by(deadline, rail.balance(payment)))
 
-    async def _give_up(
-        self, intent: Intent, error: PaymentRefused | RpcUnavailable, **changes: object
-    ) -> VectollError:
-        """Nothing was sent, nor will be. What the client is told."""
-        refused = error if isinstance(error, PaymentRefused) else None
-        reason = refused.reason if refused else "rail_unavailable"
-        await self.move(intent, state=IntentState.FAILED, reason=reason, **changes)
-        return refused or RailUnavailable()
+    async def _or_give_up(self, intent: Intent, check: Awaitable[T], **changes: object) -> T:
+        """What a check answers. Where it fails nothing was sent, nor will be: raises what the client is told."""
+        try:
+            return await check
+        except PaymentRefused as refused:
+            await self.move(intent, state=IntentState.FAILED, reason=refused.reason, **changes)
+            raise
+        except RpcUnavailable:
+            await self.move(intent, state=IntentState.FAILED, reason="rail_unavailable", **changes)
+            raise RailUnavailable from None
 
     async def submit(
         self, rail: Rail, payment: Payment, intent: Intent, deadline: float | None = None
@@ -141,7 +137,7 @@ class Settlement:
     async def resubmit(
         self, rail: Rail, payment: Payment, intent: Intent, deadline: float | None = None
     ) -> Intent:
-        """``submit``, if the chain would still accept it; the intent unchanged, and no fee spent, if not."""
+        """``submit``, if it would still be accepted; the intent unchanged, and no fee spent, if not."""
         try:
             await _by(deadline, rail.verify(payment))
         except PaymentRefused:
