@@ -140,6 +140,8 @@ class Settlement:
         """``submit``, if it would still be accepted; the intent unchanged, and no fee spent, if not."""
         try:
             await _by(deadline, rail.verify(payment))
+            if intent.state is IntentState.VERIFIED:  # left behind before this was asked, or long after
+                await self._check_others(rail, payment, intent, deadline)
         except PaymentRefused:
             return intent
         return await self.submit(rail, payment, intent, deadline)

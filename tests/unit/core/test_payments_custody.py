@@ -1,6 +1,7 @@
 """Payments that were let go of before they were sent, for a database or a chain that fell silent."""
 
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,9 +20,12 @@ from vectoll.domain.payments import (
     IntentState,
     Missing,
     Payment,
+    PaymentId,
     PaymentOutcomeUnknown,
     Sighting,
 )
+from vectoll.ports.payments import Record
+from vectoll.ports.wallets import RpcUnavailable
 
 
 class Outage(MemoryPayments):
@@ -85,3 +89,34 @@ async def test_a_database_that_falls_silent_as_a_payment_is_verified_leaves_the_
     payments = Outage(MemoryStore(clock), IntentState.VERIFIED, is_written=is_written)
     with pytest.raises(PaymentOutcomeUnknown):
         await top_ups(FakeRail(), payments, clock).top_up(header(Wallet()))
+
+
+class Mute(FakeRail):
+    """Falls silent before anything was recorded."""
+
+    async def settle(self, payment: Payment, record: Record) -> None:
+        raise RpcUnavailable
+
+
+async def test_a_verified_payment_that_was_left_behind_is_not_sent_beside_others_that_use_up_its_funds(
+    clock: FixedClock,
+) -> None:
+    class Poor(FakeRail):
+        async def balance(self, payment: Payment) -> int:
+            return 9_999_999
+
+        async def look(self, payment: Payment, intent: Intent) -> Sighting:
+            return Missing()
+
+    wallet, payments, rail = Wallet(), MemoryStore(clock).payments, Poor()
+    with pytest.raises(PaymentOutcomeUnknown):
+        await top_ups(Mute(), payments, clock).top_up(header(wallet))
+    service = top_ups(rail, payments, clock)
+    [left] = await payments.list()
+    sent = replace(left, id=PaymentId(f"{left.id}1"), state=IntentState.SUBMITTING, tx="0x01", raw_tx=b"")
+    await payments.insert(sent)
+    clock.advance(seconds=61)
+    assert await service.reconcile() == []
+    assert rail.settled == []
+    assert await payments.advance(sent, replace(sent, state=IntentState.FAILED))
+    assert [i.state for i in await service.reconcile()] == [IntentState.SUBMITTING]
