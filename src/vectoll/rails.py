@@ -79,7 +79,9 @@ async def open_wallets(
     """Sign-in and payments, with open payments watched in the background. Raises ConfigurationError."""
     public_url = _public_url(settings)
     async with AsyncExitStack() as stack:
-        top_ups = await stack.enter_async_context(open_top_ups(settings, store, limiter, clock, metrics))
+        top_ups = await stack.enter_async_context(
+            open_top_ups(settings, store, limiter, clock, metrics, may_send=True)
+        )
         await stack.enter_async_context(_checked_networks(settings))
         evm = {
             o.network: JsonRpc(_required(settings.x402.base.rpc_url)) for o in top_ups.options if _is_evm(o)
@@ -122,11 +124,17 @@ async def open_top_ups(
     limiter: RateLimiter,
     clock: Clock,
     metrics: PaymentMetrics = NO_PAYMENT_METRICS,
+    *,
+    may_send: bool,
 ) -> AsyncIterator[TopUps]:
-    """The configured rails and the state machine over them, watching nothing yet."""
+    """The configured rails and the state machine over them, watching nothing yet.
+
+    ``may_send`` unless another process serves from the data directory, which is alone with its SQLite file.
+    """
     rails = make_rails(settings)
     waiting = Waiting(settings.x402.settle_timeout_s)
-    top_ups = TopUps(rails, store.payments, limiter, clock, waiting, metrics)
+    is_alone = may_send and settings.database.url is None
+    top_ups = TopUps(rails, store.payments, limiter, clock, waiting, metrics, is_alone=is_alone)
     try:
         yield top_ups
     finally:

@@ -83,12 +83,16 @@ async def _reconcile(settings: Settings) -> Sequence[Intent]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings, clock, must_exist=True))
-        top_ups = await stack.enter_async_context(open_top_ups(settings, store, MemoryRateLimiter(), clock))
         try:
             stack.enter_context(lock_data_dir(settings))
+            may_send = True
         except ConfigurationError:  # a server has it
-            return await top_ups.reconcile(may_send=False)
-        return await top_ups.reconcile()
+            may_send = False
+        limiter = MemoryRateLimiter()
+        top_ups = await stack.enter_async_context(
+            open_top_ups(settings, store, limiter, clock, may_send=may_send)
+        )
+        return await top_ups.reconcile(may_send=may_send)
 
 
 def _print(intents: Sequence[Intent], as_json: bool) -> None:

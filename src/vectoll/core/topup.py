@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vectoll.core.payment_header import parse_payment_header, render_payment
+from vectoll.core.topup_custody import Custody
 from vectoll.core.topup_rules import (
     check_times,
-    is_open_again,
     may_be_contract,
     original_result,
     outcome_of,
@@ -82,17 +82,20 @@ class TopUps:
         clock: Clock,
         waiting: Waiting = PATIENT,
         metrics: PaymentMetrics = NO_PAYMENT_METRICS,
+        *,
+        is_alone: bool = False,
     ) -> None:
+        """``is_alone`` where no other process settles payments of the same ``store``."""
         self._rails: Mapping[str, Rail] = {rail.option.network: rail for rail in rails}
         self._store = store
         self._limiter = limiter
         self._clock = clock
         self._metrics = metrics
         self._settlement = Settlement(self._rails, store, clock, waiting, metrics)
-        self._tasks: dict[str, asyncio.Task[Intent]] = {}
+        self._custody = Custody(clock, is_alone=is_alone)
         self._senders: dict[str, str] = {}
         """By payment, the client that sent it first: who asks again after an answer that was lost."""
-        self._watch = Watch(self._rails, store, self._settlement, clock, metrics, busy=self._tasks)
+        self._watch = Watch(self._rails, store, self._settlement, clock, metrics, self._custody)
 
     @property
     def options(self) -> Sequence[PaymentOption]:
@@ -125,16 +128,24 @@ class TopUps:
             raise PaymentRefused(
                 "reversed", "The chain dropped this payment, and its credit was taken back: sign a new one."
             )
-        if earlier is not None and not is_open_again(earlier, self._clock.now()):
+        if earlier is not None and not self._is_open_again(earlier):
             raise PaymentInProgress(payment.id)  # whatever is wrong with it by now: it may have moved money
         await self._admit(payment, client)
+        if payment.id in self._custody:
+            raise PaymentInProgress(payment.id)
+        version = 0 if earlier is None else earlier.version + 1
+        task = self._custody.take(payment.id, version, self._settle(payment, earlier, client))
+        return Outcome(await asyncio.shield(task), is_new=True, is_from_sender=True)
+
+    async def _settle(self, payment: Payment, earlier: Intent | None, client: str) -> Intent:
         intent = await self._claim(payment, earlier)
         self._note_sender(intent, client)
-        task = asyncio.create_task(self._settlement.settle(payment, intent))
-        self._tasks[intent.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(intent.id, None))
-        task.add_done_callback(_retrieve)
-        return Outcome(await asyncio.shield(task), is_new=True, is_from_sender=True)
+        return await self._settlement.settle(payment, intent)
+
+    def _is_open_again(self, earlier: Intent) -> bool:
+        """Whether this payment was never sent, nor is about to be, so that it may be tried from the start."""
+        is_unverified = earlier.state is IntentState.RECEIVED
+        return earlier.state is IntentState.FAILED or (is_unverified and self._custody.is_nobodys(earlier))
 
     def _note_sender(self, intent: Intent, client: str) -> None:
         self._senders[intent.id] = client
@@ -173,13 +184,13 @@ class TopUps:
             created_at=now,
             updated_at=now,
         )
-        if earlier is None and (earlier := await self._store.insert(fresh)) is None:
-            return fresh
-        if is_open_again(earlier, now):
-            reopened = await self._store.advance(earlier, reopened_as(fresh, earlier))
-            if reopened is not None:
-                return reopened
-        raise PaymentInProgress(payment.id)
+        if earlier is None:
+            claimed = fresh if await self._store.insert(fresh) is None else None
+        else:
+            claimed = await self._store.advance(earlier, reopened_as(fresh, earlier))
+        if claimed is None:
+            raise PaymentInProgress(payment.id)
+        return claimed
 
     async def reconcile(self, *, may_send: bool = True) -> Sequence[Intent]:
         """Look once at every payment whose outcome is open; those whose state changed, as they are now.
@@ -194,10 +205,4 @@ class TopUps:
 
     async def close(self) -> None:
         """Wait for the settlements in progress; each ends within the waiting time and what the database takes."""
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-
-def _retrieve(task: "asyncio.Task[Intent]") -> None:
-    """A settlement that outlives its client must not leave an unretrieved exception behind."""
-    if not task.cancelled():
-        task.exception()
+        await self._custody.close()

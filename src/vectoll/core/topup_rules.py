@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from vectoll.core.payment_header import render_payment
 from vectoll.domain.errors import RateLimited, Unavailable, VectollError
@@ -25,9 +25,6 @@ from vectoll.domain.payments import (
     usdc_amount,
 )
 from vectoll.ports.payment_metrics import TopUpOutcome
-
-_STALE = timedelta(seconds=60)
-"""After this long an intent that never got as far as sending belongs to nobody: its process is gone."""
 
 
 def credit_of(intent: Intent, arrived: Arrived, now: datetime) -> tuple[Intent, Transfer]:
@@ -75,12 +72,6 @@ def original_result(earlier: Intent, payment: Payment) -> Intent:
     return earlier
 
 
-def is_open_again(earlier: Intent, now: datetime) -> bool:
-    """Whether this payment was never sent, nor is about to be, so that it may be tried from the start."""
-    abandoned = earlier.state is IntentState.RECEIVED and is_stale(earlier, now)
-    return abandoned or earlier.state is IntentState.FAILED
-
-
 def reopened_as(fresh: Intent, earlier: Intent) -> Intent:
     """The intent of a new attempt. What was sent once stays on record: it says where the payment may be found."""
     return replace(
@@ -90,16 +81,6 @@ def reopened_as(fresh: Intent, earlier: Intent) -> Intent:
         tx=earlier.tx,
         raw_tx=earlier.raw_tx,
     )
-
-
-def is_abandoned(intent: Intent, now: datetime) -> bool:
-    """Whether a verified payment was left behind unsent: its process died, or its chain fell silent."""
-    return intent.state is IntentState.VERIFIED and is_stale(intent, now)
-
-
-def is_stale(intent: Intent, now: datetime) -> bool:
-    """Whether nobody has touched it for so long that its process must be gone."""
-    return now - intent.updated_at > _STALE
 
 
 def check_times(payment: Payment, now: datetime) -> None:

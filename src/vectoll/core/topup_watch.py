@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from itertools import chain
 
 from vectoll.core.payment_header import parse_payment
-from vectoll.core.topup_rules import is_abandoned, is_stale, is_timely
+from vectoll.core.topup_custody import Custody
+from vectoll.core.topup_rules import is_timely
 from vectoll.core.topup_settle import Settlement
 from vectoll.domain.errors import Unavailable
 from vectoll.domain.payments import (
@@ -58,7 +59,7 @@ _ROUNDS_PER_UPKEEP = 20
 
 
 class Watch:
-    """Looks at what is open. ``rails`` by CAIP-2 id; ``busy`` are the payments that this process is settling now."""
+    """Looks at what is open. ``rails`` by CAIP-2 id."""
 
     def __init__(
         self,
@@ -67,14 +68,14 @@ class Watch:
         settlement: Settlement,
         clock: Clock,
         metrics: PaymentMetrics,
-        busy: Container[str],
+        custody: Custody,
     ) -> None:
         self._rails = rails
         self._store = store
         self._settlement = settlement
         self._clock = clock
         self._metrics = metrics
-        self._busy = busy
+        self._custody = custody
         self._absences: Counter[PaymentId] = Counter()
         self._due: dict[PaymentId, datetime] = {}
 
@@ -96,7 +97,7 @@ class Watch:
         found = [intent for intent in await self._store.open() if intent.network in self._rails]
         self._report_open(found)
         self._forget_all_but({intent.id for intent in found})
-        due = [i for i in found if i.id not in self._busy and self._is_due(i)]
+        due = [i for i in found if i.id not in self._custody and self._is_due(i)]
         shares = [deque(i for i in due if i.network == network) for network in self._rails]
         changed = await asyncio.gather(*(self._share(share, may_send=may_send) for share in shares))
         return list(chain.from_iterable(changed))
@@ -132,7 +133,8 @@ class Watch:
         pause = min(age / 10, _LONGEST_PAUSE) if age > _EAGER else timedelta()
         self._due[intent.id] = now + max(pause, at_least)
 
-    def _forget_all_but(self, found: Container[str]) -> None:
+    def _forget_all_but(self, found: Container[PaymentId]) -> None:
+        self._custody.forget_all_but(found)
         self._due = {payment: due for payment, due in self._due.items() if payment in found}
         self._absences = Counter({payment: n for payment, n in self._absences.items() if payment in found})
 
@@ -158,7 +160,7 @@ class Watch:
         rail, now = self._rails[intent.network], self._clock.now()
         payment = parse_payment(intent.payload, [rail.option])
         if intent.state is IntentState.RECEIVED:  # nothing was asked or sent: the client may come again
-            if not is_stale(intent, now):
+            if not self._custody.is_nobodys(intent):
                 return intent
             return await self._settlement.move(intent, state=IntentState.FAILED, reason="interrupted")
         after = await self._look(rail, payment, intent)
@@ -168,7 +170,7 @@ class Watch:
             may_happen = await rail.resend(intent)
             if may_happen or intent.state is IntentState.CREDITED or not is_timely(payment, now):
                 return intent
-        elif not is_abandoned(intent, now):
+        elif not self._custody.is_nobodys(intent):
             return intent
         return await self._settlement.resubmit(rail, payment, intent)
 

@@ -1,5 +1,6 @@
-"""Payments that were let go of before they were sent, for a database or a chain that fell silent."""
+"""Whose an unsent payment is: what nobody is at goes on at once, and what somebody is at is left alone."""
 
+import asyncio
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from vectoll.domain.payments import (
     Missing,
     Payment,
     PaymentId,
+    PaymentInProgress,
     PaymentOutcomeUnknown,
     Sighting,
 )
@@ -67,9 +69,9 @@ def clock() -> FixedClock:
     return FixedClock(datetime.now(UTC))
 
 
-def top_ups(rail: FakeRail, payments: MemoryPayments, clock: FixedClock) -> TopUps:
+def top_ups(rail: FakeRail, payments: MemoryPayments, clock: FixedClock, *, is_alone: bool = False) -> TopUps:
     waiting = Waiting(timeout_s=0, poll_s=0)
-    return TopUps([rail], payments, MemoryRateLimiter(), clock, waiting)
+    return TopUps([rail], payments, MemoryRateLimiter(), clock, waiting, is_alone=is_alone)
 
 
 def header(wallet: Wallet) -> str:
@@ -91,11 +93,123 @@ async def test_a_database_that_falls_silent_as_a_payment_is_verified_leaves_the_
         await top_ups(FakeRail(), payments, clock).top_up(header(Wallet()))
 
 
+@pytest.mark.parametrize(
+    ("at", "is_written"),
+    [(IntentState.VERIFIED, True), (IntentState.SUBMITTING, False), (IntentState.SUBMITTING, True)],
+)
+async def test_a_verified_payment_is_settled_as_soon_as_its_database_is_back(
+    clock: FixedClock, at: IntentState, is_written: bool
+) -> None:
+    rail = Rejecting()
+    payments = Outage(MemoryStore(clock), at, is_written=is_written)
+    service = top_ups(rail, payments, clock)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(header(Wallet()))
+    payments.end()
+    for _ in range(2):
+        await service.reconcile()
+    assert await state_of_the_only(payments) is IntentState.CREDITED
+
+
+@pytest.mark.parametrize(
+    ("at", "is_written"),
+    [(IntentState.RECEIVED, False), (IntentState.RECEIVED, True), (IntentState.VERIFIED, False)],
+)
+@pytest.mark.parametrize("is_watched", [False, True])
+async def test_a_payment_that_was_not_verified_may_come_again_as_soon_as_its_database_is_back(
+    clock: FixedClock, at: IntentState, is_written: bool, is_watched: bool
+) -> None:
+    payments, payment = Outage(MemoryStore(clock), at, is_written=is_written), header(Wallet())
+    service = top_ups(FakeRail(), payments, clock)
+    with pytest.raises((Unavailable, PaymentOutcomeUnknown)):
+        await service.top_up(payment)
+    payments.end()
+    if is_watched:
+        await service.reconcile()
+    assert (await service.top_up(payment)).is_new
+
+
+async def test_a_reopened_payment_that_another_gateway_is_at_is_left_alone(clock: FixedClock) -> None:
+    payments = Outage(MemoryStore(clock), IntentState.VERIFIED, is_written=False)
+    service, payment = top_ups(Rejecting(), payments, clock), header(Wallet())
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(payment)
+    payments.end()
+    [left] = await payments.list()
+    clock.advance(seconds=61)
+    again = await payments.advance(left, replace(left, updated_at=clock.now()))
+    assert again is not None
+    for state in (IntentState.RECEIVED, IntentState.VERIFIED):
+        theirs = await payments.advance(again, replace(again, state=state, updated_at=clock.now()))
+        assert theirs is not None
+        assert await service.reconcile() == []
+        with pytest.raises(PaymentInProgress):
+            await service.top_up(payment)
+        again = theirs
+
+
 class Mute(FakeRail):
     """Falls silent before anything was recorded."""
 
     async def settle(self, payment: Payment, record: Record) -> None:
         raise RpcUnavailable
+
+
+@pytest.mark.parametrize("state", [IntentState.RECEIVED, IntentState.VERIFIED])
+async def test_where_one_process_is_alone_what_is_not_its_own_is_nobodys(
+    clock: FixedClock, state: IntentState
+) -> None:
+    payments, payment = MemoryStore(clock).payments, header(Wallet())
+    with pytest.raises(PaymentOutcomeUnknown):
+        await top_ups(Mute(), payments, clock).top_up(payment)
+    [verified] = await payments.list()
+    assert await payments.advance(verified, replace(verified, state=state))
+    others = top_ups(Rejecting(), payments, clock)
+    assert await others.reconcile() == [], "its own process may still be at it"
+    restarted = top_ups(Rejecting(), payments, clock, is_alone=True)
+    await restarted.reconcile()
+    if state is IntentState.RECEIVED:
+        assert (await restarted.top_up(payment)).is_new
+    await restarted.reconcile()
+    assert await state_of_the_only(payments) is IntentState.CREDITED
+
+
+async def test_a_process_that_is_alone_leaves_what_it_is_settling_alone(clock: FixedClock) -> None:
+    class Slow(FakeRail):
+        async def verify(self, payment: Payment) -> int:
+            await service.reconcile()
+            return await super().verify(payment)
+
+        async def settle(self, payment: Payment, record: Record) -> None:
+            await service.reconcile()
+            await super().settle(payment, record)
+
+    rail, payments = Slow(), MemoryStore(clock).payments
+    service = TopUps([rail], payments, MemoryRateLimiter(), clock, is_alone=True)
+    assert (await service.top_up(header(Wallet()))).is_new
+    assert len(rail.settled) == 1
+
+
+async def test_a_client_that_leaves_while_its_payment_is_written_down_is_credited_all_the_same(
+    clock: FixedClock,
+) -> None:
+    is_asked, may_go_on = asyncio.Event(), asyncio.Event()
+
+    class Patient(MemoryPayments):
+        async def insert(self, intent: Intent) -> Intent | None:
+            is_asked.set()
+            await may_go_on.wait()
+            return await super().insert(intent)
+
+    payments = Patient(MemoryStore(clock).ledger)
+    service = top_ups(FakeRail(), payments, clock)
+    client = asyncio.create_task(service.top_up(header(Wallet())))
+    await is_asked.wait()
+    client.cancel()
+    await asyncio.wait([client])
+    may_go_on.set()
+    await service.close()
+    assert await state_of_the_only(payments) is IntentState.CREDITED
 
 
 async def test_a_verified_payment_that_was_left_behind_is_not_sent_beside_others_that_use_up_its_funds(
