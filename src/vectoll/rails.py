@@ -134,7 +134,7 @@ async def open_top_ups(
     rails = make_rails(settings)
     waiting = Waiting(settings.x402.settle_timeout_s)
     is_alone = may_send and settings.database.url is None
-    top_ups = TopUps(rails, store.payments, limiter, clock, waiting, metrics, is_alone=is_alone)
+    top_ups = TopUps(rails, store.payments, store.ledger, limiter, clock, waiting, metrics, is_alone=is_alone)
     try:
         yield top_ups
     finally:

@@ -60,7 +60,9 @@ def solana_rail(url: str, mint: str, pay_to: str, pair: bytes) -> SolanaRail:
 
 def service(rails: Sequence[Rail], store: Store, timeout_s: float = 5) -> Service:
     waiting = Waiting(timeout_s=timeout_s, poll_s=0.02)
-    return Service(TopUps(rails, store.payments, MemoryRateLimiter(), SystemClock(), waiting), store)
+    return Service(
+        TopUps(rails, store.payments, store.ledger, MemoryRateLimiter(), SystemClock(), waiting), store
+    )
 
 
 def header(payload: dict[str, Any], **changes: Any) -> str:

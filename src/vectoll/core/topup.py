@@ -6,9 +6,9 @@
        │            │             │  ▲           │
        ▼            ▼             ▼  │           ▼
      failed       failed        unknown       reversed
-                                   │
-                                   ▼
-                            credited, failed
+                                   │             │
+                                   ▼             ▼
+                            credited, failed   credited with what was taken back
 
 The arrows are ``core.topup_settle``; who follows them once a client has its answer is ``core.topup_watch``.
 """
@@ -43,6 +43,7 @@ from vectoll.domain.payments import (
 )
 from vectoll.domain.wallets import Family
 from vectoll.ports.clock import Clock
+from vectoll.ports.ledger import Ledger
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics, TopUpOutcome
 from vectoll.ports.payments import PaymentStore, Rail
@@ -78,6 +79,7 @@ class TopUps:
         self,
         rails: Sequence[Rail],
         store: PaymentStore,
+        ledger: Ledger,
         limiter: RateLimiter,
         clock: Clock,
         waiting: Waiting = PATIENT,
@@ -91,7 +93,7 @@ class TopUps:
         self._limiter = limiter
         self._clock = clock
         self._metrics = metrics
-        self._settlement = Settlement(self._rails, store, clock, waiting, metrics)
+        self._settlement = Settlement(self._rails, store, ledger, clock, waiting, metrics)
         self._custody = Custody(clock, is_alone=is_alone)
         self._senders: dict[str, str] = {}
         """By payment, the client that sent it first: who asks again after an answer that was lost."""

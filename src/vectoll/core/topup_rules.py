@@ -54,7 +54,7 @@ def credit_of(intent: Intent, arrived: Arrived, now: datetime) -> tuple[Intent, 
 def reversal_of(intent: Intent, reason: str, now: datetime) -> tuple[Intent, Transfer]:
     """The intent as reversed, and the transfer that takes the whole credit back."""
     transfer = Transfer(
-        id=TransferId(f"{intent.id}_reversal"),
+        id=intent.reversal_id,
         debit=AccountId(intent.payer),
         credit=system_account("usdc", now),
         amount=usdc_amount(intent.base_units),
@@ -63,6 +63,14 @@ def reversal_of(intent: Intent, reason: str, now: datetime) -> tuple[Intent, Tra
         note=f"{intent.network} {intent.tx}: {reason}",
     )
     return replace(intent, state=IntentState.REVERSED, reason=reason, updated_at=now), transfer
+
+
+def restoral_of(
+    intent: Intent, reversal: Transfer, arrived: Arrived, now: datetime
+) -> tuple[Intent, Transfer]:
+    """The intent as credited again, and the transfer that gives back what its reversal took, which may be less."""
+    credited, transfer = credit_of(intent, arrived, now)
+    return credited, replace(transfer, id=TransferId(f"{intent.id}_restored"), amount=reversal.amount)
 
 
 def original_result(earlier: Intent, payment: Payment) -> Intent:

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from vectoll.core.topup_rules import check_covered, check_open, credit_of, reversal_of
+from vectoll.core.topup_rules import check_covered, check_open, credit_of, restoral_of, reversal_of
 from vectoll.domain.errors import InvalidRequest, Unavailable
+from vectoll.domain.ledger import Transfer
 from vectoll.domain.payments import (
     AT_LARGE,
     Arrived,
@@ -28,6 +29,7 @@ from vectoll.domain.payments import (
     usdc_amount,
 )
 from vectoll.ports.clock import Clock
+from vectoll.ports.ledger import Ledger
 from vectoll.ports.payment_metrics import PaymentMetrics
 from vectoll.ports.payments import EvidenceConsumed, PaymentStore, Rail
 from vectoll.ports.wallets import RpcSilent, RpcUnavailable
@@ -55,12 +57,14 @@ class Settlement:
         self,
         rails: Mapping[str, Rail],
         store: PaymentStore,
+        ledger: Ledger,
         clock: Clock,
         waiting: Waiting,
         metrics: PaymentMetrics,
     ) -> None:
         self._rails = rails
         self._store = store
+        self._ledger = ledger
         self._clock = clock
         self._waiting = waiting
         self._metrics = metrics
@@ -192,6 +196,10 @@ class Settlement:
         match sighting:
             case Arrived() if intent.state is IntentState.CREDITED:
                 return await self.move(intent, is_final=True) if sighting.is_final else intent
+            case Arrived() if intent.state is IntentState.REVERSED:
+                return await self._restore(rail, intent, sighting) if sighting.is_final else intent
+            case _ if intent.state is IntentState.REVERSED:
+                return intent
             case Arrived() if sighting.confirmations >= rail.confirmations:
                 return await self._credit(rail, intent, sighting)
             case Never() if intent.state is IntentState.CREDITED:
@@ -204,7 +212,14 @@ class Settlement:
                 return intent
 
     async def _credit(self, rail: Rail, intent: Intent, arrived: Arrived) -> Intent:
-        credited, transfer = credit_of(intent, arrived, self._clock.now())
+        return await self._post(rail, intent, *credit_of(intent, arrived, self._clock.now()))
+
+    async def _restore(self, rail: Rail, intent: Intent, arrived: Arrived) -> Intent:
+        reversal = await self._ledger.transfer(intent.reversal_id)
+        assert reversal is not None, "posted with the state"
+        return await self._post(rail, intent, *restoral_of(intent, reversal, arrived, self._clock.now()))
+
+    async def _post(self, rail: Rail, intent: Intent, credited: Intent, transfer: Transfer) -> Intent:
         try:
             stored = await self._store.credit(intent, credited, transfer)
         except EvidenceConsumed:

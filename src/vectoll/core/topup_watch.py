@@ -54,8 +54,11 @@ _ALARMING = timedelta(hours=1)
 """Long after every payment has lapsed: what is not known now the RPC endpoint cannot say."""
 _AFTER_SILENCE = timedelta(minutes=1)
 
+REVERSED_WATCHED = timedelta(days=30)
+"""So long after its credit was taken back a payment is looked for: a node that was wrong may have been replaced."""
+
 _ROUNDS_PER_UPKEEP = 20
-"""Every so many rounds of the watch, what is less urgent: old refusals, and the settlement keys' funds."""
+"""Every so many rounds of the watch, what is less urgent: reversals, old refusals, the settlement keys' funds."""
 
 
 class Watch:
@@ -84,23 +87,32 @@ class Watch:
         rounds = 0
         while True:
             try:
-                await self.round()
-                if rounds % _ROUNDS_PER_UPKEEP == 0:
+                is_time = rounds % _ROUNDS_PER_UPKEEP == 0
+                await self.round(is_thorough=is_time)
+                if is_time:
                     await self._upkeep()
             except Exception:  # noqa: BLE001 - logged; one round's defect must not end the watch over everybody's money
                 _log.exception("reconcile_failed")
             rounds += 1
             await asyncio.sleep(interval_s)
 
-    async def round(self, *, may_send: bool = True) -> Sequence[Intent]:
-        """Look once at every open payment that is due; those whose state changed, as they are now."""
-        found = [intent for intent in await self._store.open() if intent.network in self._rails]
+    async def round(self, *, may_send: bool = True, is_thorough: bool = True) -> Sequence[Intent]:
+        """Look once at every open payment that is due; those whose state changed, as they are now.
+
+        A thorough round looks at those whose credit was taken back, too: a chain may show them after all.
+        """
+        reversed_ = await self._reversed() if is_thorough else ()
+        found = [i for i in (*await self._store.open(), *reversed_) if i.network in self._rails]
         self._report_open(found)
         self._forget_all_but({intent.id for intent in found})
         due = [i for i in found if i.id not in self._custody and self._is_due(i)]
         shares = [deque(i for i in due if i.network == network) for network in self._rails]
         changed = await asyncio.gather(*(self._share(share, may_send=may_send) for share in shares))
         return list(chain.from_iterable(changed))
+
+    async def _reversed(self) -> Sequence[Intent]:
+        since = self._clock.now() - REVERSED_WATCHED
+        return [i for i in await self._store.list(IntentState.REVERSED) if i.updated_at > since]
 
     async def _share(self, share: deque[Intent], *, may_send: bool) -> Sequence[Intent]:
         """One rail's, a few at a time; those that changed. Once its chain is silent the rest has to wait."""
@@ -164,7 +176,7 @@ class Watch:
                 return intent
             return await self._settlement.move(intent, state=IntentState.FAILED, reason="interrupted")
         after = await self._look(rail, payment, intent)
-        if after is not intent or not may_send:
+        if after is not intent or not may_send or intent.state is IntentState.REVERSED:
             return after
         if intent.raw_tx is not None:
             may_happen = await rail.resend(intent)

@@ -168,6 +168,11 @@ class Intent:
         """The ledger transfer that credits this payment."""
         return TransferId(self.id)
 
+    @property
+    def reversal_id(self) -> TransferId:
+        """The transfer that takes the credit back."""
+        return TransferId(f"{self.id}_reversal")
+
 
 @dataclass(frozen=True, slots=True)
 class Arrived:

@@ -162,6 +162,26 @@ async def test_a_reversal_takes_what_is_left_and_never_more(store: Store, spent:
     assert (await store.ledger.verify()).is_clean
 
 
+async def test_a_reversed_payment_is_credited_again_with_what_its_reversal_took(store: Store) -> None:
+    old = intent()
+    await store.payments.insert(old)
+    done = await store.payments.credit(old, credited(old), top_up(old))
+    assert done
+    house = system_account("revenue", NOON)
+    await store.ledger.post(Transfer(TransferId("s"), WALLET, house, usd("4"), TransferCode.REFUND, NOON))
+    gone = await store.payments.reverse(done, replace(done, state=IntentState.REVERSED), reversal(done))
+    assert gone
+    taken = await store.ledger.transfer(reversal(done).id)
+    assert taken
+    again = replace(top_up(old), id=TransferId("again"), amount=taken.amount)
+    restored = await store.payments.credit(gone, credited(gone), again)
+    assert restored
+    assert (restored.state, restored.balance_after) == (IntentState.CREDITED, usd("6"))
+    assert await store.payments.credit(gone, credited(gone), again) is None
+    assert (await store.ledger.balance(WALLET)).balance == usd("6")
+    assert (await store.ledger.verify()).is_clean
+
+
 async def test_what_is_open_is_what_is_unsettled_or_not_final(store: Store) -> None:
     states = [state for state in IntentState if state is not IntentState.CREDITED]
     for state in states:

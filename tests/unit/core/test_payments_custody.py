@@ -35,6 +35,7 @@ class Outage(MemoryPayments):
 
     def __init__(self, store: MemoryStore, at: IntentState, *, is_written: bool) -> None:
         super().__init__(store.ledger)
+        store.payments = self
         self._at: IntentState | None = at
         self._is_written = is_written
 
@@ -69,9 +70,9 @@ def clock() -> FixedClock:
     return FixedClock(datetime.now(UTC))
 
 
-def top_ups(rail: FakeRail, payments: MemoryPayments, clock: FixedClock, *, is_alone: bool = False) -> TopUps:
-    waiting = Waiting(timeout_s=0, poll_s=0)
-    return TopUps([rail], payments, MemoryRateLimiter(), clock, waiting, is_alone=is_alone)
+def top_ups(rail: FakeRail, store: MemoryStore, clock: FixedClock, *, is_alone: bool = False) -> TopUps:
+    limiter, waiting = MemoryRateLimiter(), Waiting(timeout_s=0, poll_s=0)
+    return TopUps([rail], store.payments, store.ledger, limiter, clock, waiting, is_alone=is_alone)
 
 
 def header(wallet: Wallet) -> str:
@@ -88,9 +89,10 @@ async def test_a_database_that_falls_silent_as_a_payment_is_verified_leaves_the_
     clock: FixedClock, is_written: bool
 ) -> None:
     """503 would have the client pay again, and what may be written down as verified may yet be sent."""
-    payments = Outage(MemoryStore(clock), IntentState.VERIFIED, is_written=is_written)
+    store = MemoryStore(clock)
+    Outage(store, IntentState.VERIFIED, is_written=is_written)
     with pytest.raises(PaymentOutcomeUnknown):
-        await top_ups(FakeRail(), payments, clock).top_up(header(Wallet()))
+        await top_ups(FakeRail(), store, clock).top_up(header(Wallet()))
 
 
 @pytest.mark.parametrize(
@@ -100,9 +102,9 @@ async def test_a_database_that_falls_silent_as_a_payment_is_verified_leaves_the_
 async def test_a_verified_payment_is_settled_as_soon_as_its_database_is_back(
     clock: FixedClock, at: IntentState, is_written: bool
 ) -> None:
-    rail = Rejecting()
-    payments = Outage(MemoryStore(clock), at, is_written=is_written)
-    service = top_ups(rail, payments, clock)
+    store = MemoryStore(clock)
+    payments = Outage(store, at, is_written=is_written)
+    service = top_ups(Rejecting(), store, clock)
     with pytest.raises(PaymentOutcomeUnknown):
         await service.top_up(header(Wallet()))
     payments.end()
@@ -119,8 +121,9 @@ async def test_a_verified_payment_is_settled_as_soon_as_its_database_is_back(
 async def test_a_payment_that_was_not_verified_may_come_again_as_soon_as_its_database_is_back(
     clock: FixedClock, at: IntentState, is_written: bool, is_watched: bool
 ) -> None:
-    payments, payment = Outage(MemoryStore(clock), at, is_written=is_written), header(Wallet())
-    service = top_ups(FakeRail(), payments, clock)
+    store, payment = MemoryStore(clock), header(Wallet())
+    payments = Outage(store, at, is_written=is_written)
+    service = top_ups(FakeRail(), store, clock)
     with pytest.raises((Unavailable, PaymentOutcomeUnknown)):
         await service.top_up(payment)
     payments.end()
@@ -130,8 +133,9 @@ async def test_a_payment_that_was_not_verified_may_come_again_as_soon_as_its_dat
 
 
 async def test_a_reopened_payment_that_another_gateway_is_at_is_left_alone(clock: FixedClock) -> None:
-    payments = Outage(MemoryStore(clock), IntentState.VERIFIED, is_written=False)
-    service, payment = top_ups(Rejecting(), payments, clock), header(Wallet())
+    store, payment = MemoryStore(clock), header(Wallet())
+    payments = Outage(store, IntentState.VERIFIED, is_written=False)
+    service = top_ups(Rejecting(), store, clock)
     with pytest.raises(PaymentOutcomeUnknown):
         await service.top_up(payment)
     payments.end()
@@ -159,19 +163,19 @@ class Mute(FakeRail):
 async def test_where_one_process_is_alone_what_is_not_its_own_is_nobodys(
     clock: FixedClock, state: IntentState
 ) -> None:
-    payments, payment = MemoryStore(clock).payments, header(Wallet())
+    store, payment = MemoryStore(clock), header(Wallet())
     with pytest.raises(PaymentOutcomeUnknown):
-        await top_ups(Mute(), payments, clock).top_up(payment)
-    [verified] = await payments.list()
-    assert await payments.advance(verified, replace(verified, state=state))
-    others = top_ups(Rejecting(), payments, clock)
+        await top_ups(Mute(), store, clock).top_up(payment)
+    [verified] = await store.payments.list()
+    assert await store.payments.advance(verified, replace(verified, state=state))
+    others = top_ups(Rejecting(), store, clock)
     assert await others.reconcile() == [], "its own process may still be at it"
-    restarted = top_ups(Rejecting(), payments, clock, is_alone=True)
+    restarted = top_ups(Rejecting(), store, clock, is_alone=True)
     await restarted.reconcile()
     if state is IntentState.RECEIVED:
         assert (await restarted.top_up(payment)).is_new
     await restarted.reconcile()
-    assert await state_of_the_only(payments) is IntentState.CREDITED
+    assert await state_of_the_only(store.payments) is IntentState.CREDITED
 
 
 async def test_a_process_that_is_alone_leaves_what_it_is_settling_alone(clock: FixedClock) -> None:
@@ -184,8 +188,8 @@ async def test_a_process_that_is_alone_leaves_what_it_is_settling_alone(clock: F
             await service.reconcile()
             await super().settle(payment, record)
 
-    rail, payments = Slow(), MemoryStore(clock).payments
-    service = TopUps([rail], payments, MemoryRateLimiter(), clock, is_alone=True)
+    rail, store = Slow(), MemoryStore(clock)
+    service = TopUps([rail], store.payments, store.ledger, MemoryRateLimiter(), clock, is_alone=True)
     assert (await service.top_up(header(Wallet()))).is_new
     assert len(rail.settled) == 1
 
@@ -201,15 +205,16 @@ async def test_a_client_that_leaves_while_its_payment_is_written_down_is_credite
             await may_go_on.wait()
             return await super().insert(intent)
 
-    payments = Patient(MemoryStore(clock).ledger)
-    service = top_ups(FakeRail(), payments, clock)
+    store = MemoryStore(clock)
+    store.payments = Patient(store.ledger)
+    service = top_ups(FakeRail(), store, clock)
     client = asyncio.create_task(service.top_up(header(Wallet())))
     await is_asked.wait()
     client.cancel()
     await asyncio.wait([client])
     may_go_on.set()
     await service.close()
-    assert await state_of_the_only(payments) is IntentState.CREDITED
+    assert await state_of_the_only(store.payments) is IntentState.CREDITED
 
 
 async def test_a_verified_payment_that_was_left_behind_is_not_sent_beside_others_that_use_up_its_funds(
@@ -222,10 +227,11 @@ async def test_a_verified_payment_that_was_left_behind_is_not_sent_beside_others
         async def look(self, payment: Payment, intent: Intent) -> Sighting:
             return Missing()
 
-    wallet, payments, rail = Wallet(), MemoryStore(clock).payments, Poor()
+    store, rail = MemoryStore(clock), Poor()
+    payments = store.payments
     with pytest.raises(PaymentOutcomeUnknown):
-        await top_ups(Mute(), payments, clock).top_up(header(wallet))
-    service = top_ups(rail, payments, clock)
+        await top_ups(Mute(), store, clock).top_up(header(Wallet()))
+    service = top_ups(rail, store, clock)
     [left] = await payments.list()
     sent = replace(left, id=PaymentId(f"{left.id}1"), state=IntentState.SUBMITTING, tx="0x01", raw_tx=b"")
     await payments.insert(sent)

@@ -15,8 +15,8 @@ from vectoll.adapters.storage.memory_wallets import MemoryPayments
 from vectoll.core.topup import TopUps
 from vectoll.core.topup_settle import Waiting
 from vectoll.domain.errors import RateLimited, Unavailable
-from vectoll.domain.ids import AccountId
-from vectoll.domain.ledger import Transfer
+from vectoll.domain.ids import AccountId, TransferId
+from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import usd
 from vectoll.domain.payments import (
     Arrived,
@@ -57,7 +57,9 @@ class Flaky(FakeRail):
 
 
 def top_ups(rail: FakeRail, store: MemoryStore, clock: FixedClock) -> TopUps:
-    return TopUps([rail], store.payments, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0))
+    return TopUps(
+        [rail], store.payments, store.ledger, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0)
+    )
 
 
 @pytest.fixture
@@ -131,6 +133,44 @@ async def test_a_credit_is_taken_back_only_when_its_payment_is_absent_five_round
         assert await service.reconcile() == []
     assert [i.state for i in await service.reconcile()] == [IntentState.REVERSED]
     assert (await store.ledger.balance(AccountId(wallet.id))).balance == 0
+
+
+@pytest.mark.parametrize("spent", ["0", "3"])
+async def test_what_was_taken_back_is_given_back_once_when_its_payment_shows_for_good_after_all(
+    clock: FixedClock, spent: str
+) -> None:
+    store, wallet, gone = MemoryStore(clock), Wallet(), Never("expired", by_absence=True)
+    here = Arrived("0x01", 5_000_000, 0, 1, is_final=False)
+    rail = Flaky(here)
+    service = top_ups(rail, store, clock)
+    await service.top_up(header(wallet))
+    house, account = system_account("revenue", clock.now()), AccountId(wallet.id)
+    charge = Transfer(TransferId("s"), account, house, usd(spent), TransferCode.REFUND, clock.now())
+    await store.ledger.post(charge)
+    rail.script = [*[gone] * 5, gone, Missing(), RpcUnavailable(), here]
+    for _ in range(5):
+        changed = await service.reconcile()
+    assert [i.state for i in changed] == [IntentState.REVERSED]
+    rail.resent = 0
+    for _ in range(4):
+        assert await service.reconcile() == []
+    assert [(i.state, i.is_final) for i in await service.reconcile()] == [(IntentState.CREDITED, True)]
+    assert await service.reconcile() == []
+    assert (await store.ledger.balance(account)).balance == usd("5") - usd(spent)
+    assert rail.resent == 0
+    assert (await store.ledger.verify()).is_clean
+
+
+async def test_what_was_taken_back_long_ago_is_looked_for_no_more(clock: FixedClock) -> None:
+    store, gone = MemoryStore(clock), Never("expired", by_absence=True)
+    rail = Flaky(Arrived("0x01", 5_000_000, 0, 1, is_final=False), *[gone] * 5)
+    service = top_ups(rail, store, clock)
+    await service.top_up(header(Wallet()))
+    for _ in range(5):
+        await service.reconcile()
+    clock.advance(seconds=31 * 86_400)
+    assert await service.reconcile() == []
+    assert (await store.payments.list())[0].state is IntentState.REVERSED
 
 
 async def test_a_payment_has_failed_when_it_is_absent_in_two_rounds_and_not_while_its_client_waits(
@@ -237,7 +277,9 @@ async def test_one_silent_chain_does_not_keep_another_from_being_looked_at(clock
         elsewhere = replace(intent, id=PaymentId(f"{intent.id}1"), network="eip155:1", payload=payload)
         await store.payments.insert(elsewhere)
     rails = [Crowded(silent_from=1), other]
-    service = TopUps(rails, store.payments, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0))
+    service = TopUps(
+        rails, store.payments, store.ledger, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0)
+    )
     assert [i.network for i in await service.reconcile()] == ["eip155:1"] * 2
 
 
@@ -318,7 +360,9 @@ async def test_a_ledger_that_fails_after_the_payment_was_sent_leaves_the_outcome
     """503 "nothing was charged" would have the client pay again."""
     store, wallet = MemoryStore(clock), Wallet()
     busy = Busy(store.ledger)
-    service = TopUps([FakeRail()], busy, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0))
+    service = TopUps(
+        [FakeRail()], busy, store.ledger, MemoryRateLimiter(), clock, Waiting(timeout_s=0, poll_s=0)
+    )
     with pytest.raises(PaymentOutcomeUnknown):
         await service.top_up(header(wallet))
     assert [i.state for i in await busy.open()] == [IntentState.SUBMITTING]
@@ -366,7 +410,8 @@ class Slow(FakeRail):
 
 async def test_of_ten_payments_of_one_payer_at_once_no_more_than_three_are_sent(clock: FixedClock) -> None:
     wallet, rail, waiting = Wallet(), Slow(), Waiting(timeout_s=0.2, poll_s=0.1)
-    service = TopUps([rail], MemoryStore(clock).payments, MemoryRateLimiter(), clock, waiting)
+    store = MemoryStore(clock)
+    service = TopUps([rail], store.payments, store.ledger, MemoryRateLimiter(), clock, waiting)
     outcomes = await asyncio.gather(
         *(service.top_up(header(wallet)) for _ in range(10)), return_exceptions=True
     )
@@ -436,7 +481,7 @@ async def test_a_client_waits_no_longer_than_the_timeout_whatever_does_not_answe
     with pytest.raises(PaymentOutcomeUnknown):
         await top_ups(Flaky(Missing()), store, clock).top_up(header(wallet))
     waiting = Waiting(timeout_s=0.2, poll_s=0.01)
-    service = TopUps([Hanging(question)], store.payments, MemoryRateLimiter(), clock, waiting)
+    service = TopUps([Hanging(question)], store.payments, store.ledger, MemoryRateLimiter(), clock, waiting)
     async with asyncio.timeout(1):
         with pytest.raises(error):
             await service.top_up(header(wallet))

@@ -60,7 +60,7 @@ class Shop:
         self.rail, store, clock = FakeRail(), self.fake.store, self.fake.clock
         metrics = PrometheusMetrics()
         self.top_ups = TopUps(
-            [self.rail], store.payments, MemoryRateLimiter(), clock, metrics=metrics.payments
+            [self.rail], store.payments, store.ledger, MemoryRateLimiter(), clock, metrics=metrics.payments
         )
         verifiers: dict[Family, SignatureVerifier] = {
             Family.EVM: EvmSignatureVerifier(),
