@@ -517,6 +517,23 @@ async def test_a_reorganised_payment_that_is_still_valid_is_sent_again_and_stays
     assert await vectoll.balance(payer.address.lower()) == usd("10")
 
 
+async def test_a_reorganised_payment_whose_gas_nonce_is_used_since_is_signed_anew_and_stays_credited(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    first = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))).intent
+    chain.rpc("anvil_reorg", 1, [])
+    chain.rpc("anvil_dropAllTransactions")
+    chain.rpc("anvil_setNonce", GAS, hex(chain.transactions_of(GAS) + 1))
+    assert await vectoll.top_ups.reconcile() == []
+    [again] = await vectoll.store.payments.list()
+    assert again.state is IntentState.CREDITED
+    assert again.tx not in (None, first.tx)
+    assert chain.usdc(pay_to) == TEN
+    chain.mine(4)
+    assert [i.is_final for i in await vectoll.top_ups.reconcile()] == [True]
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
 async def test_a_failed_send_leaves_no_gap_in_the_gas_keys_nonces(
     vectoll: Service, chain: Anvil, rail: BaseRail, payer: LocalAccount, pay_to: str
 ) -> None:

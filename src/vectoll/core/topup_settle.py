@@ -124,12 +124,14 @@ class Settlement:
     ) -> Intent:
         """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded."""
         recorded = intent
+        is_credited = (
+            intent.state is IntentState.CREDITED
+        )  # its chain dropped it, and its credit stands meanwhile
+        state = intent.state if is_credited else IntentState.SUBMITTING
 
         async def record(submission: Submission) -> None:
             nonlocal recorded
-            recorded = await self.move(
-                recorded, state=IntentState.SUBMITTING, tx=submission.tx, raw_tx=submission.raw_tx
-            )
+            recorded = await self.move(recorded, state=state, tx=submission.tx, raw_tx=submission.raw_tx)
 
         try:
             await _by(deadline, rail.settle(payment, record))

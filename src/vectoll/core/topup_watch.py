@@ -180,7 +180,7 @@ class Watch:
             return after
         if intent.raw_tx is not None:
             may_happen = await rail.resend(intent)
-            if may_happen or intent.state is IntentState.CREDITED or not is_timely(payment, now):
+            if may_happen or not is_timely(payment, now):
                 return intent
         elif not self._custody.is_nobodys(intent):
             return intent
