@@ -94,7 +94,7 @@ class TopUps:
         self._clock = clock
         self._metrics = metrics
         self._settlement = Settlement(self._rails, store, ledger, clock, waiting, metrics)
-        self._custody = Custody(clock, is_alone=is_alone)
+        self._custody = Custody(clock, waiting, is_alone=is_alone)
         self._senders: dict[str, str] = {}
         """By payment, the client that sent it first: who asks again after an answer that was lost."""
         self._watch = Watch(self._rails, store, self._settlement, clock, metrics, self._custody)

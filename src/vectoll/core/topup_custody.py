@@ -5,19 +5,21 @@ from collections.abc import Container, Coroutine
 from datetime import timedelta
 from typing import Any
 
+from vectoll.core.topup_settle import Waiting
 from vectoll.domain.payments import Intent, IntentState, PaymentId, PaymentInProgress
 from vectoll.ports.clock import Clock
 
-_STALE = timedelta(seconds=60)
-"""After this long without a change the process that was at it is gone."""
+_LATEST = timedelta(seconds=15)
+"""How long after its client's waiting time a process may still be at a payment: what its database takes."""
 
 
 class Custody:
     """The payments that this process is settling, and those that it let go of. Contains the former."""
 
-    def __init__(self, clock: Clock, *, is_alone: bool) -> None:
-        """``is_alone`` where no other process settles payments of the same store."""
+    def __init__(self, clock: Clock, waiting: Waiting, *, is_alone: bool) -> None:
+        """``waiting`` is every process's; ``is_alone`` where no other one settles payments of the same store."""
         self._clock = clock
+        self._longest = timedelta(seconds=waiting.timeout_s) + _LATEST
         self._is_alone = is_alone
         self._tasks: dict[PaymentId, asyncio.Task[Intent]] = {}
         self._left: dict[PaymentId, int] = {}
@@ -52,7 +54,7 @@ class Custody:
                 own_version = intent.version - 1
             case _:
                 return False
-        is_stale = self._clock.now() - intent.updated_at > _STALE
+        is_stale = self._clock.now() - intent.updated_at > self._longest
         return self._is_alone or is_stale or self._left.get(intent.id) == own_version
 
     def forget_all_but(self, open_payments: Container[PaymentId]) -> None:

@@ -152,6 +152,21 @@ async def test_a_reopened_payment_that_another_gateway_is_at_is_left_alone(clock
         again = theirs
 
 
+@pytest.mark.parametrize(("after_s", "is_theirs"), [(104, True), (106, False)])
+async def test_another_gateway_has_its_waiting_time_and_a_little_more(
+    clock: FixedClock, after_s: int, is_theirs: bool
+) -> None:
+    store, payment = MemoryStore(clock), header(Wallet())
+    Outage(store, IntentState.VERIFIED, is_written=False)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await top_ups(FakeRail(), store, clock).top_up(payment)
+    patient = Waiting(timeout_s=90)
+    other = TopUps([FakeRail()], store.payments, store.ledger, MemoryRateLimiter(), clock, patient)
+    clock.advance(seconds=after_s)
+    await other.reconcile()
+    assert (await state_of_the_only(store.payments) is IntentState.RECEIVED) is is_theirs
+
+
 class Mute(FakeRail):
     """Falls silent before anything was recorded."""
 
