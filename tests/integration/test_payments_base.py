@@ -404,6 +404,33 @@ async def assert_used_otherwise(vectoll: Service, chain: Anvil, payer: LocalAcco
     assert await vectoll.balance(payer.address.lower()) == 0
 
 
+async def test_a_payment_that_a_wrong_node_let_fail_is_credited_when_it_is_sent_again(
+    vectoll: Service, rail: BaseRail, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    real_call, payment = rail._rpc.call, header(authorize(payer, pay_to, TEN))
+
+    async def deny(method: str, *params: object) -> Any:
+        answer = await real_call(method, *params)
+        if method == "eth_getTransactionReceipt":
+            return None
+        return f"0x{bytes(32).hex()}" if method == "eth_call" else answer
+
+    rail._rpc.call = deny  # type: ignore[method-assign]
+    quick = service([rail], vectoll.store, timeout_s=0.3)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await quick.top_ups.top_up(payment)
+    chain.mine(5, seconds=2000)
+    for _ in range(2):
+        changed = await quick.top_ups.reconcile()
+    assert [(i.state, i.reason) for i in changed] == [(IntentState.FAILED, "expired")]
+    rail._rpc.call = real_call  # type: ignore[method-assign]
+    outcome = await vectoll.top_ups.top_up(payment)
+    assert (outcome.intent.state, outcome.is_new) == (IntentState.CREDITED, False)
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+    assert not (await vectoll.top_ups.top_up(payment)).is_new
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+
+
 async def test_a_smaller_payment_with_the_same_nonce_is_not_credited_as_the_larger_one(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:

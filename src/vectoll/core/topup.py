@@ -21,6 +21,7 @@ from vectoll.core.payment_header import parse_payment_header, render_payment
 from vectoll.core.topup_custody import Custody
 from vectoll.core.topup_rules import (
     check_times,
+    has_failed_after_sending,
     may_be_contract,
     original_result,
     outcome_of,
@@ -123,6 +124,9 @@ class TopUps:
 
     async def _top_up(self, payment: Payment, client: str) -> Outcome:
         earlier = await self._store.get(payment.id)
+        if earlier is not None and has_failed_after_sending(earlier, payment):
+            await self._count(ATTEMPTS_PER_CLIENT, "top-ups-by", client)
+            earlier = await self._settlement.look_again(payment, earlier)
         if earlier is not None and earlier.state is IntentState.CREDITED:
             is_from_sender = self._senders.get(payment.id) == client
             return Outcome(original_result(earlier, payment), is_new=False, is_from_sender=is_from_sender)

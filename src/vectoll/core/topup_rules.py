@@ -80,6 +80,13 @@ def original_result(earlier: Intent, payment: Payment) -> Intent:
     return earlier
 
 
+def has_failed_after_sending(earlier: Intent, payment: Payment) -> bool:
+    """Whether this very payment may have been sent and has failed, as far as a node could tell."""
+    may_be_sent = earlier.tx is not None or earlier.since_block > 0
+    has_failed = earlier.state is IntentState.FAILED
+    return has_failed and may_be_sent and earlier.payload == render_payment(payment)
+
+
 def reopened_as(fresh: Intent, earlier: Intent) -> Intent:
     """The intent of a new attempt. What was sent once stays on record: it says where the payment may be found."""
     return replace(

@@ -180,6 +180,11 @@ class Settlement:
         except (RpcUnavailable, PaymentOutcomeUnknown):  # the next look finds out
             return intent
 
+    async def look_again(self, payment: Payment, intent: Intent) -> Intent:
+        """Ask once for a payment that has failed; credited when it is there after all."""
+        deadline = asyncio.get_running_loop().time() + self._waiting.timeout_s
+        return await self._look(self._rails[intent.network], payment, intent, deadline)
+
     async def _look(self, rail: Rail, payment: Payment, intent: Intent, deadline: float) -> Intent:
         """Ask the chain once and draw the conclusion; the intent unchanged when there is none to draw.
 

@@ -331,6 +331,9 @@ class Sated(FakeRail):
     async def verify(self, payment: Payment) -> int:
         raise PaymentRefused("authorization_used", "")
 
+    async def look(self, payment: Payment, intent: Intent) -> Sighting:
+        return Never("failed_on_chain")
+
 
 async def test_a_failed_payment_that_was_sent_once_keeps_what_it_was_sent_as_when_it_comes_again(
     clock: FixedClock,
