@@ -70,15 +70,19 @@ def payment_error_body(error: VectollError) -> PaymentError | dict[str, Any]:
     return PaymentError(error.code, str(error), details)
 
 
+def settlement_headers(scope: Scope) -> dict[str, str]:
+    """How this request's payment went, where it paid: it did, whatever becomes of the request itself."""
+    settlement = record_of(scope).settlement
+    return {} if settlement is None else {"payment-response": settlement}
+
+
 async def wallet_headers(request: Request) -> dict[str, str]:
     """What is left of a wallet's credit, and how its payment went; nothing for an API key.
 
     The answer has been paid for: where the credit cannot be read now, it goes out without.
     """
     record = record_of(request.scope)
-    headers = {}
-    if record.settlement is not None:
-        headers["payment-response"] = record.settlement
+    headers = settlement_headers(request.scope)
     if record.principal is not None and record.principal.wallet is not None:
         with suppress(Unavailable):
             balance = (await services_of(request).ledger.balance(record.principal.account)).balance

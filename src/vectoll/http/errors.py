@@ -35,7 +35,7 @@ from vectoll.domain.payments import (
     PaymentOutcomeUnknown,
     PaymentRefused,
 )
-from vectoll.http.asking import asks_payment, is_top_up, payment_error_body
+from vectoll.http.asking import asks_payment, is_top_up, payment_error_body, settlement_headers
 from vectoll.http.body import as_error
 from vectoll.http.headers import add_security_headers
 from vectoll.http.record import OPENAI_BASE, begin_record, is_under, record_of, route_template
@@ -103,7 +103,7 @@ def error_response(scope: Scope, error: VectollError, status: int | None = None)
     if asked is not None:
         status = 402
     body = _openai_body(error, status) if is_openai else asked.body if asked else _spec_body(scope, error)
-    headers = _headers(error, status) | (asked.headers if asked else {})
+    headers = _headers(error, status) | (asked.headers if asked else {}) | settlement_headers(scope)
     return JsonResponse(json_bytes(body), status, headers)
 
 

@@ -195,7 +195,7 @@ def _error_headers(status: int, operation: Operation) -> dict[str, Any]:
         503: ["retry-after"],
     }.get(status, [])
     if status not in _UNREAD:
-        extra += ["content-encoding", *(_LIMIT_HEADERS if operation.is_api else ())]
+        extra += ["content-encoding", *(_LIMIT_HEADERS if operation.is_api else ()), *operation.error_headers]
     return _header_refs(["x-request-id", *extra])
 
 
@@ -203,7 +203,7 @@ def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _header_refs(names: list[str]) -> dict[str, Any]:
+def _header_refs(names: Sequence[str]) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 

@@ -40,6 +40,7 @@ class Operation:
     """Errors of a shape of their own, but under the OpenAI base path."""
     headers: tuple[str, ...] = ()
     """Headers of its 200 that others have not."""
+    error_headers: tuple[str, ...] = ()
     text_types: tuple[str, ...] = ()
     security: Literal["required", "optional", "none"] = "required"
     is_api: bool = True
@@ -107,7 +108,7 @@ OPERATIONS = (
         "post", "/embeddings", "createEmbedding", "Embeddings", "Create embeddings for the supplied input",
         schemas.CreateEmbeddingResponse, schemas.CreateEmbeddingRequest, (_ACCEPT_ENCODING, _IDEMPOTENCY_KEY),
         errors=(401, 402, 409, 413, 415, 429, 500, 503, 504), openai_errors=(404,),
-        headers=("x-balance-remaining", "payment-response"),
+        headers=("x-balance-remaining", "payment-response"), error_headers=("payment-response",),
     ),
     Operation(
         "get", "/models", "listModels", "Models", "List the models that are served", schemas.ModelList,

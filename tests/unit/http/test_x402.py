@@ -448,6 +448,19 @@ async def test_a_payment_on_embeddings_tops_up_and_is_served_once(paying: Shop, 
     assert len(paying.rail.settled) == 1
 
 
+@pytest.mark.parametrize("path", [EMBED, "/v1/embeddings"])
+async def test_who_has_paid_is_told_so_also_where_the_request_itself_is_refused(
+    paying: Shop, wallet: Wallet, path: str
+) -> None:
+    answer = await paying.client.post(path, json={"model": "none", "input": "a"}, headers=wallet.payment())
+    assert answer.status_code in (400, 404)
+    settled = json.loads(base64.b64decode(answer.headers["payment-response"]))
+    assert (settled["success"], settled["payer"]) == (True, wallet.id)
+    document = (await paying.client.get("/openapi.json")).json()
+    promised = document["paths"][path]["post"]["responses"][str(answer.status_code)]["headers"]
+    assert "payment-response" in promised
+
+
 async def test_a_payment_that_was_topped_up_before_buys_nobody_in(paying: Shop, wallet: Wallet) -> None:
     """Its signature is on the chain for everybody to copy."""
     payment = wallet.payment()
