@@ -81,10 +81,12 @@ def original_result(earlier: Intent, payment: Payment) -> Intent:
 
 
 def has_failed_after_sending(earlier: Intent, payment: Payment) -> bool:
-    """Whether this very payment may have been sent and has failed, as far as a node could tell."""
-    may_be_sent = earlier.tx is not None or earlier.since_block > 0
-    has_failed = earlier.state is IntentState.FAILED
-    return has_failed and may_be_sent and earlier.payload == render_payment(payment)
+    """Whether this very payment was sent and has failed, as far as a node could tell.
+
+    Only one whose transaction is known: a stranger could make the search for any other as long as he likes.
+    """
+    was_sent = earlier.tx is not None
+    return was_sent and earlier.state is IntentState.FAILED and earlier.payload == render_payment(payment)
 
 
 def reopened_as(fresh: Intent, earlier: Intent) -> Intent:
