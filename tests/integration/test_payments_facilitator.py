@@ -22,7 +22,7 @@ from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.payments.spl import Spl
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.domain.money import usd
-from vectoll.domain.payments import IntentState, PaymentOption, PaymentOutcomeUnknown
+from vectoll.domain.payments import IntentState, PaymentOption, PaymentOutcomeUnknown, RailUnavailable
 from vectoll.domain.payments_solana import parse_transfer
 from vectoll.domain.siwx import SOLANA
 
@@ -132,6 +132,23 @@ async def test_a_claimed_success_without_money_is_no_credit(
     await vectoll.top_ups.reconcile()
     assert len(facilitator[0].seen) == 1, "never asked to settle twice"
     assert (await vectoll.store.payments.list())[0].state is IntentState.UNKNOWN
+
+
+async def test_a_facilitator_that_is_not_there_was_sent_nothing_and_the_payment_may_come_again(
+    vectoll: Service, evm: Anvil, pay_to: str
+) -> None:
+    payer = Account.create()
+    evm.fund(payer.address, TEN)
+    payment = header(authorize(payer, pay_to, TEN))
+    rpc = JsonRpc(evm.url)
+    token = Eip3009(rpc, base_option(USDC, pay_to), confirmations=1)
+    nowhere = service([FacilitatorRail("http://127.0.0.1:1", {}, token, rpc)], vectoll.store)
+    with pytest.raises(RailUnavailable):
+        await nowhere.top_ups.top_up(payment)
+    assert (await vectoll.store.payments.list())[0].state is IntentState.FAILED
+    assert (await vectoll.top_ups.top_up(payment)).is_new
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+    await rpc.close()
 
 
 @pytest.mark.parametrize("allowed", [1, 10, 700])

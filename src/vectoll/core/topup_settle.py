@@ -31,7 +31,7 @@ from vectoll.domain.payments import (
 from vectoll.ports.clock import Clock
 from vectoll.ports.ledger import Ledger
 from vectoll.ports.payment_metrics import PaymentMetrics
-from vectoll.ports.payments import EvidenceConsumed, PaymentStore, Rail
+from vectoll.ports.payments import EvidenceConsumed, NothingSent, PaymentStore, Rail
 from vectoll.ports.wallets import RpcSilent, RpcUnavailable
 
 T = TypeVar("T")
@@ -122,7 +122,10 @@ class Settlement:
     async def submit(
         self, rail: Rail, payment: Payment, intent: Intent, deadline: float | None = None
     ) -> Intent:
-        """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded."""
+        """Send it. Raises PaymentOutcomeUnknown when its chain falls silent before anything was recorded.
+
+        Raises RailUnavailable when it was recorded, and certainly not sent.
+        """
         recorded = intent
         is_credited = (
             intent.state is IntentState.CREDITED
@@ -135,6 +138,9 @@ class Settlement:
 
         try:
             await _by(deadline, rail.settle(payment, record))
+        except NothingSent:
+            await self.move(recorded, state=IntentState.FAILED, reason="rail_unavailable")
+            raise RailUnavailable from None
         except RpcUnavailable:
             if recorded is intent:  # reconciling finds out, and sends it when the chain answers again
                 raise PaymentOutcomeUnknown(intent.id) from None

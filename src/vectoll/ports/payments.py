@@ -15,6 +15,7 @@ from vectoll.domain.payments import (
     Sighting,
     Submission,
 )
+from vectoll.ports.wallets import RpcUnavailable
 
 
 class PaymentStore(Protocol):
@@ -71,6 +72,10 @@ class EvidenceConsumed(Exception):
     """The log that proves this payment has been credited as another one."""
 
 
+class NothingSent(RpcUnavailable):
+    """Who was to send the payment could not be reached at all: not a byte of it has left this process."""
+
+
 Record = Callable[[Submission], Awaitable[None]]
 """Writes a submission down, durably. Raises when the payment is no longer this caller's to submit."""
 
@@ -117,7 +122,8 @@ class Rail(Token, Protocol):
     async def settle(self, payment: Payment, record: Record) -> None:
         """Send the payment to its chain, once. ``record`` is awaited before the first byte leaves.
 
-        A return, and RpcUnavailable after ``record``, say nothing about what became of it: ``look`` does.
+        A return, and RpcUnavailable after ``record``, say nothing about what became of it: ``look`` does. But for
+        NothingSent.
         """
         ...
 

@@ -9,7 +9,7 @@ from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.payments.token import TokenRail
 from vectoll.core.payment_header import render_payment, requirement
 from vectoll.domain.payments import Intent, Payment, Submission
-from vectoll.ports.payments import Record, Token
+from vectoll.ports.payments import NothingSent, Record, Token
 from vectoll.ports.wallets import RpcUnavailable
 
 _TIMEOUT = aiohttp.ClientTimeout(total=60)
@@ -39,6 +39,8 @@ class FacilitatorRail(TokenRail):
                 session.post(self._url, data=body, headers=self._headers, allow_redirects=False) as answer,
             ):
                 await answer.content.read(65_536)
+        except aiohttp.ClientConnectorError:
+            raise NothingSent("the facilitator cannot be reached") from None
         except (TimeoutError, aiohttp.ClientError, OSError):
             raise RpcUnavailable("the facilitator does not answer") from None
 
