@@ -41,7 +41,7 @@ def test_output_that_is_full_stops_no_server(monkeypatch: pytest.MonkeyPatch) ->
 
     async def main() -> bool:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = serving._Server(Settings(), FakeServer().services, listener, None)
+            server = serving._Server(Settings(), FakeServer().services, listener, None, 100)
             asyncio.get_running_loop().call_later(0, server.handle_exit, signal.SIGTERM, None)
             await server.serve(sockets=[listener])
             return server.started

@@ -46,7 +46,7 @@ class Live:
 @contextmanager
 def running(settings: Settings, services: Services, prepare: Callable[[], Awaitable[None]]) -> Iterator[str]:
     """The URL of what `vectoll serve` makes of these, once ``prepare`` was awaited in its loop."""
-    config = _uvicorn_config(settings, services)
+    config = _uvicorn_config(settings, services, 1000)
     config.port = 0
     server = uvicorn.Server(config)
     started = threading.Event()

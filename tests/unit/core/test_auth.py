@@ -66,7 +66,7 @@ async def test_a_header_without_a_bearer_token_is_told_what_to_send(header: str)
     secret = new_secret()
     auth = await with_key(secret)
     with pytest.raises(Unauthenticated, match=r"send `Authorization: Bearer <API key>`") as refused:
-        await auth.identify({"authorization": header.replace("KEY", secret)})
+        await auth.identify({"authorization": header.replace("KEY", secret)}, CLIENT)
     assert "not valid" not in str(refused.value)
     assert secret not in str(refused.value)
 
