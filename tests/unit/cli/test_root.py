@@ -58,6 +58,13 @@ def test_help_and_version_load_nothing_heavy() -> None:
     assert done.stdout == f"vectoll {__version__}\n"
 
 
+def test_python_runs_the_package_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vectoll", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"vectoll {__version__}\n"
+
+
 def test_wrong_setting_is_one_line_and_exit_code_2(vectoll: Cli) -> None:
     result = vectoll("keys", "list", VECTOLL_PORT="x")
     assert result.exit_code == 2
