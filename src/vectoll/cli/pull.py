@@ -36,7 +36,7 @@ def pull(settings: Settings, models: tuple[str, ...], revision: str | None, as_j
     """Fetch the weights of models from the Hugging Face hub, ahead of the first start.
 
     Without an ID: of every model that vectoll.toml names. Only the files that serving needs are fetched; what broke
-    off is gone on with, also by the next run. HF_TOKEN, HF_HOME and HF_ENDPOINT mean what they mean to every program.
+    off is resumed, by the next run too. HF_TOKEN, HF_HOME and HF_ENDPOINT mean what they mean to every program.
     """
     if revision is not None and len(models) != 1:
         raise click.UsageError("--revision is of one model: name it.")

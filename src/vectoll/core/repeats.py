@@ -15,7 +15,7 @@ MAX_REMEMBERED = 100_000
 
 
 class Repeats:
-    """Counts in this process: another gateway, or this one after a restart, counts anew; a charge's age all know."""
+    """Counts in this process: another gateway, or this one after a restart, counts anew; all see a charge's age."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -60,7 +60,7 @@ UNPROVED_ATTEMPTS = RateLimit(60)
 
 
 MAX_SENDERS = 10_000
-"""Payments of which is remembered who sent them; of older ones only their payer learns the balance."""
+"""How many payments' senders are remembered; of older ones only their payer learns the balance."""
 
 
 @dataclass(frozen=True, slots=True)

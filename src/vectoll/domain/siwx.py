@@ -101,7 +101,7 @@ class SignInMessage:
 
     @property
     def good_until(self) -> datetime:
-        """When the message stops to be acceptable: how long its nonce must be remembered at least."""
+        """When the message stops being acceptable: how long its nonce must be remembered at least."""
         if self.expiration_time is None:
             return self.issued_at + MAX_AGE
         return min(self.expiration_time, self.issued_at + MAX_TTL)

@@ -63,7 +63,7 @@ def is_top_up(scope: Scope) -> bool:
 
 
 def payment_error_body(error: VectollError) -> PaymentError | dict[str, Any]:
-    """The neighbour's shape: ``error`` is the code, but for the statuses that it draws as StandardError."""
+    """The neighbour's shape: ``error`` is the code, except for the statuses that it draws as StandardError."""
     if isinstance(error, NotFound | RateLimited | Unavailable):
         return {"error": str(error), "code": error.code}
     details = {"reason": error.reason} if isinstance(error, PaymentRefused) else None

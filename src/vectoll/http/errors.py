@@ -185,7 +185,7 @@ def _headers(error: VectollError, status: int) -> dict[str, str]:
 
 
 def _spec_body(scope: Scope, error: VectollError) -> Any:
-    """``StandardError``, or ``DetailedError`` where the request itself is wrong; payments have a shape of theirs."""
+    """``StandardError``, or ``DetailedError`` where the request itself is wrong; payments have their own shape."""
     if is_top_up(scope):
         return payment_error_body(error)
     body: dict[str, Any] = {"error": str(error), "code": error.code}

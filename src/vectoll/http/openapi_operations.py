@@ -37,9 +37,9 @@ class Operation:
     """Statuses that only the OpenAI base path answers with."""
     other_answers: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
     own_errors: Mapping[int, type[msgspec.Struct]] = field(default_factory=dict)
-    """Errors of a shape of their own, but under the OpenAI base path."""
+    """Errors with a shape of their own, except under the OpenAI base path."""
     headers: tuple[str, ...] = ()
-    """Headers of its 200 that others have not."""
+    """Headers that only this operation's 200 has."""
     error_headers: tuple[str, ...] = ()
     text_types: tuple[str, ...] = ()
     security: Literal["required", "optional", "none"] = "required"

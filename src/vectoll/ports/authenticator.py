@@ -12,7 +12,7 @@ class Authenticator(Protocol):
     async def authenticate(self, headers: Mapping[str, str], client: str) -> Principal | None:
         """None when these credentials are not this authenticator's kind.
 
-        Raises Unauthenticated when they are, and do not hold. Costs nothing else: no charge, no rate limit but for what
-        an unproved claim makes others do, which counts against ``client`` and raises RateLimited.
+        Raises Unauthenticated when they are, and do not hold. Costs nothing else: no charge, no rate limit except for
+        what an unproved claim makes others do, which counts against ``client`` and raises RateLimited.
         """
         ...

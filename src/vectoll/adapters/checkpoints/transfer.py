@@ -51,7 +51,7 @@ def patiently(ask: Callable[[], T], pauses: Pauses) -> T:
 def fetch_blob(url: str, blob: Path, size: int, show: Callable[[int], None], pauses: Pauses) -> None:
     """Bring ``size`` bytes from ``url`` to ``blob``, named after their hash: there is the whole file or none.
 
-    What another call, also of another process, left of it is gone on with; two at once wait for each other. ``show``
+    What another call, also of another process, left of it is resumed; two at once wait for each other. ``show``
     is told how many bytes are there. Raises Damaged, the HTTP library's errors, and OSError.
     """
     blob.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 Fairness is start-time fair queuing (Goyal et al., SIGCOMM 1996) over callers, counted in tokens: each batch is
 seeded with a sequence of the caller who has been served least, so a caller's single query never waits behind another's
-backlog. Among one caller's requests that goes first which would be finished first if all shared the engine (Friedman
-and Henderson, SIGMETRICS 2003): equal ones in the order of arrival, a query before the rest of a bulk request. The rest
+backlog. Among one caller's requests the one goes first that would finish first under processor sharing (Friedman and
+Henderson, SIGMETRICS 2003): equal ones in the order of arrival, a query before the rest of a bulk request. The rest
 of the batch is filled with what would be next, or, where an engine pads, with sequences of similar length.
 """
 

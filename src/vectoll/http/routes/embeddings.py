@@ -25,7 +25,7 @@ _TOO_MUCH = "Send fewer inputs per request."
 
 
 async def create_embedding(request: Request) -> Response:
-    """Read, embed, charge, write. A client that leaves on the way is not charged, but for what was bought for it."""
+    """Read, embed, charge, write. A client that leaves on the way is not charged, except for what was bought for it."""
     services, record = services_of(request), record_of(request.scope)
     principal, permit = await admit_to_inference(request)
     with permit:

@@ -20,7 +20,7 @@ from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Prefix
 from vectoll.adapters.engines.native.packing import Array, aligned
 
 MAX_SEEN = 32_768
-"""Blocks of which is remembered that they came once. One takes about 200 bytes."""
+"""How many blocks that came once are remembered. One takes about 200 bytes."""
 FIRST_SEEN = 16
 """Of a text, how many, and behind what is known as many again: documents that begin like no other leave little, and a
 beginning of 1,000 tokens is known from its seventh time on."""
@@ -77,7 +77,7 @@ class BegunBatch:
 
 
 class Prefixes:
-    """Thread-safe. A block is filled when its tokens come a second time, and forgotten when it was not used longest."""
+    """Thread-safe. A block is filled when its tokens come a second time; the least recently used is evicted."""
 
     def __init__(self, block_bytes: int, capacity_bytes: int) -> None:
         self._block_bytes = block_bytes
