@@ -4,6 +4,7 @@ import asyncio
 import resource
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from typing import Any
 import pytest
 from tests.ledger import ALICE, BOB, TOKEN, make_credit, make_hold, make_key
 
-from vectoll.adapters.storage.sqlite import UNDECIDED_NAME, SqliteStore, connection, open_sqlite
+from vectoll.adapters.storage.sqlite import UNDECIDED_NAME, SqliteStore, connection, history, open_sqlite
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import ConfigurationError, Draining, OutcomeUnknown, Unavailable
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Balance, TransferCode
 from vectoll.domain.money import ZERO, Amount
-from vectoll.ports.ledger import UsageQuery
+from vectoll.ports.ledger import Funds, PaidCharge, UsageQuery
 
 
 @pytest.fixture
@@ -260,6 +261,28 @@ async def test_after_close_everything_is_draining(tmp_path: Path) -> None:
     ):
         with pytest.raises(Draining):
             await call
+
+
+async def test_a_customer_s_many_reads_leave_threads_to_others_and_wait_their_turn(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    order: list[AccountId] = []
+
+    def read_slowly(_db: sqlite3.Connection, query: UsageQuery, _funds: Funds | None) -> list[PaidCharge]:
+        order.append(query.account)
+        assert go_on.wait(10)
+        return []
+
+    monkeypatch.setattr(history, "charges", read_slowly)
+    reads = [store.ledger.charges(UsageQuery(account)) for account in [ALICE] * 40 + [BOB]]
+    reading = asyncio.gather(*reads)
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(lambda: None)
+    go_on.set()
+    await reading
+    assert order.index(BOB) < 20, "long before the others of forty"
+    assert len(order) == 41
 
 
 async def test_verify_finds_a_balance_that_was_changed(store: SqliteStore) -> None:

@@ -27,10 +27,11 @@ class SqliteHistory:
 
     async def page(self, account: AccountId, limit: int, offset: int) -> HistoryPage:
         """A page, newest first, from one snapshot."""
-        return await self._reader.read_in_thread(
+        return await self._reader.read_in_turn(
+            account,
             lambda db: history_page(
                 _newest(db, account, offset + limit + 1), account, read_balance(db, account), limit, offset
-            )
+            ),
         )
 
     async def charge_totals(self, start: datetime, account: AccountId | None = None) -> Sequence[ChargeTotal]:

@@ -113,12 +113,12 @@ class SqliteLedger:
     async def usage(self, query: UsageQuery) -> Sequence[Transfer]:
         """A page of an account's transfers."""
         rules.check_query(query)
-        return await self._reader.read_in_thread(lambda db: history.usage(db, query))
+        return await self._reader.read_in_turn(query.account, lambda db: history.usage(db, query))
 
     async def charges(self, query: UsageQuery, funds: Funds | None = None) -> Sequence[PaidCharge]:
         """A page of an account's charges."""
         rules.check_query(query)
-        return await self._reader.read_in_thread(lambda db: history.charges(db, query, funds))
+        return await self._reader.read_in_turn(query.account, lambda db: history.charges(db, query, funds))
 
     async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
         """What a key has spent lately."""

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from vectoll.adapters.storage.sqlite.connection import connect_to_read
-from vectoll.domain.errors import Draining, Unavailable
+from vectoll.core.gate import FairGate
+from vectoll.domain.errors import AtCapacity, Draining, Unavailable
+
+LONG_READS = 2
+"""At once."""
+MAX_WAITING = 1_000
+MAX_WAIT_S = 5.0
 
 T = TypeVar("T")
 
@@ -19,6 +25,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = connect_to_read(path)
+        self._turns = FairGate(LONG_READS, MAX_WAITING, MAX_WAIT_S)
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query of microseconds on the loop's own connection. Raises Unavailable, or Draining once closed."""
@@ -34,6 +41,16 @@ class Reader:
         if self._connection is None:
             raise Draining
         return await asyncio.to_thread(self._read_snapshot, query)
+
+    async def read_in_turn(self, reader: str, query: Callable[[sqlite3.Connection], T]) -> T:
+        """``read_in_thread`` for what may visit many rows: few at once, for threads are everybody's, and each
+        ``reader`` in turn. Raises Unavailable when the wait is too long, too.
+        """
+        try:
+            async with self._turns.slot(reader):
+                return await self.read_in_thread(query)
+        except AtCapacity:
+            raise Unavailable("The ledger is busy. Please try again.", retry_after_s=1) from None
 
     def close(self) -> None:
         """Free the loop's connection."""
