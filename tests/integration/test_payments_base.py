@@ -715,6 +715,36 @@ async def test_a_node_that_quotes_an_absurd_gas_price_is_not_believed(
     assert chain.usdc(pay_to) == 0
 
 
+async def test_gas_that_becomes_dearer_while_a_payment_is_valid_does_not_hold_up_the_payments_behind_it(
+    vectoll: Service, rail: BaseRail, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    def mine_at(base_fee: int) -> None:
+        chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(base_fee))
+        chain.mine()
+
+    mine_at(10**9)
+    chain.set_automine(False)
+    quick = service([rail], vectoll.store, timeout_s=0.3)
+    for _ in range(2):
+        with pytest.raises(PaymentOutcomeUnknown):
+            await quick.top_ups.top_up(header(authorize(payer, pay_to, TEN)))
+        mine_at(16 * 10**9)
+    assert chain.usdc(pay_to) == 2 * TEN
+
+
+async def test_a_settlement_key_with_little_ether_pays_at_the_present_price(
+    chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    key = bytes([7]) * 32
+    chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**9))
+    chain.mine()
+    chain.rpc("anvil_setBalance", Account.from_key(key).address, hex(4 * 10**9 * 400_000))
+    rail = base_rail(chain.url, USDC, pay_to, key)
+    vectoll = service([rail], MemoryStore())
+    assert (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))).is_new
+    await rail.close()
+
+
 async def test_a_settlement_key_without_ether_is_found_out_before_anything_is_sent(
     chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:

@@ -20,6 +20,11 @@ _GAS_LIMIT = 400_000
 _MAX_FEE_WEI = 100 * 10**9
 """A node that quotes more per gas than this is wrong, or not worth believing."""
 _MIN_TIP_WEI = 10**6
+_GROWTH = 20
+"""How much dearer gas may become while a payment is valid: by 2 % a block on Base, for 150 blocks. A transaction that
+could pay no more would hold up all that are behind it."""
+_AT_ONCE = 32
+"""For how many transactions at once the key's ether has to last, each at its highest price."""
 _NONCE_ATTEMPTS = 32
 """Each that fails is a payment that another process was quicker to send: one of four often loses three in a row."""
 _NONCE_MEMORY_S = 60.0
@@ -39,8 +44,6 @@ class BaseRail(TokenRail):
     async def verify(self, payment: Payment) -> int:
         """Make sure that our key can pay the gas, and run the transfer as it would send it, with that gas."""
         max_fee, tip = await self._fees()
-        if await self._balance() < max_fee * _GAS_LIMIT:
-            raise RpcUnavailable("the settlement key cannot pay for gas")
         gas = {"gas": _GAS_LIMIT, "maxFeePerGas": max_fee, "maxPriorityFeePerGas": tip}
         return await self._eip3009.verify_from(
             payment, {"from": self._address} | {k: hex(n) for k, n in gas.items()}
@@ -98,16 +101,20 @@ class BaseRail(TokenRail):
 
     @reads_answers
     async def _fees(self) -> tuple[int, int]:
-        """The most to pay per gas, twice the present base fee, and the tip; in wei."""
+        """The most to pay per gas, and the tip; in wei. Twice the base fee at least, more where the key has more."""
         block = await self._rpc.call("eth_getBlockByNumber", "latest", False)
         try:
             tip = max(_MIN_TIP_WEI, int(await self._rpc.call("eth_maxPriorityFeePerGas"), 16))
         except RpcError:  # not every node offers it
             tip = _MIN_TIP_WEI
-        max_fee = 2 * int(block["baseFeePerGas"], 16) + tip
-        if max_fee > _MAX_FEE_WEI:
+        base = int(block["baseFeePerGas"], 16)
+        least, balance = 2 * base + tip, await self._balance()
+        if least > _MAX_FEE_WEI:
             raise RpcUnavailable("the node quotes an absurd gas price")
-        return max_fee, tip
+        if balance < least * _GAS_LIMIT:
+            raise RpcUnavailable("the settlement key cannot pay for gas")
+        ample = min(_GROWTH * base + tip, balance // (_GAS_LIMIT * _AT_ONCE), _MAX_FEE_WEI)
+        return max(least, ample), tip
 
 
 _NONCE_USED = "nonce too low"
