@@ -4,20 +4,25 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.wallets import Wallet
 
 from vectoll import rails
+from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.bootstrap import open_services
+from vectoll.core.payment_header import parse_payment_header, render_payment
 from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.payments import Intent, IntentState
 from vectoll.ports.clock import SystemClock
-from vectoll.rails import make_rails, watch_stakes
+from vectoll.rails import make_rails, open_top_ups, watch_stakes
 from vectoll.settings import Settings, load_settings
 
 BASE = {"rpc_url": "http://rpc.example/secret", "pay_to": "0x" + "5e" * 20, "settlement_key": "11" * 32}
@@ -171,6 +176,35 @@ async def test_an_endpoint_that_does_not_answer_is_told_and_asked_again(
     told = [record for record in caplog.records if record.name == "vectoll.chains"]
     assert [record.getMessage() for record in told] == ["chain_unreachable", "chain_answers"]
     assert "secret" not in str([vars(record) for record in told])
+
+
+@pytest.mark.parametrize(
+    ("database", "may_send", "state"),
+    [
+        ({}, True, IntentState.FAILED),
+        ({}, False, IntentState.RECEIVED),
+        ({"url": "postgresql://u@db.example/v"}, True, IntentState.RECEIVED),
+    ],
+)
+async def test_who_serves_from_a_data_directory_takes_nothing_unsent_for_anybody_elses(
+    tmp_path: Path, database: dict[str, str], may_send: bool, state: IntentState
+) -> None:
+    tables = {"x402": {"enabled": True, "base": BASE}, "database": database}
+    configured = load_settings(Path("/dev/null"), tables, {})
+    option = make_rails(configured)[0].option
+    wallet, now = Wallet(), datetime.now(UTC)
+    sent = wallet.payment(to=option.pay_to)["payment-signature"]
+    payment = parse_payment_header(sent, [option])
+    payload = render_payment(payment)
+    intent = Intent(
+        payment.id, option.network, wallet.id, payment.base_units, payload, IntentState.RECEIVED, now, now
+    )
+    store, limiter = await open_sqlite(tmp_path), MemoryRateLimiter()
+    await store.payments.insert(intent)
+    async with open_top_ups(configured, store, limiter, SystemClock(), may_send=may_send) as top_ups:
+        await top_ups.reconcile(may_send=may_send)
+    assert [i.state for i in await store.payments.list()] == [state]
+    await store.close()
 
 
 async def test_allowances_need_wallets(tmp_path: Path) -> None:
