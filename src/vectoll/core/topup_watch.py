@@ -169,12 +169,12 @@ class Watch:
         return intent
 
     async def _reconcile(self, intent: Intent, *, may_send: bool) -> Intent:
-        rail, now = self._rails[intent.network], self._clock.now()
-        payment = parse_payment(intent.payload, [rail.option])
         if intent.state is IntentState.RECEIVED:  # nothing was asked or sent: the client may come again
             if not self._custody.is_nobodys(intent):
                 return intent
             return await self._settlement.move(intent, state=IntentState.FAILED, reason="interrupted")
+        rail, now = self._rails[intent.network], self._clock.now()
+        payment = parse_payment(intent.payload, [rail.option])
         after = await self._look(rail, payment, intent)
         if after is not intent or not may_send or intent.state is IntentState.REVERSED:
             return after

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.ledger import FixedClock
-from tests.wallets import FakeRail, Wallet
+from tests.wallets import OPTION, FakeRail, Wallet
 
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.memory import MemoryStore
@@ -130,6 +130,17 @@ async def test_a_payment_that_was_not_verified_may_come_again_as_soon_as_its_dat
     if is_watched:
         await service.reconcile()
     assert (await service.top_up(payment)).is_new
+
+
+async def test_a_payment_that_was_not_verified_is_ended_also_when_the_operators_terms_have_changed_since(
+    clock: FixedClock,
+) -> None:
+    store, elsewhere = MemoryStore(clock), replace(OPTION, pay_to="0x" + "77" * 20)
+    Outage(store, IntentState.VERIFIED, is_written=False)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await top_ups(FakeRail(), store, clock).top_up(header(Wallet()))
+    changed = await top_ups(FakeRail(elsewhere), store, clock, is_alone=True).reconcile()
+    assert [i.state for i in changed] == [IntentState.FAILED]
 
 
 async def test_a_reopened_payment_that_another_gateway_is_at_is_left_alone(clock: FixedClock) -> None:
