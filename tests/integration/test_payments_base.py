@@ -544,6 +544,28 @@ async def test_a_reorganised_payment_that_is_still_valid_is_sent_again_and_stays
     assert await vectoll.balance(payer.address.lower()) == usd("10")
 
 
+async def test_a_receipt_of_a_block_that_the_chain_has_dropped_proves_nothing(
+    vectoll: Service, rail: BaseRail, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    """A provider's cache, or a node that is stuck on another fork, still shows it."""
+    first = (await vectoll.top_ups.top_up(header(authorize(payer, pay_to, TEN)))).intent
+    assert first.tx is not None
+    kept, real_call = chain.receipt(first.tx), rail._rpc.call
+
+    async def remember(method: str, *params: object) -> Any:
+        return kept if method == "eth_getTransactionReceipt" else await real_call(method, *params)
+
+    chain.rpc("anvil_reorg", 1, [])
+    chain.rpc("anvil_dropAllTransactions")
+    chain.mine(4)
+    rail._rpc.call = remember  # type: ignore[method-assign]
+    assert await vectoll.top_ups.reconcile() == []
+    rail._rpc.call = real_call  # type: ignore[method-assign]
+    assert chain.usdc(pay_to) == TEN, "sent again"
+    chain.mine(4)
+    assert [i.is_final for i in await vectoll.top_ups.reconcile()] == [True]
+
+
 async def test_a_reorganised_payment_whose_gas_nonce_is_used_since_is_signed_anew_and_stays_credited(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:

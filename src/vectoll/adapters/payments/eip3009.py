@@ -190,10 +190,12 @@ class Eip3009:
         )
 
     async def _receipt(self, tx: str) -> Mapping[str, Any] | None:
+        """None where there is none of a block that is in the chain: a cache, or a fork, may show another."""
         receipt = await self._rpc.call("eth_getTransactionReceipt", tx)
         if receipt is None or receipt.get("blockNumber") is None:
             return None
-        return dict(receipt)
+        block = await self._rpc.call("eth_getBlockByNumber", receipt["blockNumber"], False)
+        return dict(receipt) if block is not None and block["hash"] == receipt["blockHash"] else None
 
     async def _is_used(self, auth: TransferAuthorization, block: str) -> bool:
         data = call_data("authorizationState(address,bytes32)", auth.payer.text, auth.nonce)
