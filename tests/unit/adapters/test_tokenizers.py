@@ -1,5 +1,7 @@
 """Text to ids: special tokens in place, nothing cut or padded unless asked, no text that crashes."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from tests.minilm import minilm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from vectoll.adapters.checkpoints import Checkpoint
+from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
 from vectoll.core import reading
 from vectoll.domain.catalog import Pooling
@@ -218,3 +220,18 @@ def test_a_broken_tokenizer_file_is_named(tmp_path: Path, content: str | None) -
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigurationError, match=r"tokenizer\.json"):
         load_tokenizer(replace(minilm(), folder=tmp_path))
+
+
+@pytest.mark.parametrize("rule", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_what_tokenizer_config_says_of_berts_normaliser_wins_as_in_transformers(
+    tmp_path: Path, rule: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(minilm().folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, rule: False}))
+    text = "Hello na\u00efve \u6771\u4eac"
+    theirs = AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
+    assert ids(load_tokenizer(read_checkpoint(tmp_path)), [text]) == [theirs]
+    assert ids(load_tokenizer(minilm()), [text]) != [theirs]

@@ -15,6 +15,12 @@ from vectoll.domain.errors import ConfigurationError
 UNLIMITED_TOKENS = 1_000_000
 """Tokenizers write astronomic numbers for "no limit"; anything above this is one."""
 
+_BERT_RULES = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
 ADAPTER_NAME = "adapter_config.json"
 """What is beside the weights is then no model by itself, but what is added to another's."""
 
@@ -53,6 +59,9 @@ class Checkpoint:
     padding_token: str | None
     adds_end_token: bool
     """Whether tokenizer_config.json asks for an end token. tokenizer.json alone decides, and may have forgotten."""
+    bert_rules: tuple[tuple[str, bool], ...]
+    """What tokenizer_config.json says of BERT's normaliser, by ``BertNormalizer``'s names: it wins over tokenizer.json
+    (transformers, and who tried the model with it). Empty for other tokenizers."""
 
     @property
     def dims(self) -> int:
@@ -124,6 +133,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             end_token=_text(tokenizer.get("eos_token")),
             padding_token=_text(tokenizer.get("pad_token")),
             adds_end_token=tokenizer.get("add_eos_token") is True,
+            bert_rules=_bert_rules(tokenizer),
         )
     except KeyError as error:
         raise ConfigurationError(f"{folder / CONFIG_NAME} lacks {error}") from None
@@ -157,6 +167,13 @@ def _pooling_mode(config: Config) -> Pooling:
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise ValueError(f"the pooling {' + '.join(modes) or 'none'} is not one of cls, mean and lasttoken")
     return _POOLINGS[modes[0]]
+
+
+def _bert_rules(tokenizer: Config) -> tuple[tuple[str, bool], ...]:
+    if tokenizer.get("tokenizer_class") not in ("BertTokenizer", "BertTokenizerFast"):
+        return ()
+    said = ((name, tokenizer.get(key)) for key, name in _BERT_RULES.items())
+    return tuple((name, value) for name, value in said if isinstance(value, bool))
 
 
 def _ids(value: Any) -> frozenset[int]:

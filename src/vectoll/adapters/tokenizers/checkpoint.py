@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
 
 from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers.words import MAX_CHARACTERS, words_of
@@ -129,6 +130,10 @@ def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> Ch
     path = checkpoint.tokenizer_file
     pooling = pooling or checkpoint.pooling
     tokenizer = _read(path)
+    if isinstance(normalizer := tokenizer.normalizer, BertNormalizer):
+        for name, value in checkpoint.bert_rules:
+            setattr(normalizer, name, value)
+        tokenizer.normalizer = normalizer
     loaded = CheckpointTokenizer(tokenizer, checkpoint.architecture.vocab)
     if pooling is Pooling.CLS and loaded.first_id is None:
         raise ConfigurationError(f"{path} puts no special token first, which CLS pooling reads")
