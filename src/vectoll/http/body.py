@@ -1,5 +1,6 @@
 """The request's body, from bytes on the wire to well-formed JSON."""
 
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -23,6 +24,8 @@ T = TypeVar("T")
 _MSGSPEC_PATH_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_TRUNCATED = "input data was truncated"
 
 MAX_MEMBERS = 64
 """Members of a JSON object, repetitions included: more than any request here has, and cheap to look at."""
@@ -100,7 +103,7 @@ def member_names(body: bytes) -> list[str]:
     except msgspec.ValidationError:
         raise InvalidRequest.at((), "The request body must be a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise malformed(error) from None
+        raise malformed(body, error) from None
     return names
 
 
@@ -123,17 +126,27 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except msgspec.ValidationError as error:
         raise first_problem(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise malformed(error) from None
+        raise malformed(body, error) from None
 
 
-def malformed(error: Exception) -> InvalidRequest:
+def malformed(body: bytes, error: Exception) -> InvalidRequest:
     """What is wrong with a body that is not JSON, in words that quote nothing of it."""
     if isinstance(error, RecursionError):
         return InvalidRequest.at((), "The request body is nested too deeply")
+    return InvalidRequest.at((), f"The request body is not valid JSON: {_why_not_json(body, error)}")
+
+
+def _why_not_json(body: bytes, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return InvalidRequest.at((), "The request body is not valid JSON: it is not UTF-8")
+        return "it is not UTF-8"
+    if not body.strip():
+        return "it is empty"
+    if body.startswith(_BYTE_ORDER_MARKS):
+        return "it begins with a byte order mark; send UTF-8 without one"
     reason = str(error).removeprefix("JSON is malformed: ").partition(" - at `$")[0].lower()
-    return InvalidRequest.at((), f"The request body is not valid JSON: {shorten(reason)}")
+    if reason == _TRUNCATED:  # the decoder says so, too, of a complete text whose last string ends like this
+        reason += ", or ends with half of a surrogate pair"
+    return shorten(reason)
 
 
 def first_problem(error: msgspec.ValidationError) -> InvalidRequest:

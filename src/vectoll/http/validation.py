@@ -92,13 +92,13 @@ def _unreadable(body: bytes, error: Exception) -> InvalidRequest:
     Half a surrogate pair, and a number beyond all floats, are JSON by its grammar.
     """
     if len(body) > MAX_WALKED_BYTES:
-        return malformed(error)
+        return malformed(body, error)
     try:
         document = json.loads(body.decode(), parse_constant=_no_constant)
         issues = list(islice(chain(_surrogate_issues(document), _issues(document)), MAX_ISSUES))
     except (ValueError, RecursionError):
-        return malformed(error)
-    return as_error(issues) if issues else malformed(error)
+        return malformed(body, error)
+    return as_error(issues) if issues else malformed(body, error)
 
 
 def _no_constant(name: str) -> None:

@@ -161,15 +161,22 @@ def test_details_have_the_shape_that_the_spec_shows() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "The request body is not valid JSON"),
+        (b"", "The request body is not valid JSON: it is empty"),
+        (b" \r\n", "The request body is not valid JSON: it is empty"),
         (b"{", "The request body is not valid JSON"),
         (b"[]", "The request body must be a JSON object"),
         (b'"text"', "The request body must be a JSON object"),
         (b"null", "The request body must be a JSON object"),
         (b"1e999", "The request body must be a JSON object"),
         (b'{"model":"m","input":"x"} trailing', "The request body is not valid JSON"),
-        (b'\xef\xbb\xbf{"model":"m","input":"x"}', "The request body is not valid JSON"),
-        ('{"model":"m","input":"x"}'.encode("utf-16"), "The request body is not valid JSON"),
+        (
+            b'\xef\xbb\xbf{"model":"m","input":"x"}',
+            "The request body is not valid JSON: it begins with a byte",
+        ),
+        (
+            '{"model":"m","input":"x"}'.encode("utf-16"),
+            "The request body is not valid JSON: it begins with a byte order mark",
+        ),
         (b'{"model":"m","input":"\xff"}', "The request body is not valid JSON: it is not UTF-8"),
         (b'{"model":"m","input":"\xed\xa0\x80"}', "The request body is not valid JSON: it is not UTF-8"),
         (b'{"\xff":1}', "The request body is not valid JSON: it is not UTF-8"),
@@ -341,3 +348,5 @@ def test_a_large_body_that_cannot_be_read_costs_one_reading() -> None:
     assert refuse(body).issues[0].path == ()
     assert "surrogate pair" in str(refuse(body))
     assert "$" not in str(refuse(body.replace(b'"\\ud800"', b"1e999")))
+    ends_with_half = b'{"model":"m","input":["' + b"x" * MAX_WALKED_BYTES + b'\\ud800"]}'
+    assert "surrogate pair" in str(refuse(ends_with_half))
