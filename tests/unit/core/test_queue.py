@@ -187,6 +187,19 @@ def test_tokens_ahead_is_small_for_a_newcomer_and_the_backlog_for_its_owner() ->
     assert not queue.has_room("bulk", 65, 16_000)
 
 
+def test_room_that_many_small_callers_leave_is_anybodys_and_nobody_fills_the_queue_for_the_others() -> None:
+    queue = queue_of(*(job(f"single{n}", 10) for n in range(100)), job("bulk", 10))
+    assert queue.has_room("bulk", 8_000, 10_000)
+    queue.push(job("bulk", *[80] * 100))
+    assert not queue.has_room("bulk", 1_000, 10_000)
+    queue.push(job("bulk", 980))
+    assert queue.tokens == 9_990
+    assert queue.has_room("single0", 80, 10_000)
+    assert queue.has_room("newcomer", 8_000, 10_000)
+    assert not queue.has_room("single0", 100, 10_000)
+    assert not queue.has_room("newcomer", 9_100, 10_000)
+
+
 def test_whose_first_request_is_given_up_stands_where_the_next_came_in() -> None:
     first, others, second = job("a", 16), job("b", 16), job("a", 16)
     queue = queue_of(first, others, second, budget_tokens=16, padded=False, alike=False)

@@ -245,15 +245,15 @@ class FairQueue:
     def has_room(self, caller: str, tokens: int, limit_tokens: int) -> bool:
         """Whether a request of this size may wait.
 
-        A caller who already waits has an equal share of the limit. A newcomer is measured against what all but
-        the largest caller have waiting, so nobody can fill the queue for everybody; on an otherwise empty queue
-        a request of any size may wait.
+        What is free is anybody's. Beyond that a caller who already waits has an equal share of the limit, and a
+        newcomer is measured against what all but the largest caller have waiting, so nobody can fill the queue for
+        everybody; on an otherwise empty queue a request of any size may wait.
         """
+        if self.tokens + tokens <= limit_tokens:
+            return True
         flow = self._flows.get(caller)
         if flow is not None:
             return flow.tokens + tokens <= limit_tokens // len(self._flows)
-        if self.tokens + tokens <= limit_tokens:
-            return True
         rest = self.tokens - max((other.tokens for other in self._flows.values()), default=0)
         return rest == 0 or rest + tokens <= limit_tokens
 
