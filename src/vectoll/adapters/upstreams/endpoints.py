@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 FAILURES_BEFORE_EJECTION = 3
 EJECTION_S = 5.0
+CLOCK_STEP_S = 0.01
+"""A wait with less than this left is over: timers may end a little early."""
 MAX_EJECTION_S = 60.0
 
 
@@ -18,6 +20,8 @@ class Endpoint:
     failures: int = 0
     """Failures since the last answer."""
     ejected_until: float = 0.0
+    waits_until: float = 0.0
+    """It has said when it wants to be asked again."""
     last_used: float = 0.0
 
     @property
@@ -58,7 +62,7 @@ class Endpoints:
     def answered(self, endpoint: Endpoint) -> None:
         """It works."""
         endpoint.failures = 0
-        endpoint.ejected_until = 0.0
+        endpoint.ejected_until = endpoint.waits_until = 0.0
 
     def failed(self, endpoint: Endpoint) -> bool:
         """It did not answer, or with nonsense. From the third time in a row it is left alone, longer each time.
@@ -73,10 +77,17 @@ class Endpoints:
         endpoint.ejected_until = self._clock() + pause_s
         return True
 
-    def asked_to_wait(self, endpoint: Endpoint, seconds: float) -> None:
-        """It is well, and busy."""
-        pause_s = min(MAX_EJECTION_S, seconds)
-        endpoint.ejected_until = max(endpoint.ejected_until, self._clock() + pause_s)
+    def asked_to_wait(self, endpoint: Endpoint, seconds: float | None) -> None:
+        """It is well, and busy; for so many seconds, where it has said so."""
+        until = self._clock() + min(MAX_EJECTION_S, seconds or 1.0)
+        endpoint.ejected_until = max(endpoint.ejected_until, until)
+        if seconds:
+            endpoint.waits_until = max(endpoint.waits_until, until)
+
+    def wait_s(self, endpoint: Endpoint) -> float:
+        """How long it still wants not to be asked: who asks all the same is only told to wait for longer."""
+        left_s = endpoint.waits_until - self._clock()
+        return left_s if left_s > CLOCK_STEP_S else 0.0
 
 
 def _is_usable(endpoint: Endpoint, now: float) -> bool:

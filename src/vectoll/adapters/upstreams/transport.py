@@ -123,7 +123,11 @@ class Transport:
         max_bytes: int,
         deadline: float,
     ) -> T:
-        """One call, of at most half the whole time so that one that hangs leaves time for another."""
+        """One call, of at most half the whole time so that one that hangs leaves time for another. None, and Busy,
+        while the provider wants to be left alone.
+        """
+        if wait_s := self._endpoints.wait_s(endpoint):
+            raise Busy("it has asked to wait", wait_s)
         remaining_s = deadline - asyncio.get_running_loop().time()
         limit_s = max(0.001, min(remaining_s, self._timeout_s / 2))
         self._endpoints.started(endpoint)
@@ -170,7 +174,7 @@ class Transport:
     def _note(self, endpoint: Endpoint, failure: UpstreamFailure, attempt: int) -> None:
         host = urlsplit(endpoint.url).netloc
         if isinstance(failure, Busy):
-            self._endpoints.asked_to_wait(endpoint, failure.retry_after_s or 1.0)
+            self._endpoints.asked_to_wait(endpoint, failure.retry_after_s)
             _log.warning("upstream %s is busy (attempt %d): %s", host, attempt, failure)
             return
         is_ejected = self._endpoints.failed(endpoint)
