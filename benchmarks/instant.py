@@ -36,7 +36,7 @@ from vectoll.http.services import Services  # noqa: E402
 from vectoll.logging import configure_logging  # noqa: E402
 from vectoll.ports.clock import SystemClock  # noqa: E402
 from vectoll.ports.store import Store  # noqa: E402
-from vectoll.serving import serve  # noqa: E402
+from vectoll.server.serving import serve  # noqa: E402
 from vectoll.settings import EngineSettings, LogSettings, Settings, load_settings  # noqa: E402
 
 DIMS, VOCABULARY = 384, 30_522

@@ -33,7 +33,7 @@ IMPORTS = (
     "vectoll",
     "vectoll.cli",
     "vectoll.http.app",
-    "vectoll.serving",
+    "vectoll.server.serving",
     "vectoll.adapters.engines.native",
     "vectoll.adapters.engines.openvino",
     "openvino",

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from tests.live import COMMAND, DIMS, MODEL, Vectoll
 
-from vectoll.descriptors import ENOUGH_FILES
 from vectoll.domain.identity import new_secret
+from vectoll.server.descriptors import ENOUGH_FILES
 
 
 def curl_line(banner: str) -> str:

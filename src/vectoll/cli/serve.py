@@ -25,6 +25,6 @@ def serve(config: Path | None, log_level: str | None, log_format: str | None, **
     settings = load_settings(config, {**flags, "log": {"level": log_level, "format": log_format}})
     configure_logging(settings.log, is_traced=settings.tracing.enabled)
 
-    from vectoll.serving import serve as serve_until_signalled
+    from vectoll.server.serving import serve as serve_until_signalled
 
     serve_until_signalled(settings)

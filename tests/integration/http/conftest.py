@@ -14,7 +14,7 @@ from tests.fakes import FakeServer, limited
 from vectoll.domain.identity import KeyKind
 from vectoll.http.services import Services
 from vectoll.ports.metrics import NoMetrics
-from vectoll.serving import _uvicorn_config
+from vectoll.server.serving import _uvicorn_config
 from vectoll.settings import Settings
 
 

@@ -179,7 +179,7 @@ async def test_it_is_off_unless_it_is_switched_on(monkeypatch: pytest.MonkeyPatc
 
 
 def test_where_it_is_off_its_library_is_not_even_loaded() -> None:
-    code = "import sys, vectoll.serving; assert not [m for m in sys.modules if m.startswith('opentelemetry')]"
+    code = "import sys, vectoll.server.serving; assert not [m for m in sys.modules if m.startswith('opentelemetry')]"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -5,7 +5,7 @@ import pytest
 from tests.fakes import FakeServer
 
 from vectoll.domain.errors import ConfigurationError
-from vectoll.serving import _application
+from vectoll.server.serving import _application
 from vectoll.settings import HttpSettings, Settings, load_settings
 
 ORIGIN = "https://app.example"

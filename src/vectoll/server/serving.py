@@ -20,18 +20,18 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from vectoll.accepting import Acceptor
 from vectoll.bootstrap import has_ledger, lock_data_dir, open_services, open_store
-from vectoll.connection import Connection
-from vectoll.descriptors import allow_open_files
 from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.http.app import Application
 from vectoll.http.cors import allow_origins
 from vectoll.http.services import Phase, Readiness, Services
 from vectoll.http.tracing import TracingMiddleware
 from vectoll.ports.clock import SystemClock
+from vectoll.server.accepting import Acceptor
+from vectoll.server.connection import Connection
+from vectoll.server.descriptors import allow_open_files
+from vectoll.server.welcome import open_development_account, prepare_development_key, welcome
 from vectoll.settings import Settings
-from vectoll.welcome import open_development_account, prepare_development_key, welcome
 
 BACKLOG = 2048
 FEW_FILES = 4096
@@ -41,7 +41,7 @@ CANCEL_GRACE_S = 1
 COLLECTOR_THRESHOLDS = (5_000, 20, 50)
 """Allocations before a look at the young, young looks before the middle, middle looks before everything."""
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.server.serving")
 
 
 def serve(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 import uvloop
 
-from vectoll.accepting import Acceptor
+from vectoll.server.accepting import Acceptor
 
 CLIENTS = 200
 

@@ -12,7 +12,13 @@ from vectoll.domain.identity import digest_of
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import usd
 from vectoll.ports.clock import SystemClock
-from vectoll.welcome import ACCOUNT, KEY_FILE, open_development_account, prepare_development_key, welcome
+from vectoll.server.welcome import (
+    ACCOUNT,
+    KEY_FILE,
+    open_development_account,
+    prepare_development_key,
+    welcome,
+)
 
 CLOCK = SystemClock()
 

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from vectoll.answering import WholeAnswers
+from vectoll.server.answering import WholeAnswers
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n"
 BODY = b"0123456789"

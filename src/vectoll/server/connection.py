@@ -10,12 +10,12 @@ import structlog
 from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from vectoll.answering import head_of
 from vectoll.http.disconnect import WATCH_AFTER_S, client_left
 from vectoll.http.errors import refusal
-from vectoll.reading import Deaf, RequestReader
+from vectoll.server.answering import head_of
+from vectoll.server.reading import Deaf, RequestReader
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.server.serving")
 
 HEAD_TIMEOUT_S = 30.0
 """From a request's first byte, or from a new connection, to the end of a head."""

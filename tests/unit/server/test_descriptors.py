@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from vectoll.descriptors import ENOUGH_FILES, allow_open_files
+from vectoll.server.descriptors import ENOUGH_FILES, allow_open_files
 
 NO_LIMIT = resource.RLIM_INFINITY
 

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from tests.fakes import FakeServer
 
-from vectoll import connection, serving
+from vectoll.server import connection, serving
 from vectoll.settings import Settings
 
 

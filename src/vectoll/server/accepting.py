@@ -9,7 +9,7 @@ import structlog
 AT_ONCE = 256
 """Connections that are taken in one turn of the loop: fewer than the files that are kept free of them."""
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.serving")
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.server.serving")
 
 
 class Acceptor:

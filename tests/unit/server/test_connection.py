@@ -19,13 +19,13 @@ from tests.fakes import FakeServer
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from vectoll.connection import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, LINGER_S, Connection
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import usd
 from vectoll.http.disconnect import WATCH_AFTER_S
+from vectoll.server.connection import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, LINGER_S, Connection
 
 WAIT_S = 10
-DRAIN = "vectoll.reading.DRAIN_BYTES"
+DRAIN = "vectoll.server.reading.DRAIN_BYTES"
 P = ParamSpec("P")
 
 
@@ -548,7 +548,7 @@ async def working() -> AsyncIterator[tuple[FakeServer, bytes, Serving, Client]]:
 @pytest.mark.parametrize("requests", [1, 2, 3])
 @on_uvloop
 async def test_who_half_closes_gets_all_answers(requests: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vectoll.connection.WATCH_AFTER_S", 3600)
+    monkeypatch.setattr("vectoll.server.connection.WATCH_AFTER_S", 3600)
     async with working() as (fake, request, _, client):
         client.send(request * requests)
         client.writer.write_eof()
@@ -617,7 +617,7 @@ async def test_who_leaves_between_two_answers_pays_for_the_first(caplog: pytest.
 async def test_a_client_of_http_1_0_that_half_closes_is_served_while_that_is_quick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vectoll.connection.WATCH_AFTER_S", 1)
+    monkeypatch.setattr("vectoll.server.connection.WATCH_AFTER_S", 1)
     async with working() as (fake, _, server, client):
         request = embedding(await fake.key(), b"1.0")
         gate = fake.model.gate
@@ -638,7 +638,7 @@ async def test_a_client_of_http_1_0_that_half_closes_is_served_while_that_is_qui
 async def test_who_half_closes_in_the_middle_of_a_request_has_what_came_before_it_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vectoll.connection.WATCH_AFTER_S", 3600)
+    monkeypatch.setattr("vectoll.server.connection.WATCH_AFTER_S", 3600)
     async with working() as (fake, request, server, client):
         assert fake.model.gate is not None
         fake.model.gate.set()

@@ -7,7 +7,7 @@ from typing import cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from vectoll.answering import WholeAnswers
+from vectoll.server.answering import WholeAnswers
 
 MAX_HEAD_BYTES = 64 << 10
 """Of a request's line and headers; and of what else may come between two parts of a body: chunks' sizes and their
