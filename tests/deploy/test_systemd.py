@@ -77,6 +77,27 @@ def test_the_backup_reads_what_the_server_writes(tmp_path: Path) -> None:
     assert (tmp_path / "copy").exists()
 
 
+def test_commands_run_as_the_documentation_says_see_what_the_services_see(tmp_path: Path) -> None:
+    document = (DEPLOY.parent / "docs" / "howto" / "deploy.md").read_text()
+    [found] = re.findall(r'^run="systemd-run (.+?)"$', document, re.MULTILINE | re.DOTALL)
+    *options, program = found.split()
+    properties = [option.removeprefix("--property=") for option in options if option.startswith("--property=")]
+    settings = [option.removeprefix("--setenv=") for option in options if option.startswith("--setenv=")]
+    assert program == INSTALLED_AT
+    server, backup = service_of("vectoll.service"), service_of("vectoll-backup.service")
+    for name in ("User", "DynamicUser", "CacheDirectory", "EnvironmentFile"):
+        assert f"{name}={server[name]}" in properties
+    for folder in backup["StateDirectory"].split():
+        assert f"StateDirectory={folder}" in properties
+    assert f"WorkingDirectory={server['WorkingDirectory'].replace('%E', '/etc')}" in properties
+    assert server["Environment"].replace("%C", "/var/cache") in settings
+    assert f"VECTOLL_DATA_DIR=/var/lib/{server['StateDirectory']}" in settings
+    unit = tmp_path / "command.service"
+    unit.write_text("\n".join(["[Service]", "Type=oneshot", f"ExecStart={COMMAND} usage", *properties]))
+    done = run(tool("systemd-analyze"), "verify", "--man=no", unit)
+    assert (done.returncode, "command.service" in done.stderr) == (0, False), done.stderr
+
+
 def test_the_service_has_time_to_drain() -> None:
     service = service_of("vectoll.service")
     assert float(service["TimeoutStopSec"]) >= Settings().drain_timeout_s + 15
