@@ -81,7 +81,9 @@ def test_commands_run_as_the_documentation_says_see_what_the_services_see(tmp_pa
     document = (DEPLOY.parent / "docs" / "howto" / "deploy.md").read_text()
     [found] = re.findall(r'^run="systemd-run (.+?)"$', document, re.MULTILINE | re.DOTALL)
     *options, program = found.split()
-    properties = [option.removeprefix("--property=") for option in options if option.startswith("--property=")]
+    properties = [
+        option.removeprefix("--property=") for option in options if option.startswith("--property=")
+    ]
     settings = [option.removeprefix("--setenv=") for option in options if option.startswith("--setenv=")]
     assert program == INSTALLED_AT
     server, backup = service_of("vectoll.service"), service_of("vectoll-backup.service")
