@@ -137,6 +137,14 @@ def test_closed_input_and_errors_change_nothing_else(vectoll: Cli, command: str)
     assert (closed.returncode, closed.stdout, closed.stderr) == (done.returncode, done.stdout, "")
 
 
+@pytest.mark.parametrize("command", ["keys list", "backup copy"])
+def test_disk_without_room_is_named_where_sqlite_speaks_of_an_error(vectoll: Cli, command: str) -> None:
+    vectoll.ok("keys", "create", "--name", "a")
+    done = shell(f"ulimit -f 20; VECTOLL {command} --data-dir {vectoll.data_dir}")
+    assert done.returncode == 1
+    assert "vectoll.sqlite3: disk I/O error; there is no room: is the disk full?\n" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["restore --help", "keys list"])
 def test_what_a_terminals_encoding_lacks_is_spelled_out(vectoll: Cli, command: str) -> None:
     vectoll.ok("keys", "create", "--name", "a")

@@ -14,6 +14,7 @@ from vectoll.adapters.storage.sqlite.connection import (
     connect_to_read,
     newest_schema,
     prepare,
+    reason_of,
 )
 from vectoll.adapters.storage.sqlite.verification import MAX_FAULTS, verify
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
@@ -171,4 +172,4 @@ def _explaining(what: str) -> Iterator[None]:
     except OSError as error:
         raise Unusable(f"{what}: {error.strerror or error}") from None
     except sqlite3.Error as error:
-        raise Unusable(f"{what}: {error}") from None
+        raise Unusable(f"{what}: {reason_of(error)}") from None

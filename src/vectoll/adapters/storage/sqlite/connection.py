@@ -76,8 +76,14 @@ def prepare(data_dir: Path) -> Path:
         reason = error.strerror or str(error)
         raise Unusable(f"cannot write to the data directory {data_dir}: {reason}") from None
     except sqlite3.Error as error:
-        raise Unusable(f"cannot open {path}: {error}") from None
+        raise Unusable(f"cannot open {path}: {reason_of(error)}") from None
     return path
+
+
+def reason_of(error: sqlite3.Error) -> str:
+    """SQLite's words; a log's index for which there is no room is an error of input and output to it."""
+    is_full = getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE"
+    return f"{error}; there is no room: is the disk full?" if is_full else str(error)
 
 
 def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
