@@ -12,6 +12,7 @@ import click
 from vectoll.cli import suggest
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json
+from vectoll.cli.progress import draw_line
 from vectoll.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ async def _telling(title: str) -> AsyncIterator["Tell"]:
             seconds = time.monotonic() - started
             if seconds >= QUIET_S:
                 is_drawn = True
-                sys.stderr.write(f"\r{title}: {doing} ({seconds:.0f} s)\033[K")
-                sys.stderr.flush()
+                draw_line(f"{title}: {doing} ({seconds:.0f} s)")
 
     drawing = asyncio.create_task(draw()) if sys.stderr.isatty() else None
     try:

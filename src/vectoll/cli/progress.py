@@ -53,10 +53,15 @@ class Progress:
         if self._total_bytes:
             share = min(1.0, self._read_bytes / self._total_bytes)
             bar = f"[{'#' * int(share * BAR):<{BAR}}] {share:4.0%}  "
-        sys.stderr.write(f"\r{bar}{done:,} texts  {done / (now - self._started):,.0f}/s\033[K")
-        sys.stderr.flush()
+        draw_line(f"{bar}{done:,} texts  {done / (now - self._started):,.0f}/s")
 
     def finish(self) -> None:
         """Leave the line."""
         if self._is_visible:
             sys.stderr.write("\n")
+
+
+def draw_line(line: str) -> None:
+    """Put ``line`` in the place of what was drawn before. What a narrow terminal has no room for is not wrapped."""
+    sys.stderr.write(f"\r\033[K\033[?7l{line}\033[?7h")
+    sys.stderr.flush()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.cli.conftest import Cli
 
+from vectoll.adapters.checkpoints import DownloadBar
 from vectoll.cli import embed as embed_command
 from vectoll.cli.progress import Progress
 
@@ -151,6 +152,9 @@ def test_chunks_are_bounded_in_texts_and_characters() -> None:
     assert max(len(chunk) for _, chunk in chunks) <= embed_command.CHUNK_TEXTS
 
 
+NOT_WRAPPED, WRAPPED = "\r\033[K\033[?7l", "\033[?7h"
+
+
 class Screen:
     def __init__(self, is_terminal: bool) -> None:
         self.text = ""
@@ -188,3 +192,19 @@ def test_bar_is_drawn_for_long_work_on_a_terminal_only(
         progress.finish()
     assert (" 50%  5 texts  2/s" in screen.text) is is_drawn
     assert bool(screen.text) is is_drawn
+    drawn, end = screen.text[:-1], screen.text[-1:]
+    assert (drawn.startswith(NOT_WRAPPED), drawn.endswith(WRAPPED), end == "\n") == (is_drawn,) * 3
+
+
+def test_bar_of_a_download_stays_on_one_line_and_says_the_most_important_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen(is_terminal=True)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("vectoll.adapters.checkpoints.progress.EVERY_S", 0.0)
+    bar = DownloadBar("text-embedding-multilingual-e5-large-instruct")
+    bar(0, 1_120_000_000)
+    bar(560_000_000, 1_120_000_000)
+    last = screen.text.rpartition(NOT_WRAPPED)[2]
+    assert last.startswith(f"[{'#' * 15}{' ' * 15}]  50%  560 of 1,120 MB")
+    assert last.endswith(f"e5-large-instruct{WRAPPED}")

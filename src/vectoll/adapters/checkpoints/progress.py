@@ -29,9 +29,9 @@ class DownloadBar:
         self._is_drawn = not is_end
         share = done / total if total else 1.0
         rate = (done - self._first) / max(now - self._started, 1e-9)
-        sys.stderr.write(
-            f"\r{self._title}  [{'#' * int(share * WIDTH):<{WIDTH}}] {share:4.0%}  "
-            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s\033[K"
+        sys.stderr.write(  # what a narrow terminal has no room for is not wrapped
+            f"\r\033[K\033[?7l[{'#' * int(share * WIDTH):<{WIDTH}}] {share:4.0%}  "
+            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  {self._title}\033[?7h"
         )
         if is_end:
             sys.stderr.write("\n")
