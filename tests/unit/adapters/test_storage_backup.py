@@ -41,6 +41,23 @@ async def test_a_writer_between_two_steps_neither_gets_in_nor_starts_the_copy_ov
     )
 
 
+async def test_two_backups_to_one_file_at_once_are_two_whole_copies(tmp_path: Path) -> None:
+    store = await open_sqlite(tmp_path)
+    await store.ledger.post(make_credit("5"))
+    await store.close()
+    file = tmp_path / "copy"
+    inner = []
+
+    def overlap(_done: int, _total: int) -> None:
+        if not inner:
+            inner.append(backup.back_up(tmp_path, file, replace=True, progress=lambda *_: None))
+
+    outer = backup.back_up(tmp_path, file, replace=True, progress=overlap)
+    assert [found.is_clean for found in (outer, *inner)] == [True, True]
+    assert backup.check_backup(file).transfers == 1
+    assert not list(tmp_path.glob("*partial*"))
+
+
 async def test_what_is_wrong_with_the_ledger_is_not_said_of_the_copy(tmp_path: Path) -> None:
     store = await open_sqlite(tmp_path)
     await store.ledger.post(make_credit("5"))

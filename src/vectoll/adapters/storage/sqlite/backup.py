@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -133,10 +134,13 @@ def _open(file: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _new_file(file: Path) -> Iterator[Path]:
-    """Yields an empty file that gets its name, durably, when all went well, and is deleted when not."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    """Yields an empty file that gets its name, durably, when all went well, and is deleted when not.
+
+    Nobody else writes to it, also where another copy to ``file`` is being made.
+    """
+    descriptor, name = tempfile.mkstemp(".partial", f"{file.name}.", file.parent)
+    os.close(descriptor)
+    partial = Path(name)
     try:
         yield partial
         sync(partial)
