@@ -55,7 +55,7 @@ async def test_two_backups_to_one_file_at_once_are_two_whole_copies(tmp_path: Pa
     outer = backup.back_up(tmp_path, file, replace=True, progress=overlap)
     assert [found.is_clean for found in (outer, *inner)] == [True, True]
     assert backup.check_backup(file).transfers == 1
-    assert not list(tmp_path.glob("*partial*"))
+    assert not any("partial" in entry.name for entry in os.scandir(tmp_path))
 
 
 async def test_what_is_wrong_with_the_ledger_is_not_said_of_the_copy(tmp_path: Path) -> None:
@@ -109,6 +109,11 @@ async def test_a_restore_that_is_cut_off_leaves_no_place_for_an_empty_ledger(
     await store.close()
     with closing(sqlite3.connect(data_dir / f"{DATABASE_NAME}.replaced")) as kept:
         assert kept.execute("SELECT balance FROM accounts WHERE id = ?", (ALICE,)).fetchone() == (usd("7"),)
+
+
+def test_a_backup_that_is_not_there_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match=r"cannot read .*gone: No such file or directory"):
+        backup.restore(tmp_path / "gone", tmp_path, replace=False, progress=lambda *_: None)
 
 
 def damage(file: Path) -> None:

@@ -129,6 +129,7 @@ def _copy(source: sqlite3.Connection, file: Path, progress: Progress) -> None:
 
 def _open(file: Path) -> sqlite3.Connection:
     """A backup, to be read only, with nothing written beside it."""
+    file.stat()  # of one that is not there SQLite says no more than that it is unable to open it
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
 
 
