@@ -13,6 +13,7 @@ from tests.ledger import ALICE, make_credit
 from vectoll.adapters.storage.sqlite import backup, open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
 from vectoll.domain.errors import ConfigurationError, Unusable
+from vectoll.domain.ledger import Verification
 from vectoll.domain.money import usd
 
 
@@ -46,7 +47,7 @@ async def test_two_backups_to_one_file_at_once_are_two_whole_copies(tmp_path: Pa
     await store.ledger.post(make_credit("5"))
     await store.close()
     file = tmp_path / "copy"
-    inner = []
+    inner: list[Verification] = []
 
     def overlap(_done: int, _total: int) -> None:
         if not inner:
