@@ -271,8 +271,8 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def default_data_dir() -> str:
-    """``$XDG_DATA_HOME/vectoll``, else ``~/.local/share/vectoll``."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    """``$XDG_DATA_HOME/vectoll``, else ``~/.local/share/vectoll``, with the ``~`` where a user has no home."""
+    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")  # noqa: PTH111 - Path's raises
     return str(Path(base) / "vectoll")
 
 
@@ -321,4 +321,7 @@ def load_settings(
         raise ConfigurationError(explain(error, sources, Settings)) from None
     for name, why in faults(settings):
         raise ConfigurationError(f"setting {name}: {why}{sources.said_by(name)}")
-    return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))
+    try:
+        return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))
+    except RuntimeError:
+        raise ConfigurationError("setting data_dir: this user has no home directory: give --data-dir") from None

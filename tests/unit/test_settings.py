@@ -223,3 +223,12 @@ def test_data_dir_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch
 def test_data_dir_may_start_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert load_settings(environ={"VECTOLL_DATA_DIR": "~/vectoll"}).data_dir == "/home/me/vectoll"
+
+
+def test_user_without_a_home_is_told_to_name_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 65_033)
+    with pytest.raises(ConfigurationError, match=r"data_dir: this user has no home .*: give --data-dir"):
+        load_settings(environ={})
+    assert load_settings(flags={"data_dir": "/d"}, environ={}).data_dir == "/d"
