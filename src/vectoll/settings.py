@@ -324,4 +324,6 @@ def load_settings(
     try:
         return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))
     except RuntimeError:
-        raise ConfigurationError("setting data_dir: this user has no home directory: give --data-dir") from None
+        raise ConfigurationError(
+            "setting data_dir: this user has no home directory: give --data-dir"
+        ) from None
