@@ -243,7 +243,7 @@ def test_config_shows_what_is_in_force_without_secrets(vectoll: Cli) -> None:
         "VECTOLL_X402__BASE__SETTLEMENT_KEY": "0xSECRET",
         "VECTOLL_X402__BASE__RPC_URL": "https://rpc.example/v2/SECRET",
         "VECTOLL_X402__BASE__FACILITATOR_HEADERS": '{"Authorization": "SECRET"}',
-        "VECTOLL_PUBLIC_URL": "https://user:SECRET@api.example/",
+        "VECTOLL_TRACING__ENDPOINT": "https://user:SECRET@otlp.example/",
     }
     for form in ((), ("--json",)):
         shown = vectoll.ok("config", "show", *form, **environ)
