@@ -2,17 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
 import msgspec
 
 from vectoll.core.payment_header import MAX_HEADER_LENGTH as MAX_PAYMENT_HEADER
+from vectoll.core.repeats import MAX_AGE, MAX_REPEATS
 from vectoll.http import schemas
 from vectoll.http import schemas_account as account
 from vectoll.http import schemas_x402 as x402
-from vectoll.http.cursor import MAX_PAGE, MIN_PAGE
+from vectoll.http.cursor import MAX_LENGTH, MAX_PAGE, MIN_PAGE
+from vectoll.http.entry import MAX_IDEMPOTENCY_KEY
+from vectoll.http.routes.api_keys import CREATIONS, MAX_ACTIVE_KEYS
 from vectoll.http.routes.billing import CURRENCIES
-from vectoll.http.routes.x402 import MAX_OFFSET
+from vectoll.http.routes.web3_key import MINTS
+from vectoll.http.routes.x402 import DEFAULT_PAGE, MAX_OFFSET
 from vectoll.http.routes.x402 import MAX_PAGE as MAX_TRANSACTIONS
 
 _ACCOUNT_ERRORS = (401, 429, 500, 503)
@@ -64,9 +69,9 @@ _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same key with the same body is charged once, and answered again 32 times at most, within "
-    "24 hours. After that, and with another body, it is 409.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    "description": f"The same key with the same body is charged once, and answered again {MAX_REPEATS} times at most, "
+    f"within {MAX_AGE // timedelta(hours=1)} hours. After that, and with another body, it is 409.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[ -~]+$"},
 }
 _ACCEPT_ENCODING = {
     "name": "Accept-Encoding",
@@ -76,7 +81,7 @@ _ACCEPT_ENCODING = {
     "schema": {"type": "string", "example": "gzip, br"},
 }
 _INSTANT = {"type": "string", "maxLength": 40, "format": "date-time", "pattern": "Z$"}
-_CURSOR = {"type": "string", "maxLength": 512, "pattern": "^[A-Za-z0-9_-]+$"}
+_CURSOR = {"type": "string", "maxLength": MAX_LENGTH, "pattern": "^[A-Za-z0-9_-]+$"}
 _PAGE_SIZE = {"type": "integer", "minimum": MIN_PAGE, "maximum": MAX_PAGE, "default": MAX_PAGE}
 _HISTORY_PARAMETERS = (
     _query("currency", {"type": "string", "enum": list(CURRENCIES)}, "Only charges in this currency."),
@@ -96,7 +101,9 @@ _PAYMENT = {
 _WALLET = _path("wallet", "An EVM or Solana wallet address.")
 _PAGE_PARAMETERS = (
     _query(
-        "limit", {"type": "integer", "minimum": 1, "maximum": MAX_TRANSACTIONS, "default": 50}, "Entries."
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": MAX_TRANSACTIONS, "default": DEFAULT_PAGE},
+        "Entries.",
     ),
     _query(
         "offset", {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, "default": 0}, "Entries to skip."
@@ -152,7 +159,7 @@ OPERATIONS = (
     ),
     Operation(
         "post", "/api_keys", "createApiKey", "API Keys",
-        "Create a key (ADMIN): at most 20 a minute and 500 active ones per account",
+        f"Create a key (ADMIN): at most {CREATIONS.amount} a minute and {MAX_ACTIVE_KEYS} active ones per account",
         account.CreateApiKeyResponse, account.CreateApiKeyRequest, errors=(413, 415, *_ADMIN_ERRORS),
     ),
     Operation(
@@ -170,7 +177,8 @@ OPERATIONS = (
     ),
     Operation(
         "post", "/api_keys/generate_web3_key", "postApiKeyGenerateWeb3Key", "API Keys",
-        "Create a key that spends the credit of the wallet that signed: at most 20 a minute from one address",
+        "Create a key that spends the credit of the wallet that signed: "
+        f"at most {MINTS.amount} a minute from one address",
         account.CreateApiKeyResponse,
         x402.GenerateWeb3KeyRequest, errors=(401, 404, 413, 415, 429, 500, 503), security="none",
     ),
