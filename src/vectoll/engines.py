@@ -62,7 +62,7 @@ def load_engine(spec: ModelSpec, settings: EngineSettings) -> LoadedEngine:
 def _load_openvino(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
     from vectoll.adapters.engines.openvino import load_engine as load_openvino
 
-    precision = _precision(spec, settings)
+    precision = precision_of(spec, settings)
     engine = load_openvino(
         checkpoint,
         pooling=spec.pooling,
@@ -77,7 +77,7 @@ def _load_openvino(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSett
 def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> LoadedEngine:
     from vectoll.adapters.engines.native import load_engine as load_own
 
-    precision = _precision(spec, settings)
+    precision = precision_of(spec, settings)
     engine = load_own(
         checkpoint,
         pooling=spec.pooling,
@@ -98,7 +98,7 @@ def _is_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings
         return False
     from vectoll.adapters.engines.native import is_faster, missing_for_native
 
-    precision = _precision(spec, settings)
+    precision = precision_of(spec, settings)
     why = missing_for_native(checkpoint, spec.pooling, precision)
     if settings.cpu_engine == "auto":
         return why is None and is_faster(precision)
@@ -113,20 +113,21 @@ def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
     engine = load_torch(
         checkpoint,
         pooling=spec.pooling,
-        precision=_precision(spec, settings),
+        precision=precision_of(spec, settings),
         max_batch_tokens=settings.batch_tokens,
     )
     shape = BatchShape(engine.max_batch_tokens, padded=not engine.packed)
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "torch")
 
 
-def _precision(spec: ModelSpec, settings: EngineSettings) -> str:
+def precision_of(spec: ModelSpec, settings: EngineSettings) -> str:
+    """What is configured: the model's own precision, else all models'."""
     return settings.precision if spec.precision == "auto" else spec.precision
 
 
 def _suits_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> bool:
     """Whether the GPU engine can run a model. Raises ConfigurationError where the operator insists and it cannot."""
-    if _precision(spec, settings) == "int8":
+    if precision_of(spec, settings) == "int8":
         why = "precision int8 is for the CPU"
     elif not checkpoint.has_weights:
         why = "only a graph (OpenVINO, ONNX) is published, which is for the CPU"
@@ -191,7 +192,7 @@ def memory_need(spec: ModelSpec, settings: EngineSettings, stop: threading.Event
     checkpoint = open_checkpoint(spec)
     if choose_device(settings) == "cpu" or not _suits_gpu(spec, checkpoint, settings):
         return on_disk * _widening(spec, checkpoint, settings)
-    return checkpoint.open_weights().element_count * (4 if _precision(spec, settings) == "f32" else 2)
+    return checkpoint.open_weights().element_count * (4 if precision_of(spec, settings) == "f32" else 2)
 
 
 def _widening(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> int:
@@ -200,7 +201,7 @@ def _widening(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings)
     """
     if not checkpoint.has_weights:
         return 1
-    weights, precision = checkpoint.open_weights(), _precision(spec, settings)
+    weights, precision = checkpoint.open_weights(), precision_of(spec, settings)
     if weights.size_bytes >= 4 * weights.element_count:
         return 1
     if _is_native(spec, checkpoint, settings):
