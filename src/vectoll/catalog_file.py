@@ -8,6 +8,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -62,6 +63,7 @@ class ServedModels:
     """Of those, the ones that the operator has switched on, with what the operator is told: it may name files."""
 
 
+@cache
 def builtin_models() -> tuple[ModelSettings, ...]:
     """The tables of the packaged ``catalog.toml``, in its order."""
     text = resources.files("vectoll.domain").joinpath("catalog.toml").read_text()
@@ -72,19 +74,17 @@ def read_models(
     settings: Settings,
     read_facts: ReadFacts | None = None,
     environ: Mapping[str, str] = os.environ,
-    builtin: tuple[ModelSettings, ...] | None = None,
 ) -> ServedModels:
     """Merge, complete and check every model. Raises ConfigurationError, one line that names model and setting.
 
     A checkpoint that cannot be read makes its own model offline, and no other.
     """
-    builtin = builtin_models() if builtin is None else builtin
-    usual = {entry.id: entry.pooling for entry in builtin}
+    usual = {entry.id: entry.pooling for entry in builtin_models()}
     named = {entry.id for entry in settings.models}
     faults: dict[ModelId, str] = {}
     offline: dict[ModelId, str] = {}
     specs = []
-    for entry in read_entries(settings, builtin):
+    for entry in read_entries(settings):
         try:
             facts = _facts(entry, read_facts)
         except (ConfigurationError, ModelOffline) as error:
@@ -104,14 +104,12 @@ def read_models(
         raise ConfigurationError(f"setting models: {error}") from None
 
 
-def read_entries(
-    settings: Settings, builtin: tuple[ModelSettings, ...] | None = None
-) -> Sequence[ModelSettings]:
+def read_entries(settings: Settings) -> Sequence[ModelSettings]:
     """The catalogue's tables with the operator's changes, less those that are hidden. Raises ConfigurationError."""
     named = {entry.id: entry for entry in settings.models}
     if len(named) < len(settings.models):
         raise ConfigurationError("setting models: two [[models]] entries have the same id")
-    base = {entry.id: entry for entry in (builtin_models() if builtin is None else builtin)}
+    base = {entry.id: entry for entry in builtin_models()}
     merged = {model_id: _merge(entry, named.get(model_id)) for model_id, entry in base.items()}
     merged |= {model_id: entry for model_id, entry in named.items() if model_id not in base}
     return [entry for entry in merged.values() if entry.enabled]

@@ -76,12 +76,12 @@ def show(settings: Settings, account: AccountId, as_json: bool) -> None:
         click.echo(f"key        {key.id}  {printable(key.name)}")
 
 
-async def require_account(store: Store, account: AccountId, advice: str = "") -> None:
+async def require_account(store: Store, account: AccountId) -> None:
     """Raises NotFound for an account that has never had a key, a transfer or an allowance."""
     if await store.keys.list(account) or await store.ledger.usage(UsageQuery(account, limit=1)):
         return
     if account not in await store.allowances.accounts():
-        raise NotFound(f"there is no account {account}{advice}")
+        raise NotFound(f"there is no account {account}")
 
 
 async def _list(settings: Settings) -> Sequence[_Found]:

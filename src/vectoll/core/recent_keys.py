@@ -16,9 +16,8 @@ MAX_REMEMBERED = 10_000
 class RecentKeys:
     """A KeyStore over another. What is revoked through it is refused at once; strangers' guesses are not kept."""
 
-    def __init__(self, store: KeyStore, *, remembered_s: float = REMEMBERED_S) -> None:
+    def __init__(self, store: KeyStore) -> None:
         self._store = store
-        self._remembered_s = remembered_s
         self._recent: dict[bytes, tuple[ApiKey, float]] = {}
         self._revocations = 0
 
@@ -27,7 +26,7 @@ class RecentKeys:
         await self._store.add(key)
 
     async def by_digest(self, digest: bytes) -> ApiKey | None:
-        """See the port; the answer may be ``remembered_s`` old."""
+        """See the port; the answer may be REMEMBERED_S old."""
         now = time.monotonic()
         remembered = self._recent.get(digest)
         if remembered is not None and now < remembered[1]:
@@ -37,7 +36,7 @@ class RecentKeys:
         if key is not None and revocations == self._revocations:  # else it may be what was read before one
             if len(self._recent) >= MAX_REMEMBERED:
                 self._recent.clear()
-            self._recent[digest] = key, now + self._remembered_s
+            self._recent[digest] = key, now + REMEMBERED_S
         return key
 
     async def get(self, key_id: KeyId) -> ApiKey | None:

@@ -81,7 +81,7 @@ class ResidentModel:
         load: Load,
         residency: Residency,
         offline: MutableMapping[ModelId, str],
-        abort: Callable[[], None] = lambda: None,
+        abort: Callable[[], None],
     ) -> None:
         """``offline`` gets the reason while the model cannot be loaded. ``abort`` asks a load to give up soon."""
         self._abort = abort

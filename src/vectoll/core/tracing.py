@@ -146,11 +146,9 @@ class Tracer:
         self._sink = sink
 
     @contextmanager
-    def trace(
-        self, name: str, headers: Mapping[str, str], kind: SpanKind = SpanKind.SERVER
-    ) -> Iterator[Trace]:
+    def trace(self, name: str, headers: Mapping[str, str]) -> Iterator[Trace]:
         """The context of one request. Goes on with the trace in ``headers`` (lower-case names), or begins one."""
-        trace = Trace(name, kind, read_context(headers), self._sink)
+        trace = Trace(name, SpanKind.SERVER, read_context(headers), self._sink)
         token = _current.set(trace)
         try:
             yield trace

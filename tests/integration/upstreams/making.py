@@ -15,7 +15,7 @@ from vectoll.domain.catalog import ModelKind, ModelSource, ModelSpec, Pooling, T
 from vectoll.domain.embedding import Embeddings, Inputs
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
-from vectoll.ports.metrics import Metrics
+from vectoll.ports.metrics import Metrics, NoMetrics
 
 THREADS = ThreadPoolExecutor(1)
 QUICK = RetryPolicy(max_attempts=4, base_s=0.001, cap_s=0.002)
@@ -44,7 +44,7 @@ def spec_of(
 @asynccontextmanager
 async def upstream_model(*urls: str, key: str = KEY, **how: Any) -> AsyncIterator[UpstreamModel]:
     """A model with quick retries; closed at the end."""
-    metrics: Metrics | None = how.pop("metrics", None)
+    metrics: Metrics = how.pop("metrics", NoMetrics())
     spec = spec_of(*urls, **how)
     vocabulary = load_vocabulary("cl100k_base")
     model = build_upstream(

@@ -27,10 +27,10 @@ def build_upstream(
     environ: Mapping[str, str],
     readers: Readers,
     *,
-    tokenizer: Tokenizer | None = None,
-    foreign: ForeignTokens | None = None,
+    tokenizer: Tokenizer | None,
+    foreign: ForeignTokens | None,
+    metrics: Metrics,
     retries: RetryPolicy | None = None,
-    metrics: Metrics | None = None,
 ) -> UpstreamModel:
     """A model over ``spec.upstream``; connects on first use. Our key is read from ``environ``, here and nowhere else.
     ``readers`` count the tokens of long texts.
@@ -43,7 +43,7 @@ def build_upstream(
     if upstream is None:
         raise ValueError(f"{spec.id} is no upstream model")
     key = _read_key(spec, upstream, environ)
-    provider = _provider(spec, upstream, key, retries, metrics)
+    provider = _provider(spec, upstream, key, retries or RetryPolicy(), metrics)
     gate = FairGate(MAX_CALLS, MAX_WAITING_CALLS, max_wait_s=upstream.timeout_s)
     return UpstreamModel(spec, upstream, provider, gate, readers, tokenizer, foreign)
 
@@ -63,8 +63,8 @@ def _provider(
     spec: ModelSpec,
     upstream: Upstream,
     key: str | None,
-    retries: RetryPolicy | None,
-    metrics: Metrics | None,
+    retries: RetryPolicy,
+    metrics: Metrics,
 ) -> Provider:
     is_gemini = upstream.kind is ModelKind.GEMINI
     headers: dict[str, str] = {}

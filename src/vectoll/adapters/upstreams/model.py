@@ -63,8 +63,8 @@ class UpstreamModel:
         provider: Provider,
         gate: FairGate,
         readers: Readers,
-        tokenizer: Tokenizer | None = None,
-        foreign: ForeignTokens | None = None,
+        tokenizer: Tokenizer | None,
+        foreign: ForeignTokens | None,
     ) -> None:
         """``foreign`` reads the token ids of a policy that is neither native nor reject."""
         self._spec = spec

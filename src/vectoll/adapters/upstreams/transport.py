@@ -22,7 +22,7 @@ from vectoll.adapters.upstreams.failures import (
 )
 from vectoll.adapters.upstreams.retries import RetryPolicy, retry_after_s
 from vectoll.core.tracing import onward
-from vectoll.ports.metrics import Metrics, NoMetrics, UpstreamAgain, UpstreamOutcome
+from vectoll.ports.metrics import Metrics, UpstreamAgain, UpstreamOutcome
 
 T = TypeVar("T")
 
@@ -49,10 +49,9 @@ class Transport:
         headers: Mapping[str, str],
         *,
         timeout_s: float,
-        retries: RetryPolicy | None = None,
-        uniform: Callable[[], float] = random.random,
-        model: str = "",
-        metrics: Metrics | None = None,
+        retries: RetryPolicy,
+        model: str,
+        metrics: Metrics,
     ) -> None:
         """``headers`` carry our key; ``timeout_s`` bounds one ``post`` with all its retries.
 
@@ -65,10 +64,9 @@ class Transport:
         }
         self._endpoints = Endpoints(urls, lambda: asyncio.get_running_loop().time())
         self._timeout_s = timeout_s
-        self._retries = retries or RetryPolicy()
-        self._uniform = uniform
+        self._retries = retries
         self._model = model
-        self._metrics = metrics or NoMetrics()
+        self._metrics = metrics
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -108,7 +106,7 @@ class Transport:
 
     async def _pause(self, attempt: int, failure: NoAnswer, deadline: float) -> None:
         """Wait before asking the same again. Raises ``failure`` when there is no time left for that."""
-        pause_s = self._retries.pause_s(attempt, failure.retry_after_s, self._uniform)
+        pause_s = self._retries.pause_s(attempt, failure.retry_after_s, random.random)
         if asyncio.get_running_loop().time() + pause_s >= deadline:
             raise failure
         await asyncio.sleep(pause_s)
