@@ -64,12 +64,17 @@ def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
 def has_ledger(settings: Settings) -> bool:
     """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened.
 
-    Raises ConfigurationError where that cannot be seen.
+    Raises Unusable where that cannot be seen.
     """
+    if settings.database.url:
+        return True
     try:
-        return bool(settings.database.url) or (Path(settings.data_dir) / DATABASE_NAME).exists()
+        (Path(settings.data_dir) / DATABASE_NAME).stat()  # Path.exists is silent about errors since Python 3.14
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
         raise Unusable(f"cannot read the data directory {settings.data_dir}: {error.strerror}") from None
+    return True
 
 
 @asynccontextmanager
