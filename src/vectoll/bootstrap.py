@@ -69,7 +69,9 @@ def has_ledger(settings: Settings) -> bool:
     if settings.database.url:
         return True
     try:
-        (Path(settings.data_dir) / DATABASE_NAME).stat()  # Path.exists is silent about errors since Python 3.14
+        (
+            Path(settings.data_dir) / DATABASE_NAME
+        ).stat()  # Path.exists is silent about errors since Python 3.14
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
