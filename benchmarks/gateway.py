@@ -195,7 +195,9 @@ def main() -> None:
         requests = pickle.loads(Path(file).read_bytes())
         print(json.dumps(uvloop.run(drive(int(port), requests, float(seconds)))))
         return
-    packages = versions("vectoll", "starlette", "uvicorn", "uvloop", "msgspec", "orjson", "isal", "wallycore")
+    packages = versions(
+        "vectoll", "starlette", "uvicorn", "uvloop", "msgspec", "orjson", "isal", "btclib-libsecp256k1"
+    )
     with recording("gateway", packages, options.out) as result:
         result["rates"] = measure_rates(options.seconds, options.rounds)
     print(json.dumps(result["rates"], indent=1))

@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
     options = parser.parse_args()
     packages = versions(
-        "vectoll", "starlette", "msgspec", "orjson", "isal", "brotli", "wallycore", "tokenizers"
+        "vectoll", "starlette", "msgspec", "orjson", "isal", "brotli", "btclib-libsecp256k1", "tokenizers"
     )
     with recording("stages", packages, options.out) as result:
         result["stages"] = uvloop.run(stages(options.calls, options.rounds))

@@ -1,15 +1,11 @@
-"""Ethereum's hash and signatures, over PyCryptodome and the libsecp256k1 in libwally."""
+"""Ethereum's hash and signatures, over libsecp256k1 and PyCryptodome."""
 
-import os
-
-import wallycore
+from btclib_libsecp256k1 import recovery
+from btclib_libsecp256k1.keys import pubkey_from_prvkey
 from Crypto.Hash import keccak
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _HALF_ORDER = _ORDER // 2
-
-_HEADER = 27
-"""libwally's first byte of a signature, to which it adds the recovery id, and 4 where the key is compressed."""
 
 
 def keccak256(data: bytes) -> bytes:
@@ -18,8 +14,8 @@ def keccak256(data: bytes) -> bytes:
 
 
 def _address_of(public_key: bytes) -> bytes:
-    """The 20 bytes of the address that a compressed public key of 33 bytes controls."""
-    return keccak256(wallycore.ec_public_key_decompress(public_key)[1:])[-20:]
+    """The 20 bytes of the address that an uncompressed public key of 65 bytes controls."""
+    return keccak256(public_key[1:])[-20:]
 
 
 def recover(digest: bytes, signature: bytes) -> bytes | None:
@@ -35,7 +31,7 @@ def recover(digest: bytes, signature: bytes) -> bytes | None:
     if recovery_id not in (0, 1) or not 0 < r < _ORDER or not 0 < s <= _HALF_ORDER:
         return None
     try:
-        key = wallycore.ec_sig_to_public_key(digest, bytes([_HEADER + recovery_id]) + signature[:64])
+        key = recovery.recover(digest, signature[:64], recovery_id, compressed=False)
     except ValueError:  # r is not on the curve
         return None
     return _address_of(key)
@@ -52,15 +48,12 @@ class SigningKey:
     def __init__(self, secret: bytes) -> None:
         """Raises ValueError unless ``secret`` is 32 bytes, above zero and below the order."""
         self._secret = secret
-        self.address = _address_of(wallycore.ec_public_key_from_private_key(secret))
-        wallycore.secp_randomize(os.urandom(wallycore.WALLY_SECP_RANDOMIZE_LEN))  # blinds it against timing
+        self.address = _address_of(pubkey_from_prvkey(secret, compressed=False))
 
     def __repr__(self) -> str:
         return f"SigningKey(0x{self.address.hex()})"
 
     def sign(self, digest: bytes) -> tuple[int, int, int]:
         """``(y_parity, r, s)`` over a 32-byte digest; deterministic (RFC 6979), ``s`` in the lower half."""
-        flags = wallycore.EC_FLAG_ECDSA | wallycore.EC_FLAG_RECOVERABLE
-        signature = wallycore.ec_sig_from_bytes(self._secret, digest, flags)
-        y_parity = (signature[0] - _HEADER) & 1
-        return y_parity, int.from_bytes(signature[1:33], "big"), int.from_bytes(signature[33:], "big")
+        signature, y_parity = recovery.sign(digest, self._secret)
+        return y_parity, int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
