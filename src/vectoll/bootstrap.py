@@ -1,5 +1,5 @@
-"""The composition root: with ``engines``, ``loading``, ``rails`` and ``databases``, its parts, the place that names
-concrete adapters.
+"""The composition root: with ``engines``, ``loading``, ``wallets``, ``rails`` and ``databases``, its parts, where a
+server's adapters are named.
 
 What not every command needs is imported where it is used, so that `vectoll keys list` does not load an engine.
 """
@@ -43,7 +43,7 @@ def check_settings(settings: Settings) -> None:
     _check_allowance(settings)
     _jwt_authenticators(settings)
     if settings.x402.enabled:
-        from vectoll.rails import check_wallets
+        from vectoll.wallets import check_wallets
 
         check_wallets(settings)
 
@@ -147,7 +147,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
         wallets = None
         _check_allowance(settings)
         if settings.x402.enabled:
-            from vectoll.rails import open_wallets
+            from vectoll.wallets import open_wallets
 
             wallets = await stack.enter_async_context(
                 open_wallets(settings, store, limiter, clock, counted.payments)

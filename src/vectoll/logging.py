@@ -96,9 +96,8 @@ class _Lines:
             return
         text = "".join(self._gathered)
         self._gathered.clear()
-        with suppress(
-            OSError, ValueError
-        ):  # nobody reads the log any more, and there is nowhere else to say so
+        # nobody reads the log any more, and there is nowhere else to say so
+        with suppress(OSError, ValueError):
             self._stream.write(text)
             self._stream.flush()
 

@@ -1,49 +1,31 @@
-"""The part of the composition root that is about wallets: rails, sign-in and what watches over payments.
+"""The part of the composition root that is about payments: the configured rails, and the state machine over them.
 
 Nothing here is imported unless ``x402.enabled`` is on.
 """
 
-import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
-from decimal import Context, Decimal
-from urllib.parse import urlsplit
+from contextlib import asynccontextmanager
 
-from vectoll.adapters.chains.network import NetworkCheck
 from vectoll.adapters.chains.rpc import JsonRpc
 from vectoll.adapters.chains.secp256k1 import SigningKey
 from vectoll.adapters.chains.solana import SolanaKey, token_account
-from vectoll.adapters.chains.stakes import EvmStakes
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.eip3009 import Eip3009
 from vectoll.adapters.payments.facilitator import FacilitatorRail
 from vectoll.adapters.payments.solana import SolanaRail
 from vectoll.adapters.payments.spl import Spl
-from vectoll.adapters.wallets.contracts import Eip1271Verifier
-from vectoll.adapters.wallets.evm import EvmSignatureVerifier
-from vectoll.adapters.wallets.solana import SolanaSignatureVerifier
-from vectoll.core.signin import SiwxAuthenticator
-from vectoll.core.stakes import StakedAllowances
 from vectoll.core.topup import TopUps
 from vectoll.core.topup_settle import Waiting
-from vectoll.core.wallet_keys import WalletKeys
-from vectoll.core.wallet_signatures import ContractWallets, WalletSignatures
-from vectoll.domain.allowances import TOKEN_DECIMALS
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.payments import PaymentOption
-from vectoll.domain.siwx import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, SignInRules, host_of
+from vectoll.domain.siwx import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET
 from vectoll.domain.urls import is_http_url
 from vectoll.domain.wallets import Family, base58_decode, base58_encode, parse_wallet
-from vectoll.http.payment_required import Asking
-from vectoll.http.services import WalletServices
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.payment_metrics import NO_PAYMENT_METRICS, PaymentMetrics
 from vectoll.ports.payments import Rail
 from vectoll.ports.store import Store
-from vectoll.ports.wallets import SignatureVerifier
 from vectoll.settings import BaseSettings, Settings, SolanaSettings
 
 _BASE_USDC: Mapping[str, tuple[str, str]] = {
@@ -54,67 +36,6 @@ _SOLANA_USDC: Mapping[str, str] = {
     SOLANA: "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
     SOLANA_DEVNET: "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
 }
-
-
-NETWORK_TIMEOUT_S = 3.0
-"""How long the start waits for a chain."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wallets:
-    """What HTTP needs so that wallets can sign in and pay."""
-
-    authenticator: SiwxAuthenticator
-    services: WalletServices
-
-
-@asynccontextmanager
-async def open_wallets(
-    settings: Settings,
-    store: Store,
-    limiter: RateLimiter,
-    clock: Clock,
-    metrics: PaymentMetrics = NO_PAYMENT_METRICS,
-) -> AsyncIterator[Wallets]:
-    """Sign-in and payments, with open payments watched in the background. Raises ConfigurationError."""
-    public_url = _public_url(settings)
-    async with AsyncExitStack() as stack:
-        top_ups = await stack.enter_async_context(
-            open_top_ups(settings, store, limiter, clock, metrics, may_send=True)
-        )
-        await stack.enter_async_context(_checked_networks(settings))
-        evm = {
-            o.network: JsonRpc(_required(settings.x402.base.rpc_url)) for o in top_ups.options if _is_evm(o)
-        }
-        for rpc in evm.values():
-            stack.push_async_callback(rpc.close)
-        verifiers: dict[Family, SignatureVerifier] = {
-            Family.EVM: EvmSignatureVerifier(),
-            Family.SOLANA: SolanaSignatureVerifier(),
-        }
-        signatures = WalletSignatures(verifiers, ContractWallets(Eip1271Verifier(evm), limiter))
-        authenticator = SiwxAuthenticator(
-            SignInRules(_domains(settings, public_url), frozenset(o.network for o in top_ups.options)),
-            signatures,
-            store.nonces,
-            clock,
-            metrics,
-        )
-        watch = asyncio.create_task(top_ups.watch(settings.x402.reconcile_interval_s))
-        stack.push_async_callback(_stop, watch)
-        if settings.allowance.enabled:
-            await stack.enter_async_context(watch_stakes(settings, store, clock))
-        keys = WalletKeys(urlsplit(public_url).netloc, signatures, store.nonces, clock, tuple(evm), metrics)
-        asking = Asking(public_url, top_ups.options)
-        yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
-
-
-def check_wallets(settings: Settings) -> None:
-    """Raises ConfigurationError for what ``open_wallets`` would refuse. Asks nobody."""
-    _domains(settings, _public_url(settings))
-    make_rails(settings)
-    if settings.allowance.enabled:
-        _stakes(settings)
 
 
 @asynccontextmanager
@@ -141,61 +62,6 @@ async def open_top_ups(
         await top_ups.close()
         for rail in rails:
             await rail.close()
-
-
-@asynccontextmanager
-async def _checked_networks(settings: Settings) -> AsyncIterator[None]:
-    """Ask every configured endpoint which chain it is of; one that does not answer is told, and asked again later.
-
-    Raises ConfigurationError for one that is of another chain than ``network``.
-    """
-    tables: dict[str, BaseSettings | SolanaSettings] = {
-        "x402.base": settings.x402.base,
-        "x402.solana": settings.x402.solana,
-    }
-    async with AsyncExitStack() as stack:
-        checks = []
-        for table, rail in tables.items():
-            if rail.rpc_url:
-                rpc = JsonRpc(rail.rpc_url, NETWORK_TIMEOUT_S)
-                stack.push_async_callback(rpc.close)
-                checks.append(NetworkCheck(table, rail.network, rpc))
-        await asyncio.gather(*(check.run() for check in checks))
-        for check in checks:
-            again = asyncio.create_task(check.repeat(settings.x402.reconcile_interval_s))
-            stack.push_async_callback(_stop, again)
-        yield
-
-
-@asynccontextmanager
-async def watch_stakes(settings: Settings, store: Store, clock: Clock) -> AsyncIterator[None]:
-    """Stakes become daily allowances in the background. Raises ConfigurationError."""
-    token, minimum, rpc_url = _stakes(settings)
-    rpc = JsonRpc(rpc_url)
-    watch = asyncio.create_task(
-        StakedAllowances(store.allowances, EvmStakes(rpc, token), clock, minimum).watch()
-    )
-    try:
-        yield
-    finally:
-        await _stop(watch)
-        await rpc.close()
-
-
-def _stakes(settings: Settings) -> tuple[str, int, str]:
-    """The token's contract, the smallest stake in base units, and where to ask. Raises ConfigurationError."""
-    token = _address("allowance.token", settings.allowance.token, Family.EVM)
-    minimum = _base_units(settings.allowance.minimum_units)
-    if not settings.x402.base.rpc_url:
-        raise ConfigurationError("allowance.enabled needs x402.base.rpc_url")
-    return token, minimum, settings.x402.base.rpc_url
-
-
-def _base_units(text: str) -> int:
-    """A number of whole tokens in base units. Raises ConfigurationError."""
-    if re.fullmatch(rf"\d{{1,18}}(\.\d{{1,{TOKEN_DECIMALS}}})?", text, re.ASCII):
-        return int(Decimal(text).scaleb(TOKEN_DECIMALS, Context(prec=60)))
-    raise ConfigurationError("allowance.minimum_units must be a number of tokens, e.g. 0.1")
 
 
 def make_rails(settings: Settings) -> Sequence[Rail]:
@@ -238,8 +104,8 @@ def _base(settings: BaseSettings) -> Rail:
     extra = {"name": settings.asset_name or name, "version": settings.asset_version}
     option = PaymentOption(
         settings.network,
-        _address("x402.base.asset", settings.asset or asset, Family.EVM),
-        _address("x402.base.pay_to", _required(settings.pay_to), Family.EVM),
+        checked_address("x402.base.asset", settings.asset or asset, Family.EVM),
+        checked_address("x402.base.pay_to", _required(settings.pay_to), Family.EVM),
         extra,
     )
     rpc = JsonRpc(_required(settings.rpc_url))
@@ -250,14 +116,16 @@ def _base(settings: BaseSettings) -> Rail:
 
 
 def _solana(settings: SolanaSettings) -> Rail:
-    mint = _address("x402.solana.asset", settings.asset or _SOLANA_USDC[settings.network], Family.SOLANA)
-    pay_to = _address("x402.solana.pay_to", _required(settings.pay_to), Family.SOLANA)
+    mint = checked_address(
+        "x402.solana.asset", settings.asset or _SOLANA_USDC[settings.network], Family.SOLANA
+    )
+    pay_to = checked_address("x402.solana.pay_to", _required(settings.pay_to), Family.SOLANA)
     key = _solana_key(settings.settlement_key) if settings.settlement_key else None
     if key is None and settings.fee_payer is None:
         raise ConfigurationError("x402.solana.facilitator_url needs x402.solana.fee_payer")
     fee_payer = base58_encode(key.public_key) if key else _required(settings.fee_payer)
     account = base58_encode(token_account(base58_decode(pay_to), base58_decode(mint)))
-    extra = {"feePayer": _address("x402.solana.fee_payer", fee_payer, Family.SOLANA)}
+    extra = {"feePayer": checked_address("x402.solana.fee_payer", fee_payer, Family.SOLANA)}
     rpc = JsonRpc(_required(settings.rpc_url))
     token = Spl(rpc, PaymentOption(settings.network, mint, pay_to, extra, account))
     if key is None:
@@ -282,7 +150,7 @@ def _solana_key(text: str) -> SolanaKey:
         ) from None
 
 
-def _address(name: str, text: str, family: Family) -> str:
+def checked_address(name: str, text: str, family: Family) -> str:
     """The address as the operator wrote it, which for EVM may carry a checksum in its case."""
     try:
         if parse_wallet(text).family is family:
@@ -292,30 +160,6 @@ def _address(name: str, text: str, family: Family) -> str:
     raise ConfigurationError(f"{name} must be {'an EVM' if family is Family.EVM else 'a Solana'} address")
 
 
-def _public_url(settings: Settings) -> str:
-    url = (settings.public_url or "").rstrip("/")
-    if not is_http_url(url):
-        raise ConfigurationError(
-            "x402.enabled needs public_url: how clients reach this server, e.g. https://api.example.com"
-        )
-    return url
-
-
-def _domains(settings: Settings, public_url: str) -> frozenset[str]:
-    hosts = [host_of(domain) for domain in settings.siwx.domains or (public_url,)]
-    return frozenset(host for host in hosts if host)
-
-
-def _is_evm(option: PaymentOption) -> bool:
-    return option.family is Family.EVM
-
-
 def _required(value: str | None) -> str:
     assert value, "checked by _is_configured"
     return value
-
-
-async def _stop(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

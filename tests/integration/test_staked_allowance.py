@@ -20,8 +20,8 @@ from vectoll.domain.ids import AccountId
 from vectoll.domain.money import Amount, Price, usd
 from vectoll.domain.wallets import parse_wallet
 from vectoll.ports.wallets import RpcUnavailable
-from vectoll.rails import open_wallets
 from vectoll.settings import load_settings
+from vectoll.wallets import open_wallets
 
 FIRST, SECOND = AccountId("0x" + "1a" * 20), AccountId("0x" + "2b" * 20)
 TOKEN = 10**18

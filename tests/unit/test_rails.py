@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from tests.wallets import Wallet
 
-from vectoll import rails
+from vectoll import wallets
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.payments.base import BaseRail
 from vectoll.adapters.payments.facilitator import FacilitatorRail
@@ -22,8 +22,9 @@ from vectoll.core.payment_header import parse_payment_header, render_payment
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.payments import Intent, IntentState
 from vectoll.ports.clock import SystemClock
-from vectoll.rails import make_rails, open_top_ups, watch_stakes
+from vectoll.rails import make_rails, open_top_ups
 from vectoll.settings import Settings, load_settings
+from vectoll.wallets import watch_stakes
 
 BASE = {"rpc_url": "http://rpc.example/secret", "pay_to": "0x" + "5e" * 20, "settlement_key": "11" * 32}
 SOLANA = {
@@ -156,10 +157,10 @@ async def test_an_endpoint_must_be_of_the_network(table: str, answer: str, says:
         rail = (BASE if table == "base" else SOLANA) | {"rpc_url": url}
         configured = settings(**{table: rail})
         if says is None:
-            async with rails._checked_networks(configured):
+            async with wallets._checked_networks(configured):
                 return
         with pytest.raises(ConfigurationError, match=re.escape(says)):
-            async with rails._checked_networks(configured):
+            async with wallets._checked_networks(configured):
                 pass
 
 
@@ -170,7 +171,7 @@ async def test_an_endpoint_that_does_not_answer_is_told_and_asked_again(
     async with node([None, None, "0x2105"]) as url:
         tables = {"enabled": True, "reconcile_interval_s": 0.01, "base": BASE | {"rpc_url": url}}
         configured = load_settings(Path("/dev/null"), {"x402": tables}, {})
-        async with rails._checked_networks(configured), asyncio.timeout(5):
+        async with wallets._checked_networks(configured), asyncio.timeout(5):
             while "chain_answers" not in caplog.text:  # noqa: ASYNC110 - a log has no event
                 await asyncio.sleep(0.01)
     told = [record for record in caplog.records if record.name == "vectoll.chains"]

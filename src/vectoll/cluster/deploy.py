@@ -115,9 +115,8 @@ def _start_serve(cluster: ClusterSettings, *, has_http: bool) -> None:
             http_options={"host": cluster.http_host, "port": cluster.http_port},
             controller_options={"runtime_env": {"env_vars": HAPROXY}},
         )
-    except (
-        ray.exceptions.RayError
-    ) as failure:  # Serve runs, and starts its proxies again: ``wait`` waits for one
+    except ray.exceptions.RayError as failure:
+        # Serve runs, and starts its proxies again: ``wait`` waits for one
         log.warning("proxies_late", extra={"reason": type(failure).__name__})
 
 

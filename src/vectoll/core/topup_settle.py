@@ -79,9 +79,8 @@ class Settlement:
         deadline = asyncio.get_running_loop().time() + self._waiting.timeout_s
         since_block = await self._or_give_up(intent, _by(deadline, rail.verify(payment)))
         try:
-            first = (
-                intent.since_block or since_block
-            )  # of a payment that was sent before, the first attempt's
+            # of a payment that was sent before, the first attempt's
+            first = intent.since_block or since_block
             verified = await self.move(intent, state=IntentState.VERIFIED, since_block=first)
             check = self._check_others(rail, payment, verified, deadline)
             await self._or_give_up(verified, check, since_block=intent.since_block)
@@ -89,10 +88,8 @@ class Settlement:
             return await self._await_arrival(rail, payment, sent, deadline)
         except RailUnavailable:
             raise
-        except (
-            Unavailable,
-            InvalidRequest,
-        ) as error:  # the ledger's: it says that nothing was charged, which is not so
+        except (Unavailable, InvalidRequest) as error:
+            # the ledger's: it says that nothing was charged, which is not so
             raise PaymentOutcomeUnknown(intent.id) from error
 
     async def _check_others(
@@ -127,9 +124,8 @@ class Settlement:
         Raises RailUnavailable when it was recorded, and certainly not sent.
         """
         recorded = intent
-        is_credited = (
-            intent.state is IntentState.CREDITED
-        )  # its chain dropped it, and its credit stands meanwhile
+        # its chain dropped it, and its credit stands meanwhile
+        is_credited = intent.state is IntentState.CREDITED
         state = intent.state if is_credited else IntentState.SUBMITTING
 
         async def record(submission: Submission) -> None:

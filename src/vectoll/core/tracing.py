@@ -53,9 +53,8 @@ class Trace:
         self.context = SpanContext(trace_id, _new_id(), is_sampled, parent.state if parent else "")
         self._parent = parent
         self._parts: list[_Part] = []
-        self._offset_ns = (
-            time.time_ns() - time.perf_counter_ns()
-        )  # one clock for all spans: they nest exactly
+        # one clock for all spans: they nest exactly
+        self._offset_ns = time.time_ns() - time.perf_counter_ns()
         self._start_ns = self.now_ns()
 
     @property

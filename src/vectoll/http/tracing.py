@@ -13,7 +13,7 @@ _TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 
 
 class TracingMiddleware:
-    """The outermost: what is logged about a request carries the id of its trace."""
+    """Around the application: what is logged about a request carries the id of its trace."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self.app = app

@@ -144,9 +144,8 @@ class Eip3009:
 
     async def _spending_log(self, auth: TransferAuthorization, since: int, newest: int) -> Mapping[str, Any]:
         """The log of the authorisation's use or cancellation: there is one. Raises RpcUnavailable if not here."""
-        self._log_span = min(
-            2 * self._log_span, _LOG_SPAN
-        )  # what was too much once may have been a busy node
+        # what was too much once may have been a busy node
+        self._log_span = min(2 * self._log_span, _LOG_SPAN)
         start = since
         while start <= newest:
             end = min(start + self._log_span - 1, newest)

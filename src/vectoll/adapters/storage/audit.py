@@ -68,9 +68,8 @@ class Audit:
             if key is not None and code == charge:
                 spent_by_day[key, created_at // DAY_MICROS] += amount
             elif code == allowance:
-                if is_system(
-                    credit
-                ):  # what was paid for an answer that was not delivered goes back to its day
+                # what was paid for an answer that was not delivered goes back to its day
+                if is_system(credit):
                     self._allowances[debit, note] -= amount
                 else:
                     self._allowances[credit, note] += amount

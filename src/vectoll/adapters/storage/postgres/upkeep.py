@@ -41,9 +41,8 @@ class Upkeep:
         while True:
             await asyncio.sleep(EVERY_S)
             rounds += 1
-            await self._attempt(
-                partial(self._database.fetch, "ping")
-            )  # one that nobody uses is not lost unseen
+            # one that nobody uses is not lost unseen
+            await self._attempt(partial(self._database.fetch, "ping"))
             await self._attempt(self._holds.renew)
             await self._attempt(self._ledger.undo_undelivered)
             if rounds % SWEEP_EVERY == 0:

@@ -152,9 +152,8 @@ class SqliteLedger:
             key, limit = limited
             period = (key, *rules.period_of(limit, now))
         today = day_of(now)
-        if (
-            hold.fingerprint is not None
-        ):  # else the id was made for this hold, and nothing can have been charged to it
+        # without one the id was made for this hold, and nothing can have been charged to it
+        if hold.fingerprint is not None:
             existing = self._reader.read(lambda db: read_transfer(db, hold.id))
             if existing is not None:
                 return rules.earlier_charge(existing, hold)
