@@ -577,8 +577,8 @@ async def test_a_reorganised_payment_whose_gas_nonce_is_used_since_is_signed_ane
     [again] = await vectoll.store.payments.list()
     assert again.state is IntentState.CREDITED
     assert again.tx not in (None, first.tx)
-    assert chain.usdc(pay_to) == TEN
     chain.mine(4)
+    assert chain.usdc(pay_to) == TEN
     assert [i.is_final for i in await vectoll.top_ups.reconcile()] == [True]
     assert await vectoll.balance(payer.address.lower()) == usd("10")
 
