@@ -175,10 +175,13 @@ def check_limit(limit: SpendLimit, spent: int, amount: int) -> None:
         raise SpendLimitReached(limit.amount, Amount(spent))
 
 
+KEY_SPENT_ALL = "This API key has spent all that can be counted. Create another one."
+
+
 def check_countable(spent: int) -> None:
     """Raises Unavailable for more than a key's spend is counted to."""
     if spent > MAX_AMOUNT:
-        raise Unavailable("This API key has spent all that can be counted. Create another one.")
+        raise Unavailable(KEY_SPENT_ALL)
 
 
 def limited_key(hold: Hold) -> tuple[KeyId, SpendLimit] | None:

@@ -160,4 +160,4 @@ def _bound(error: asyncpg.PostgresError) -> str:
     """Only the house's accounts are added to in a function of their own."""
     if "add_to_account" in (getattr(error, "context", None) or ""):
         return "The ledger's own accounts have reached what can be counted this month."
-    return "This API key has spent all that can be counted. Create another one."
+    return rules.KEY_SPENT_ALL

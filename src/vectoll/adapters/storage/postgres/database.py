@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from vectoll.adapters.storage.blocks import read_blocks
+from vectoll.adapters.storage.long_reads import LongReads
 from vectoll.adapters.storage.postgres.failures import CANNOT_SERVE, COLLIDED, CONNECTION_LOST, unavailable
 from vectoll.adapters.storage.postgres.reachability import Reachability
-from vectoll.core.gate import FairGate
-from vectoll.domain.errors import AtCapacity, ConfigurationError, Draining, Unavailable, Unusable
+from vectoll.domain.errors import ConfigurationError, Draining, Unusable
 
 LONG_S = 3600.0
 """What reads the whole ledger may take an hour."""
@@ -24,7 +24,6 @@ TAKE_TIME = (
 )
 """For a transaction that reads whole tables."""
 OLDEST_SERVER = 15
-MAX_WAITING_READS = 1_000
 
 T = TypeVar("T")
 Connection = Any
@@ -53,7 +52,8 @@ class Database:
         self.timeout_s = settings.timeout_s
         self.reachability = Reachability(settings.timeout_s)
         self.is_closed = False
-        self._reads = FairGate(max(1, settings.connections // 2), MAX_WAITING_READS, settings.timeout_s)
+        at_once = max(1, settings.connections // 2)
+        self._long_reads = LongReads(at_once, settings.timeout_s, "The database is busy. Please try again.")
 
     async def fetch(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Sequence[Row]:
         """The rows of a named statement, in one round trip: a transaction of its own, durable on return.
@@ -70,11 +70,8 @@ class Database:
         """``fetch`` for what may visit many rows: on half of the connections at most, so that holds and charges find
         one, and each ``reader`` in turn. Raises Unavailable when the wait is too long, too.
         """
-        try:
-            async with self._reads.slot(reader):
-                return await self.fetch(name, *parameters)
-        except AtCapacity:
-            raise Unavailable("The database is busy. Please try again.", retry_after_s=1) from None
+        async with self._long_reads.turn(reader):
+            return await self.fetch(name, *parameters)
 
     async def value(self, name: str, *parameters: Any, is_repeatable: bool = True) -> Any:
         """The first column of the only row, None when there is no row."""

@@ -7,13 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from vectoll.adapters.storage.long_reads import LongReads
 from vectoll.adapters.storage.sqlite.connection import connect_to_read
-from vectoll.core.gate import FairGate
-from vectoll.domain.errors import AtCapacity, Draining, Unavailable
+from vectoll.domain.errors import Draining, Unavailable
 
 LONG_READS = 2
 """At once."""
-MAX_WAITING = 1_000
 MAX_WAIT_S = 5.0
 
 T = TypeVar("T")
@@ -25,7 +24,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = connect_to_read(path)
-        self._turns = FairGate(LONG_READS, MAX_WAITING, MAX_WAIT_S)
+        self._long_reads = LongReads(LONG_READS, MAX_WAIT_S, "The ledger is busy. Please try again.")
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query of microseconds on the loop's own connection. Raises Unavailable, or Draining once closed."""
@@ -46,11 +45,8 @@ class Reader:
         """``read_in_thread`` for what may visit many rows: few at once, for threads are everybody's, and each
         ``reader`` in turn. Raises Unavailable when the wait is too long, too.
         """
-        try:
-            async with self._turns.slot(reader):
-                return await self.read_in_thread(query)
-        except AtCapacity:
-            raise Unavailable("The ledger is busy. Please try again.", retry_after_s=1) from None
+        async with self._long_reads.turn(reader):
+            return await self.read_in_thread(query)
 
     def close(self) -> None:
         """Free the loop's connection."""

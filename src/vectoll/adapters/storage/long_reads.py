@@ -1,0 +1,27 @@
+"""Reads that may visit many rows: few at once, so that everybody else's find a thread or a connection."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from vectoll.core.gate import FairGate
+from vectoll.domain.errors import AtCapacity, Unavailable
+
+MAX_WAITING = 1_000
+
+
+class LongReads:
+    """Turns to read."""
+
+    def __init__(self, at_once: int, max_wait_s: float, busy: str) -> None:
+        """``busy`` is what those are told who waited too long, or find too many waiting."""
+        self._gate = FairGate(at_once, MAX_WAITING, max_wait_s)
+        self._busy = busy
+
+    @asynccontextmanager
+    async def turn(self, reader: str) -> AsyncIterator[None]:
+        """Each ``reader`` has its own, one after the other. Raises Unavailable."""
+        try:
+            async with self._gate.slot(reader):
+                yield
+        except AtCapacity:
+            raise Unavailable(self._busy, retry_after_s=1) from None
