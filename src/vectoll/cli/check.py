@@ -12,8 +12,8 @@ import click
 from vectoll.cli import suggest
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json
-from vectoll.cli.progress import draw_line
 from vectoll.settings import Settings
+from vectoll.terminal import draw_line
 
 if TYPE_CHECKING:
     from vectoll.check_report import Report

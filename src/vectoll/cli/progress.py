@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from vectoll.domain.errors import InvalidRequest
+from vectoll.terminal import draw_line
 
 QUIET_S = 2.0
 """Nothing is shown for work that is done sooner."""
@@ -59,9 +60,3 @@ class Progress:
         """Leave the line."""
         if self._is_visible:
             sys.stderr.write("\n")
-
-
-def draw_line(line: str) -> None:
-    """Put ``line`` in the place of what was drawn before. What a narrow terminal has no room for is not wrapped."""
-    sys.stderr.write(f"\r\033[K\033[?7l{line}\033[?7h")
-    sys.stderr.flush()

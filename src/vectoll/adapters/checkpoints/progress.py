@@ -3,6 +3,8 @@
 import sys
 import time
 
+from vectoll.terminal import draw_line
+
 EVERY_S = 0.2
 WIDTH = 30
 
@@ -29,13 +31,13 @@ class DownloadBar:
         self._is_drawn = not is_end
         share = done / total if total else 1.0
         rate = (done - self._first) / max(now - self._started, 1e-9)
-        sys.stderr.write(  # what a narrow terminal has no room for is not wrapped
-            f"\r\033[K\033[?7l[{'#' * int(share * WIDTH):<{WIDTH}}] {share:4.0%}  "
-            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  {self._title}\033[?7h"
+        draw_line(
+            f"[{'#' * int(share * WIDTH):<{WIDTH}}] {share:4.0%}  "
+            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  {self._title}"
         )
         if is_end:
             sys.stderr.write("\n")
-        sys.stderr.flush()
+            sys.stderr.flush()
 
     def close(self) -> None:
         """Leave the line."""
