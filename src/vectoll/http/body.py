@@ -137,12 +137,14 @@ def malformed(body: bytes, error: Exception) -> InvalidRequest:
 
 
 def _why_not_json(body: bytes, error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
     if not body.strip():
         return "it is empty"
     if body.startswith(_BYTE_ORDER_MARKS):
         return "it begins with a byte order mark; send UTF-8 without one"
+    try:  # each decoder says so with an exception of its own, and none in the same words
+        body.decode()
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
     reason = str(error).removeprefix("JSON is malformed: ").partition(" - at `$")[0].lower()
     if reason == _TRUNCATED:  # the decoder says so, too, of a complete text whose last string ends like this
         reason += ", or ends with half of a surrogate pair"
