@@ -18,6 +18,7 @@ from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.ids import KeyId
 from vectoll.domain.money import ZERO, Amount
 from vectoll.ports.ledger import KeyUsage, UsageQuery
+from vectoll.ports.store import Store
 
 SPENT = {"key_1": 3, "key_2": 1}
 
@@ -48,6 +49,10 @@ def make_schema_4(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+async def usage_of(store: Store, key: str) -> KeyUsage:
+    return (await store.ledger.key_usage({KeyId(key): None}, NOON))[KeyId(key)]
+
+
 async def test_when_a_key_was_last_used_outlives_its_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,12 +62,11 @@ async def test_when_a_key_was_last_used_outlives_its_index(
     try:
         for key, minutes in (("key_1", 3), ("key_2", 1)):
             spent = Amount(SPENT[key])
-            usage = await store.ledger.key_usage(KeyId(key), None, NOON)
-            assert usage == KeyUsage(spent, spent, NOON + timedelta(minutes=minutes))
-        assert await store.ledger.key_usage(KeyId("key_3"), None, NOON) == KeyUsage(ZERO, ZERO, None)
+            assert await usage_of(store, key) == KeyUsage(spent, spent, NOON + timedelta(minutes=minutes))
+        assert await usage_of(store, "key_3") == KeyUsage(ZERO, ZERO, None)
         await store.ledger.post(make_credit(TOKEN))
         await store.ledger.charge(make_hold(1, key="key_2"), 1, 0)
-        assert (await store.ledger.key_usage(KeyId("key_2"), None, NOON)).last_used_at == later
+        assert (await usage_of(store, "key_2")).last_used_at == later
         assert (await store.ledger.verify()).is_clean
     finally:
         await store.close()

@@ -87,8 +87,9 @@ async def test_three_gateways_at_once_never_deadlock_and_keep_the_books(url: str
         balance = await stores[1].ledger.balance(account)
         assert balance.held == 0
         assert balance.balance >= 0
-        usage = await stores[2].ledger.key_usage(KeyId(f"key_{account}_True"), LIMIT, datetime.now(UTC))
-        assert usage.current_period <= LIMIT.amount
+        key = KeyId(f"key_{account}_True")
+        usage = await stores[2].ledger.key_usage({key: LIMIT}, datetime.now(UTC))
+        assert usage[key].current_period <= LIMIT.amount
     for store in stores:
         await store.close()
 

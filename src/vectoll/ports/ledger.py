@@ -1,6 +1,6 @@
 """The ledger: where money is. Invariants in ``vectoll.domain.ledger``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -112,10 +112,12 @@ class Ledger(Protocol):
         """A page of the account's charges (``query.code`` does not matter), all or those that ``funds`` paid for."""
         ...
 
-    async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
-        """What a key was charged in the seven UTC days that end with today, and in the period that holds ``now``.
+    async def key_usage(
+        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+    ) -> Mapping[KeyId, KeyUsage]:
+        """What each key was charged in the seven UTC days that end with today, and in the period that holds ``now``.
 
-        The period is ``limit``'s, or all time where there is none. Refunds do not count.
+        The period is the key's limit's, or all time where it has none. Refunds do not count.
         """
         ...
 

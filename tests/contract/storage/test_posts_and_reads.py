@@ -16,6 +16,8 @@ from vectoll.domain.money import MAX_AMOUNT, ZERO, Amount, Price, usd
 from vectoll.ports.ledger import KeyUsage, Ledger, UsageQuery
 from vectoll.ports.store import Store
 
+KEY_1, KEY_2 = KeyId("key_1"), KeyId("key_2")
+
 
 async def test_post_credits_an_account_that_is_new(ledger: Ledger) -> None:
     credit = replace(make_credit("5"), note="welcome ☃", request_id=None)
@@ -218,7 +220,8 @@ async def test_usage_refuses_pages_that_are_none(ledger: Ledger, query: UsageQue
 
 
 async def test_key_usage_of_a_key_that_was_never_used(ledger: Ledger) -> None:
-    assert await ledger.key_usage(KeyId("key_1"), None, NOON) == KeyUsage(ZERO, ZERO, None)
+    assert await ledger.key_usage({}, NOON) == {}
+    assert await ledger.key_usage({KEY_1: None}, NOON) == {KEY_1: KeyUsage(ZERO, ZERO, None)}
 
 
 async def test_key_usage_by_period(ledger: Ledger, clock: FixedClock) -> None:
@@ -229,14 +232,24 @@ async def test_key_usage_by_period(ledger: Ledger, clock: FixedClock) -> None:
         await ledger.charge(make_hold(count, key="key_1"), count, 0)
         await ledger.charge(make_hold(count, key="key_2"), count, 0)
     now = month_start + timedelta(days=17, hours=3)
-    spent = {
-        period: (await ledger.key_usage(KeyId("key_1"), SpendLimit(usd(1), period), now)).current_period
-        // TOKEN
-        for period in LimitPeriod
+    used_at = month_start + timedelta(days=17)
+    for period, tokens in ((LimitPeriod.EPOCH, 16), (LimitPeriod.MONTH, 30), (LimitPeriod.LIFETIME, 31)):
+        usage = await ledger.key_usage({KEY_1: SpendLimit(usd(1), period)}, now)
+        assert usage == {KEY_1: KeyUsage(Amount(24 * TOKEN), Amount(tokens * TOKEN), used_at)}
+
+
+async def test_key_usage_of_several_keys(ledger: Ledger, clock: FixedClock) -> None:
+    await ledger.post(make_credit("5"))
+    for day in (1, 2):
+        clock.time = datetime(2026, 11, day, 9, tzinfo=UTC)
+        await ledger.charge(make_hold(day, key="key_1"), day, 0)
+    await ledger.charge(make_hold(5, key="key_2"), 5, 0)
+    today = SpendLimit(usd(1), LimitPeriod.EPOCH)
+    assert await ledger.key_usage({KEY_2: None, KeyId("key_3"): today, KEY_1: today}, clock.time) == {
+        KEY_1: KeyUsage(Amount(3 * TOKEN), Amount(2 * TOKEN), clock.time),
+        KEY_2: KeyUsage(Amount(5 * TOKEN), Amount(5 * TOKEN), clock.time),
+        KeyId("key_3"): KeyUsage(ZERO, ZERO, None),
     }
-    assert spent == {LimitPeriod.EPOCH: 16, LimitPeriod.MONTH: 30, LimitPeriod.LIFETIME: 31}
-    usage = await ledger.key_usage(KeyId("key_1"), None, now)
-    assert usage == KeyUsage(Amount(24 * TOKEN), Amount(31 * TOKEN), month_start + timedelta(days=17))
     assert (await ledger.verify()).is_clean
 
 

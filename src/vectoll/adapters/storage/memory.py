@@ -1,7 +1,7 @@
 """The ledger and the keys in plain dictionaries: the reference that the databases are tested against."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -124,8 +124,13 @@ class MemoryLedger:
         part = self._transfers.get(rules.allowance_id(charge.id))
         return PaidCharge(charge, part.amount if part else ZERO)
 
-    async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
-        """What a key has spent lately."""
+    async def key_usage(
+        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+    ) -> Mapping[KeyId, KeyUsage]:
+        """What keys have spent lately."""
+        return {key: self._key_usage(key, limit, now) for key, limit in limits.items()}
+
+    def _key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
         days = rules.trailing_days(now)
         trailing = sum(self._spent.get((key, LimitPeriod.EPOCH, to_micros(day)), 0) for day in days)
         current = self._spent.get((key, *rules.period_of(limit, now)), 0)

@@ -1,6 +1,7 @@
 """/api_keys: the keys of the caller's own account, for ADMIN keys; and the caller's own limits."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
@@ -21,6 +22,7 @@ from vectoll.http.entry import admit_to_account
 from vectoll.http.new_key import check_heritage, new_key
 from vectoll.http.responses import json_response
 from vectoll.http.services import Services, services_of
+from vectoll.ports.ledger import KeyUsage
 
 MAX_ACTIVE_KEYS = 500
 CREATIONS = RateLimit(20, 60)
@@ -37,7 +39,7 @@ async def list_keys(request: Request) -> Response:
     services = services_of(request)
     with permit:
         keys = await _active_keys(services, principal)
-        return json_response(schemas.ApiKeyList([await _describe(services, key) for key in keys]))
+        return json_response(schemas.ApiKeyList(await _describe(services, keys)))
 
 
 async def create_key(request: Request) -> Response:
@@ -76,7 +78,8 @@ async def get_key(request: Request) -> Response:
     services = services_of(request)
     with permit:
         key = await _own_key(services, principal, request.path_params["key_id"])
-        return json_response(schemas.ApiKeyResponse(await _describe(services, key)))
+        [described] = await _describe(services, [key])
+        return json_response(schemas.ApiKeyResponse(described))
 
 
 async def get_rate_limits(request: Request) -> Response:
@@ -134,8 +137,12 @@ async def require_room(services: Services, principal: Principal) -> None:
         raise InvalidRequest(f"An account has at most {MAX_ACTIVE_KEYS} active API keys: delete one first")
 
 
-async def _describe(services: Services, key: ApiKey) -> schemas.ApiKeyDetails:
-    spent = await services.ledger.key_usage(key.id, key.limit, services.clock.now())
+async def _describe(services: Services, keys: Iterable[ApiKey]) -> list[schemas.ApiKeyDetails]:
+    usage = await services.ledger.key_usage({key.id: key.limit for key in keys}, services.clock.now())
+    return [_details(key, usage[key.id]) for key in keys]
+
+
+def _details(key: ApiKey, spent: KeyUsage) -> schemas.ApiKeyDetails:
     return schemas.ApiKeyDetails(
         apiKeyType=key.kind,
         consumptionLimits=_consumption_limit(key),

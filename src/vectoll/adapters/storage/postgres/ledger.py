@@ -1,6 +1,6 @@
 """The ledger in PostgreSQL: holds are rows, charges are group-committed, and every step is one statement."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -114,17 +114,22 @@ class PostgresLedger:
             rows = await read(query.account, "charges", *window, funds, query.limit)
         return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in map(tuple, rows)]
 
-    async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
-        """What a key has spent lately."""
+    async def key_usage(
+        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+    ) -> Mapping[KeyId, KeyUsage]:
+        """What keys have spent lately."""
         days = [to_micros(day) for day in rules.trailing_days(now)]
-        period, start = rules.period_of(limit, now)
-        rows = await self._database.fetch("key_usage", key, min(days), max(days), period.value, start)
-        trailing, current, used_at = rows[0]
-        return KeyUsage(
-            trailing_seven_days=Amount(int(trailing)),
-            current_period=Amount(current or ZERO),
-            last_used_at=None if used_at is None else from_micros(used_at),
-        )
+        periods = [rules.period_of(limit, now) for limit in limits.values()]
+        names, starts = [period.value for period, _ in periods], [start for _, start in periods]
+        rows = await self._database.fetch("key_usage", list(limits), names, starts, min(days), max(days))
+        return {
+            KeyId(key): KeyUsage(
+                trailing_seven_days=Amount(int(trailing)),
+                current_period=Amount(current or ZERO),
+                last_used_at=None if used_at is None else from_micros(used_at),
+            )
+            for key, trailing, current, used_at in rows
+        }
 
     async def verify(self) -> Verification:
         """Recompute the books, from one snapshot."""

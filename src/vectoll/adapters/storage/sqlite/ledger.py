@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -120,9 +120,13 @@ class SqliteLedger:
         rules.check_query(query)
         return await self._reader.read_in_turn(query.account, lambda db: history.charges(db, query, funds))
 
-    async def key_usage(self, key: KeyId, limit: SpendLimit | None, now: datetime) -> KeyUsage:
-        """What a key has spent lately."""
-        return self._reader.read(lambda db: _key_usage(db, key, limit, now))
+    async def key_usage(
+        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+    ) -> Mapping[KeyId, KeyUsage]:
+        """What keys have spent lately."""
+        return await self._reader.read_in_thread(
+            lambda db: {key: _key_usage(db, key, limit, now) for key, limit in limits.items()}
+        )
 
     async def verify(self) -> Verification:
         """Recompute the books, from one snapshot."""

@@ -111,12 +111,14 @@ GROUP BY debit, key, model;
 
 -- name: key_usage
 SELECT
+    asked.key,
     (
         SELECT coalesce(sum(spent), 0) FROM vectoll.key_spend
-        WHERE key = $1 AND period = 'EPOCH' AND start >= $2 AND start <= $3
+        WHERE key = asked.key AND period = 'EPOCH' AND start >= $4 AND start <= $5
     ),
-    (SELECT spent FROM vectoll.key_spend WHERE key = $1 AND period = $4 AND start = $5),
-    (SELECT created_at FROM vectoll.transfers WHERE key = $1 ORDER BY seq DESC LIMIT 1);
+    (SELECT spent FROM vectoll.key_spend WHERE key = asked.key AND period = asked.period AND start = asked.start),
+    (SELECT created_at FROM vectoll.transfers WHERE key = asked.key ORDER BY seq DESC LIMIT 1)
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS asked (key, period, start);
 
 -- name: all_postings
 SELECT seq, debit, credit, amount, code, key, created_at, CASE WHEN code = 'ALLOWANCE' THEN note ELSE '' END
