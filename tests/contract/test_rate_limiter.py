@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.postgres import POOL, emptied
 
-from vectoll.adapters.limiter import EXACT_UP_TO, MemoryRateLimiter
+from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.postgres.database import connect
 from vectoll.adapters.storage.postgres.limiter import PostgresRateLimiter
-from vectoll.domain.limits import RateLimit
+from vectoll.domain.limits import EXACT_UP_TO, RateLimit
 from vectoll.ports.limiter import RateLimiter
 
 START = 1_800_000_000.0  # a multiple of 60: sliding-window counters start fresh here

@@ -1,21 +1,13 @@
-"""Rate limits in this process's memory.
-
-A limit of up to ``EXACT_UP_TO`` is an exact moving window, which remembers every hit. A larger one, such as tokens
-per minute, is a sliding-window counter: two counters per bucket, and an estimate that assumes the previous
-window's hits were spread evenly.
-"""
+"""Rate limits in this process's memory."""
 
 import heapq
 import time
 from collections import deque
 from collections.abc import Callable
-from math import ceil, floor
+from math import ceil
 from typing import Generic, TypeVar
 
-from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
-
-EXACT_UP_TO = 10_000
-"""Hits that one bucket may remember: some 100 bytes each."""
+from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision, SlidingWindow
 
 MAX_BUCKETS = 200_000
 """Beyond this the bucket that would expire first is forgotten, so that strangers cannot fill the memory."""
@@ -142,10 +134,12 @@ class _Exact:
         return self._window_s
 
     def wait_s(self, now: float, at_most: int) -> float:
-        """How long until ``at_most`` is used, where more is."""
+        """How long until ``at_most`` is used; 0 where no more is."""
+        left = self._used
+        if left <= at_most:
+            return 0.0
         if at_most == 0:
             return self.expires - now
-        left = self._used
         for at, cost in self._hits:
             left -= cost
             if left <= at_most:
@@ -172,30 +166,27 @@ class _Estimated:
         if index != self._index:
             self._previous = self._current if index == self._index + 1 else 0
             self._index, self._current = index, 0
-        return floor(self._previous * self._left_s(now) / self._window_s + self._current)
+        return self._at(now).used
 
     def add(self, now: float, cost: int) -> float:
         """Count a hit, in the window to which ``used`` has moved. Returns how long until less than one is left."""
         self._current += cost
-        return self.wait_s(now, 0) if self._current else 0.0
+        return self.wait_s(now, 0)
 
     def wait_s(self, now: float, at_most: int) -> float:
-        """How long until ``at_most`` is used, where more is."""
-        room = at_most + 1  # what the estimate must stay below, as it is rounded down
-        if self._current < room:  # it is enough that the previous window slides out further
-            return self._left_s(now) - (room - self._current) * self._window_s / self._previous
-        return self._left_s(now) + self._window_s - room * self._window_s / self._current
+        """How long until ``at_most`` is used; 0 where no more is."""
+        return self._at(now).wait_s(at_most)
 
-    def _left_s(self, now: float) -> float:
-        return (self._index + 1) * self._window_s - now
+    def _at(self, now: float) -> SlidingWindow:
+        left_s = (self._index + 1) * self._window_s - now
+        return SlidingWindow(self._window_s, left_s, self._previous, self._current)
 
 
 def _new_bucket(limit: RateLimit) -> _Exact | _Estimated:
-    return _Exact(limit) if limit.amount <= EXACT_UP_TO else _Estimated(limit)
+    return _Exact(limit) if limit.is_exact else _Estimated(limit)
 
 
 def _state(bucket: _Exact | _Estimated, limit: RateLimit, used: int, now: float, cost: int) -> LimitState:
     """Where a bucket stands that has ``used``; ``reset_s`` is the wait until ``cost`` fits (at most the limit does)."""
-    at_most = max(0, limit.amount - cost)
-    wait_s = bucket.wait_s(now, at_most) if used > at_most else 0.0
+    wait_s = bucket.wait_s(now, max(0, limit.amount - cost))
     return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))

@@ -60,9 +60,7 @@ class Admission:
         """Raises RateLimited for a client address whose wallets keep signing in with nothing to pay with."""
         state = await self.limiter.peek(UNFUNDED_SIGN_INS, "unfunded-sign-ins", client)
         if not state.remaining:
-            raise _rate_limited(
-                f"{UNFUNDED_SIGN_INS.amount} sign-ins of wallets without credit per minute", state
-            )
+            raise state.refusal(f"{UNFUNDED_SIGN_INS.amount} sign-ins of wallets without credit per minute")
 
     async def record_unfunded(self, client: str) -> None:
         """Count a sign-in of a wallet that cannot pay."""
@@ -157,18 +155,14 @@ class Permit:
         if limit := self._admission.requests:
             decision = await self._admission.limiter.hit(limit, "requests", self.caller, model)
             self.requests = decision.state
-            if not decision.allowed:
-                raise _rate_limited(f"{limit.amount} requests per minute", decision.state)
+            decision.check(f"{limit.amount} requests per minute")
 
     async def take_tokens(self, model: str, tokens: int) -> None:
         """Count the tokens of one request for a model. Raises RateLimited."""
         if limit := self._admission.tokens:
             decision = await self._admission.limiter.hit(limit, "tokens", self.caller, model, cost=tokens)
             self.tokens = decision.state
-            if not decision.allowed:
-                raise _rate_limited(
-                    f"{limit.amount} tokens per minute, this request has {tokens}", decision.state
-                )
+            decision.check(f"{limit.amount} tokens per minute, this request has {tokens}")
 
 
 async def refuse_blocked(limiter: RateLimiter, caller: str) -> None:
@@ -181,7 +175,3 @@ async def refuse_blocked(limiter: RateLimiter, caller: str) -> None:
 def _per_minute(amount: int) -> RateLimit | None:
     """None for no limit."""
     return RateLimit(amount) if amount else None
-
-
-def _rate_limited(what: str, state: LimitState) -> RateLimited:
-    return RateLimited(f"Rate limit exceeded: {what}. Try again in {state.reset_s} seconds.", state.reset_s)

@@ -29,7 +29,7 @@ from vectoll.core.topup_rules import (
 )
 from vectoll.core.topup_settle import PATIENT, Settlement, Waiting
 from vectoll.core.topup_watch import Watch
-from vectoll.domain.errors import RateLimited, VectollError
+from vectoll.domain.errors import VectollError
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.payments import (
     MAX_TOP_UP,
@@ -174,8 +174,7 @@ class TopUps:
 
     async def _count(self, limit: RateLimit, *key: str) -> None:
         decision = await self._limiter.hit(limit, *key)
-        if not decision.allowed:
-            raise RateLimited(f"Too many top-ups: {limit.amount} per minute.", decision.state.reset_s)
+        decision.check(f"{limit.amount} top-ups per minute")
 
     async def _claim(self, payment: Payment, earlier: Intent | None) -> Intent:
         """Make this payment ours to settle; the unique insert, or the one change of version, decides a race."""

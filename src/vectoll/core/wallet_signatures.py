@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from vectoll.core.admission import refuse_blocked
-from vectoll.domain.errors import RateLimited
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.siwx import SignInRefused, SignInRule
 from vectoll.domain.wallets import Family, WalletAddress
@@ -34,11 +33,7 @@ class ContractWallets:
         """
         await refuse_blocked(self._limiter, client)
         mine = await self._limiter.hit(CHECKS_PER_CLIENT, "contract-wallets", client)
-        if not mine.allowed:
-            message = (
-                f"Rate limit exceeded: {CHECKS_PER_CLIENT.amount} checks of contract wallets per minute."
-            )
-            raise RateLimited(message, mine.state.reset_s)
+        mine.check(f"{CHECKS_PER_CLIENT.amount} checks of contract wallets per minute")
         if not (await self._limiter.hit(CHECKS_IN_ALL, "contract-wallets-in-all")).allowed:
             raise SignInRefused(SignInRule.UNVERIFIABLE)
         try:

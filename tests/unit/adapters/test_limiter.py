@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from vectoll.adapters.limiter import EXACT_UP_TO, MemoryRateLimiter, _Exact
-from vectoll.domain.limits import RateLimit
+from vectoll.adapters.limiter import MemoryRateLimiter, _Exact
+from vectoll.domain.limits import EXACT_UP_TO, RateLimit
 
 EXACT = RateLimit(100, 60)
 ESTIMATED = RateLimit(EXACT_UP_TO + 1, 60)

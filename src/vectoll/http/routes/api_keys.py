@@ -10,7 +10,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vectoll.domain.errors import InvalidRequest, NotFound, RateLimited
+from vectoll.domain.errors import InvalidRequest, NotFound
 from vectoll.domain.identity import ApiKey, LimitPeriod, Principal, new_secret, next_epoch
 from vectoll.domain.ids import KeyId
 from vectoll.domain.instants import format_instant
@@ -130,9 +130,7 @@ async def _own_key(services: Services, principal: Principal, key_id: str) -> Api
 async def require_room(services: Services, principal: Principal) -> None:
     """Raises RateLimited after too many new keys in a minute, InvalidRequest when there are too many in all."""
     decision = await services.admission.limiter.hit(CREATIONS, "key-creations", principal.account, cost=1)
-    if not decision.allowed:
-        message = f"Rate limit exceeded: {CREATIONS.amount} new API keys per minute."
-        raise RateLimited(message, decision.state.reset_s)
+    decision.check(f"{CREATIONS.amount} new API keys per minute")
     if len(await _active_keys(services, principal)) >= MAX_ACTIVE_KEYS:
         raise InvalidRequest(f"An account has at most {MAX_ACTIVE_KEYS} active API keys: delete one first")
 

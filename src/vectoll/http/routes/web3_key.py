@@ -6,9 +6,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vectoll.domain.errors import NotFound, RateLimited
+from vectoll.domain.errors import NotFound
 from vectoll.domain.identity import new_secret
-from vectoll.domain.limits import LimitState, RateLimit
+from vectoll.domain.limits import RateLimit
 from vectoll.http import schemas_account as schemas
 from vectoll.http.body import decode_json, read_json_body
 from vectoll.http.entry import admit_stranger
@@ -20,6 +20,7 @@ from vectoll.http.services import WalletServices, services_of
 
 MINTS = RateLimit(20)
 """Keys per client address and minute: a fresh wallet costs nothing, and its account and key stay for good."""
+MINTS_LIMIT = f"{MINTS.amount} API keys of wallets per minute from one address"
 
 _GENERATE = msgspec.json.Decoder(GenerateWeb3KeyRequest, float_hook=Decimal)
 
@@ -43,21 +44,15 @@ async def generate_key(request: Request) -> Response:
         limiter = services.admission.limiter
         standing = await limiter.peek(MINTS, "wallet-keys", permit.caller)
         if not standing.remaining:
-            raise _too_many(standing)  # before a nonce is used up
+            raise standing.refusal(MINTS_LIMIT)  # before a nonce is used up
         principal = await wallets.keys.redeem(wanted.address, wanted.token, wanted.signature, permit.caller)
         secret = new_secret()
         key = new_key(wanted, principal, secret, services.clock.now())
         await require_room(services, principal)
         minted = await limiter.hit(MINTS, "wallet-keys", permit.caller)
-        if not minted.allowed:
-            raise _too_many(minted.state)
+        minted.check(MINTS_LIMIT)
         await services.keys.add(key)
         return json_response(schemas.CreateApiKeyResponse(created(key, secret)))
-
-
-def _too_many(state: LimitState) -> RateLimited:
-    message = f"Rate limit exceeded: {MINTS.amount} API keys of wallets per minute from one address."
-    return RateLimited(message, state.reset_s)
 
 
 def _wallets(request: Request) -> WalletServices:

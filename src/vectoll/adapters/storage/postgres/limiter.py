@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil
 
 from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.lane import Lane
-from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision
+from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision, SlidingWindow
 from vectoll.ports.clock import Clock
-
-EXACT_UP_TO = 10_000
-"""A limit of up to this is an exact moving window, which remembers every hit; a larger one is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ class PostgresRateLimiter:
 
 
 def _question(limit: RateLimit, key: tuple[str, ...], cost: int) -> _Question:
-    kind = "window" if limit.amount <= EXACT_UP_TO else "counter"
+    kind = "window" if limit.is_exact else "counter"
     bucket = f"{limit.amount}/{limit.window_s}/{_name(key)}"
     return _Question(kind, bucket, limit.amount, limit.window_s, cost)
 
@@ -94,19 +91,8 @@ def _name(key: tuple[str, ...]) -> str:
 def _state(limit: RateLimit, answer: _Answer, cost: int) -> LimitState:
     """Where a bucket stands; ``reset_s`` is the wait until ``cost`` fits."""
     used, wait_s = answer.used, answer.wait_s
-    if limit.amount > EXACT_UP_TO:
-        used, wait_s = _estimate(limit, answer, cost)
+    if not limit.is_exact:
+        left_s = limit.window_s - answer.now_s % limit.window_s
+        window = SlidingWindow(limit.window_s, left_s, answer.previous, answer.used)
+        used, wait_s = window.used, window.wait_s(limit.amount - cost)
     return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))
-
-
-def _estimate(limit: RateLimit, answer: _Answer, cost: int) -> tuple[int, float]:
-    """What is taken to be used, and when the two sliding windows have room for ``cost``."""
-    window, previous, current = limit.window_s, answer.previous, answer.used
-    to_rollover = window - answer.now_s % window
-    room = limit.amount - cost + 1  # what the estimate must stay below, as it is rounded down
-    estimate = previous * to_rollover / window + current
-    if estimate < room:
-        return floor(estimate), 0.0
-    if current < room:  # it is enough that the previous window slides out further
-        return floor(estimate), to_rollover - (room - current) * window / previous
-    return floor(estimate), to_rollover + window - room * window / current
