@@ -21,6 +21,7 @@ from vectoll.adapters.engines.native.engine import products_of
 from vectoll.adapters.engines.native.library import BF16, F32, F32_AVX2, capabilities, load_library
 from vectoll.adapters.engines.native.packing import aligned_copy, pack
 from vectoll.adapters.engines.openvino.runtime import ops, ov
+from vectoll.domain.catalog import Precision
 
 SIZES = (1024, 2048)
 OWN_SIZES = ((480, 384), (480, 768))
@@ -86,7 +87,7 @@ class Peak:
     def __init__(self, precision: str, threads: int) -> None:
         self._products = [square_product(size, precision, threads) for size in SIZES]
         if capabilities() & (BF16 if precision == "bf16" else F32 | F32_AVX2):
-            products = products_of(precision)
+            products = products_of(Precision(precision))
             self._products += [own_product(*size, products, threads) for size in OWN_SIZES]
 
     def gflops(self, repetitions: int = 8) -> float:

@@ -24,6 +24,7 @@ from vectoll.domain.catalog import (
     ModelSource,
     ModelSpec,
     Pooling,
+    Precision,
     Privacy,
     TokenIdPolicy,
     Upstream,
@@ -200,7 +201,7 @@ def _to_spec(
         licence=entry.licence or "",
         aliases=entry.aliases or (),
         family=entry.family or (facts.family if facts else ""),
-        precision=entry.precision or "auto",
+        precision=Precision(entry.precision or Precision.AUTO),
         load_on_start=entry.load != "first_use",
         upstream=upstream,
     )

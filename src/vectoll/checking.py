@@ -16,7 +16,7 @@ from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint, we
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
 from vectoll.check_report import Report
 from vectoll.core.batching.batcher import Batcher
-from vectoll.domain.catalog import ModelSpec
+from vectoll.domain.catalog import ModelSpec, Precision
 from vectoll.engines import LoadedEngine, choose_device, load_engine, precision_of
 from vectoll.loading import open_model
 from vectoll.ports.metrics import NoMetrics
@@ -127,7 +127,7 @@ async def _check_vectors(
         _check_numbers(together, alone, report)
         _check_invariance(precision, together, alone, report)
         await _measure(spec, settings, tokenizer, computing, report, tell)
-    if precision == "int8":
+    if precision is Precision.INT8:
         tell("loading without int8")
         await _check_int8(spec, settings, sequences, together, report)
 
@@ -140,11 +140,11 @@ def _check_numbers(together: Matrix, alone: Matrix, report: Report) -> None:
     report.note("norm", finite and error < 1e-4, f"1, at most {error:.0e} from it")
 
 
-def _check_invariance(precision: str, together: Matrix, alone: Matrix, report: Report) -> None:
+def _check_invariance(precision: Precision, together: Matrix, alone: Matrix, report: Report) -> None:
     """A text's vector must not depend on what is computed beside it."""
     difference = float(np.abs(together - alone).max())
     cosine = float(_cosines(together, alone).min())
-    same = difference <= SAME_F32 if precision == "f32" else cosine >= SAME_COSINE
+    same = difference <= SAME_F32 if precision is Precision.F32 else cosine >= SAME_COSINE
     report.note(
         "batch", same, f"alone or among others: cosine {cosine:.6f} or more, difference {difference:.0e}"
     )
@@ -155,7 +155,7 @@ async def _check_int8(
 ) -> None:
     """What 8 bits cost: cosine to the same weights in the engine's own precision."""
     gc.collect()
-    loaded = await asyncio.to_thread(load_engine, replace(spec, precision="auto"), settings.engine)
+    loaded = await asyncio.to_thread(load_engine, replace(spec, precision=Precision.AUTO), settings.engine)
     async with _closing(loaded) as full:
         cosines = _cosines(ours, await asyncio.to_thread(_vectors, full, sequences))
     report.int8_cosine_min, report.int8_cosine_mean = float(cosines.min()), float(cosines.mean())

@@ -20,7 +20,7 @@ from vectoll.adapters.checkpoints import (
     weights_bytes,
 )
 from vectoll.core.batching.queue import BatchShape
-from vectoll.domain.catalog import ModelSpec, Pooling
+from vectoll.domain.catalog import ModelSpec, Pooling, Precision
 from vectoll.domain.errors import ConfigurationError, Draining
 from vectoll.ports.engine import Engine
 from vectoll.settings import EngineSettings
@@ -120,14 +120,14 @@ def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "torch")
 
 
-def precision_of(spec: ModelSpec, settings: EngineSettings) -> str:
+def precision_of(spec: ModelSpec, settings: EngineSettings) -> Precision:
     """What is configured: the model's own precision, else all models'."""
-    return settings.precision if spec.precision == "auto" else spec.precision
+    return Precision(settings.precision) if spec.precision is Precision.AUTO else spec.precision
 
 
 def _suits_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> bool:
     """Whether the GPU engine can run a model. Raises ConfigurationError where the operator insists and it cannot."""
-    if precision_of(spec, settings) == "int8":
+    if precision_of(spec, settings) is Precision.INT8:
         why = "precision int8 is for the CPU"
     elif not checkpoint.has_weights:
         why = "only a graph (OpenVINO, ONNX) is published, which is for the CPU"
@@ -192,7 +192,9 @@ def memory_need(spec: ModelSpec, settings: EngineSettings, stop: threading.Event
     checkpoint = open_checkpoint(spec)
     if choose_device(settings) == "cpu" or not _suits_gpu(spec, checkpoint, settings):
         return on_disk * _widening(spec, checkpoint, settings)
-    return checkpoint.open_weights().element_count * (4 if precision_of(spec, settings) == "f32" else 2)
+    return checkpoint.open_weights().element_count * (
+        4 if precision_of(spec, settings) is Precision.F32 else 2
+    )
 
 
 def _widening(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> int:

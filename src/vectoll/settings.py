@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from vectoll.domain.catalog import ModelKind, Pooling, Privacy, TokenIdPolicy, UsageMissing
+from vectoll.domain.catalog import ModelKind, Pooling, Precision, Privacy, TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.siwx import BASE, SOLANA, BaseNetwork, SolanaNetwork
 from vectoll.settings_checks import faults
@@ -246,9 +246,7 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     matryoshka_dims: tuple[Positive, ...] | None = None  # Smaller sizes that `dimensions` may ask for.
     matryoshka_any: bool | None = None  # Whether `dimensions` may ask for any size from min_dims to dims.
     min_dims: Positive | None = None  # Smallest size that `dimensions` may ask for with matryoshka_any.
-    precision: Literal["auto", "bf16", "f32", "int8"] | None = (
-        None  # Arithmetic; int8 is fastest, least exact.
-    )
+    precision: Precision | None = None  # Arithmetic; int8 is fastest, least exact.
     load: Literal["start", "first_use"] | None = (
         None  # When weights are loaded: start (the default) or first_use.
     )

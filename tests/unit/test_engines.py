@@ -16,7 +16,7 @@ from vectoll.adapters.engines.cores import LARGE_PARAMETERS, available_cores, st
 from vectoll.adapters.engines.openvino import OpenVinoEngine
 from vectoll.adapters.engines.torch import TorchEngine
 from vectoll.catalog_file import read_models
-from vectoll.domain.catalog import CheckpointFacts, ModelSpec, Pooling
+from vectoll.domain.catalog import CheckpointFacts, ModelSpec, Pooling, Precision
 from vectoll.domain.errors import ConfigurationError
 from vectoll.loading import open_models
 from vectoll.ports.metrics import NoMetrics
@@ -150,7 +150,7 @@ def test_weights_of_16_bits_take_more_on_a_cpu_that_computes_in_f32(
 
 @pytest.mark.usefixtures("gpu")
 def test_what_only_the_cpu_engine_can_do_stays_there_unless_the_operator_insists(tmp_path: Path) -> None:
-    spec = tiny(tmp_path, precision="int8")
+    spec = tiny(tmp_path, precision=Precision.INT8)
     assert isinstance(engines.load_engine(spec, EngineSettings()).engine, OpenVinoEngine)
     with pytest.raises(ConfigurationError, match=r"int8 is for the CPU, and setting engine\.device is cuda"):
         engines.load_engine(spec, EngineSettings(device="cuda"))

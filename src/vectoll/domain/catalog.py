@@ -10,6 +10,17 @@ from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 
 
+class Precision(StrEnum):
+    """The arithmetic of a local model's matrix products. Pooling and normalisation are always float32."""
+
+    AUTO = "auto"
+    """bf16 where the processor has instructions for it, else f32."""
+    BF16 = "bf16"
+    F32 = "f32"
+    INT8 = "int8"
+    """Weights, and inputs as they come, in 8 bits; the rest as in auto. Smaller and faster, less accurate."""
+
+
 class Pooling(StrEnum):
     """How token states become one vector; every one is followed by L2 normalisation."""
 
@@ -130,8 +141,8 @@ class ModelSpec:
     aliases: tuple[str, ...] = ()
     family: str = ""
     """The architecture of the checkpoint: bert, xlm-roberta, mistral, qwen3 or llama; "" for an upstream."""
-    precision: str = "auto"
-    """Arithmetic and weights: auto, bf16, f32 or int8. auto is the engine's own setting."""
+    precision: Precision = Precision.AUTO
+    """auto is the engine's own setting."""
     load_on_start: bool = True
     """Whether weights are loaded before the server is ready, or by the first request that needs them."""
     upstream: Upstream | None = None

@@ -45,7 +45,7 @@ from vectoll.adapters.engines.native.library import (
 from vectoll.adapters.engines.native.packing import aligned, pack
 from vectoll.adapters.engines.tensors import as_float32
 from vectoll.catalog_file import read_models
-from vectoll.domain.catalog import CheckpointFacts, Pooling
+from vectoll.domain.catalog import CheckpointFacts, Pooling, Precision
 from vectoll.domain.errors import ConfigurationError
 from vectoll.settings import EngineSettings, ModelSettings, Settings
 
@@ -260,7 +260,7 @@ def test_products_are_the_fastest_that_this_cpu_has(
     monkeypatch: pytest.MonkeyPatch, has: int, precision: str, products: str
 ) -> None:
     monkeypatch.setattr(engine_module, "capabilities", lambda: has)
-    assert engine_module.products_of(precision) == products
+    assert engine_module.products_of(Precision(precision)) == products
 
 
 @pytest.mark.parametrize("products", EACH)
@@ -721,7 +721,7 @@ def test_where_the_kernels_cannot_compute_it_is_said_why(
 ) -> None:
     monkeypatch.setattr(engine_module, "capabilities", lambda: has)
     checkpoint = replace(minilm(), architecture=replace(minilm().architecture, **change))
-    said = missing_for_native(checkpoint, None, precision)
+    said = missing_for_native(checkpoint, None, Precision(precision))
     assert said == why if why is None else said is not None and why in said
     if why is not None:
         with pytest.raises(ConfigurationError, match=why):
@@ -733,13 +733,13 @@ def test_a_decoder_in_bytes_and_a_pooling_that_nothing_says_are_not_for_the_kern
 ) -> None:
     monkeypatch.setattr(engine_module, "capabilities", lambda: F32 | BF16 | INT8)
     decoder = tiny_of("qwen3")
-    assert "products of bytes are for encoders" in str(missing_for_native(decoder, None, "int8"))
+    assert "products of bytes are for encoders" in str(missing_for_native(decoder, None, Precision.INT8))
     gelu = replace(decoder, architecture=replace(decoder.architecture, activation=Activation.GELU_TANH))
-    assert "gelu_tanh is not silu" in str(missing_for_native(gelu, None, "auto"))
+    assert "gelu_tanh is not silu" in str(missing_for_native(gelu, None, Precision.AUTO))
     odd = replace(decoder, architecture=replace(decoder.architecture, head_dim=15))
-    assert "no halves" in str(missing_for_native(odd, None, "auto"))
-    assert missing_for_native(decoder, None, "auto") is None
-    assert "pooling" in str(missing_for_native(replace(minilm(), pooling=None), None, "auto"))
+    assert "no halves" in str(missing_for_native(odd, None, Precision.AUTO))
+    assert missing_for_native(decoder, None, Precision.AUTO) is None
+    assert "pooling" in str(missing_for_native(replace(minilm(), pooling=None), None, Precision.AUTO))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tests.minilm import minilm
 
-from vectoll.adapters.engines.openvino import OpenVinoEngine, Precision, load_engine
+from vectoll.adapters.engines.openvino import OpenVinoEngine, load_engine
 from vectoll.adapters.engines.openvino import engine as engine_module
 from vectoll.adapters.engines.openvino.engine import resolve_precision
+from vectoll.domain.catalog import Precision
 from vectoll.domain.errors import ConfigurationError
 
 HELLO = [101, 7592, 102]

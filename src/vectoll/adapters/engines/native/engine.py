@@ -26,7 +26,7 @@ from vectoll.adapters.engines.native.library import (
 from vectoll.adapters.engines.native.packing import Array, aligned
 from vectoll.adapters.engines.native.prefixes import Prefixes
 from vectoll.adapters.engines.native.tower import PackedTower, unsuitable
-from vectoll.domain.catalog import Pooling
+from vectoll.domain.catalog import Pooling, Precision
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
 
@@ -172,7 +172,7 @@ def load_engine(
     checkpoint: Checkpoint,
     *,
     pooling: Pooling | None = None,
-    precision: str = "auto",
+    precision: Precision | str = Precision.AUTO,
     streams: int = 0,
     cores: int = 0,
     prefix_bytes: int = 0,
@@ -182,6 +182,7 @@ def load_engine(
 
     Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
     """
+    precision = Precision(precision)
     if why := missing_for_native(checkpoint, pooling, precision):
         raise ConfigurationError(f"the native CPU engine cannot be used: {why}")
     weights = checkpoint.open_weights()
@@ -205,39 +206,39 @@ def load_engine(
     return engine
 
 
-def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precision: str) -> str | None:
+def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precision: Precision) -> str | None:
     """Why these kernels cannot compute a model here; None where they can."""
     has = capabilities()
     if not has:
         return "its kernels were not built (a C compiler at install time; Linux on x86_64)"
     if not has & (F32 | F32_AVX2):
         return "this CPU has neither AVX-512 nor AVX2"
-    if precision == "bf16" and not has & BF16:
+    if precision is Precision.BF16 and not has & BF16:
         return "this CPU has no bf16 arithmetic"
-    if precision == "int8" and not has & INT8:
+    if precision is Precision.INT8 and not has & INT8:
         return "this CPU has no products of bytes (AVX512_VNNI) beside bf16"
     if not checkpoint.has_weights:
         return "only a graph (OpenVINO, ONNX) is published"
     return unsuitable(checkpoint.architecture, pooling or checkpoint.pooling, precision)
 
 
-def is_faster(precision: str) -> bool:
+def is_faster(precision: Precision) -> bool:
     """Whether these kernels are faster than OpenVINO where both can compute a model: not on a CPU with AMX, which has
     several times their peak in bf16 and int8.
     """
-    return precision == "f32" or not capabilities() & AMX_BF16
+    return precision is Precision.F32 or not capabilities() & AMX_BF16
 
 
-def products_of(precision: str) -> str:
+def products_of(precision: Precision) -> str:
     """What the products are computed in on this CPU: of ``library.PRODUCTS``."""
     has = capabilities()
-    if precision == "auto" and has & BF16:
+    if precision is Precision.AUTO and has & BF16:
         return "bf16"
-    if precision in ("auto", "f32"):
+    if precision in (Precision.AUTO, Precision.F32):
         return "f32" if has & F32 else "f32_avx2"
-    return precision
+    return precision.value
 
 
-def computes_in_f32(precision: str) -> bool:
+def computes_in_f32(precision: Precision) -> bool:
     """Whether the products are in f32 on this CPU."""
     return products_of(precision).startswith("f32")

@@ -10,7 +10,7 @@ from vectoll.adapters.engines.native.encoder import EncoderParts
 from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Tower
 from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, item_bytes, round_up
 from vectoll.adapters.engines.tensors import at_least
-from vectoll.domain.catalog import Pooling
+from vectoll.domain.catalog import Pooling, Precision
 
 _POOLINGS = {Pooling.CLS: 0, Pooling.MEAN: 1, Pooling.LAST: 2}
 
@@ -53,11 +53,11 @@ class PackedTower:
         more than the last token."""
 
 
-def unsuitable(architecture: Architecture, pooling: Pooling | None, precision: str) -> str | None:
+def unsuitable(architecture: Architecture, pooling: Pooling | None, precision: Precision) -> str | None:
     """Why the kernels do not compute a model of this shape in this precision; None where they do."""
     is_encoder = architecture.family.is_encoder
     wanted = Activation.GELU if is_encoder else Activation.SILU
-    if precision == "int8" and not is_encoder:
+    if precision is Precision.INT8 and not is_encoder:
         return "its products of bytes are for encoders"
     if architecture.activation is not wanted:
         return f"the activation {architecture.activation.value} is not {wanted.value}"

@@ -5,7 +5,6 @@ import mmap
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from enum import StrEnum
 from functools import partial
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from vectoll.adapters.engines.openvino.int8 import compress_weights
 from vectoll.adapters.engines.openvino.packing import PackedBatch, layout_size, pack
 from vectoll.adapters.engines.openvino.readymade import read_graph
 from vectoll.adapters.engines.openvino.runtime import ov
-from vectoll.domain.catalog import Pooling
+from vectoll.domain.catalog import Pooling, Precision
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
 
@@ -34,17 +33,6 @@ INPUTS_PER_SCALE = 64
 log = logging.getLogger(__name__)
 
 EMPTY = cast(Vector, memoryview(b"").cast("f"))
-
-
-class Precision(StrEnum):
-    """The arithmetic of the matrix products. Pooling and normalisation are always float32."""
-
-    AUTO = "auto"
-    """bf16 where the CPU has instructions for it, else f32."""
-    BF16 = "bf16"
-    F32 = "f32"
-    INT8 = "int8"
-    """Weights, and inputs as they come, in 8 bits; the rest as in auto. Smaller and faster, less accurate."""
 
 
 class OpenVinoEngine:
@@ -239,10 +227,10 @@ def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: 
         raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
 
 
-def computes_in_f32(precision: Precision | str) -> bool:
+def computes_in_f32(precision: Precision) -> bool:
     """Whether this CPU's products are in f32. Raises ConfigurationError for bf16 without it."""
     capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return resolve_precision(Precision(precision), capabilities) is Precision.F32
+    return resolve_precision(precision, capabilities) is Precision.F32
 
 
 def resolve_precision(precision: Precision, capabilities: Sequence[str]) -> Precision:

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -14,19 +13,9 @@ from vectoll.adapters.engines.torch.kernels import Kernels, can_compile, compile
 from vectoll.adapters.engines.torch.networks import Decoder, Encoder, Network
 from vectoll.adapters.engines.torch.packing import PackedBatch, Packer
 from vectoll.adapters.engines.torch.weights import CheckpointTensors
-from vectoll.domain.catalog import Pooling
+from vectoll.domain.catalog import Pooling, Precision
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
-
-
-class Precision(StrEnum):
-    """The arithmetic of the matrix products. Pooling and normalisation are always float32."""
-
-    AUTO = "auto"
-    """bf16 where the chip has it (Ampere and later), else f32."""
-    BF16 = "bf16"
-    F32 = "f32"
-
 
 BATCH_OPERATIONS = 20e12
 """Floating-point operations that make a good batch: 30 to 50 ms on a chip of the Hopper class."""
@@ -167,6 +156,7 @@ def _has_bf16_units(device: torch.device) -> bool:
 
 
 def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """bf16 by itself where the chip has it: Ampere and later."""
     if precision is Precision.AUTO:
         precision = Precision.BF16 if _has_bf16_units(device) else Precision.F32
     return torch.bfloat16 if precision is Precision.BF16 else torch.float32
