@@ -26,21 +26,21 @@ class EncoderParts:
         """Fields of ``library.Tower``."""
         norm, hidden = self._weights.under("embeddings.LayerNorm."), self._architecture.hidden
         rows_before = 0 if self._architecture.padding_id is None else 1
-        places = self._places(rows_before)
+        embeddings = self._position_embeddings(rows_before)
         return {
             "kind": ENCODER,
-            "places": self._memory.copy(places) + rows_before * places.strides[0],
+            "position_embeddings": self._memory.copy(embeddings) + rows_before * embeddings.strides[0],
             "norm": self._memory.vector(norm, "weight", hidden),
             "norm_bias": self._memory.vector(norm, "bias", hidden),
         }
 
-    def _places(self, rows_before: int) -> Array:
-        """float32 [positions, hidden] with some rows before them: what a token's place adds, and the one token type."""
+    def _position_embeddings(self, rows_before: int) -> Array:
+        """float32 [positions, hidden] with some rows before them; the one token type's is added to each."""
         hidden, first = self._architecture.hidden, self._architecture.position_offset
         rows, weights = first + self._architecture.positions, self._weights.under("embeddings.")
-        places = as_float32(at_least(weights, "position_embeddings.weight", rows, hidden))
+        embeddings = as_float32(at_least(weights, "position_embeddings.weight", rows, hidden))
         types = at_least(weights, "token_type_embeddings.weight", 1, hidden)
-        summed: Array = places[first - rows_before : rows] + as_float32(types)[0]
+        summed: Array = embeddings[first - rows_before : rows] + as_float32(types)[0]
         return summed
 
     def layer(self, number: int) -> Layer:

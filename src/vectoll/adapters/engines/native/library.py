@@ -41,7 +41,7 @@ class Tower(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("kv_heads", "head_size", "head_dim", "pooling", "words_type")),
         *((name, ctypes.c_int64) for name in ("padding", "is_causal", "window")),
         *((name, ctypes.c_float) for name in ("norm_eps", "score_scale")),
-        *((name, ctypes.c_void_p) for name in ("words", "places", "cosines", "sines")),
+        *((name, ctypes.c_void_p) for name in ("words", "position_embeddings", "cosines", "sines")),
         *((name, ctypes.c_void_p) for name in ("norm", "norm_bias", "last_norm", "layer")),
     ]
 

@@ -46,10 +46,10 @@ def _embed(inputs: Inputs, architecture: Architecture, weights: Weights) -> Node
         as_float32(at_least(weights, "position_embeddings.weight", rows, hidden))[first:]
         + as_float32(at_least(weights, "token_type_embeddings.weight", 1, hidden))[0]
     )
-    places = ops.gather(
+    positions = ops.gather(
         ops.constant(np.ascontiguousarray(table)), inputs.positions, ops.constant(np.int32(0))
     )
-    return layer_norm(ops.add(words, places), weights, "LayerNorm", architecture.norm_eps)
+    return layer_norm(ops.add(words, positions), weights, "LayerNorm", architecture.norm_eps)
 
 
 def _block(states: Node, mask: Node, architecture: Architecture, weights: Weights) -> Node:

@@ -24,8 +24,8 @@ static inline floats silu(floats x)
     return v_div(x, v_add(v_all(1), exp2_(v_sub(v_zero(), power))));
 }
 
-/* Sixteen rows of sixteen dwords, turned over: columns become rows, ``stride`` dwords apart. */
-static inline void store_turned(dwords row[16], int32_t *to, int64_t stride)
+/* Sixteen rows of sixteen dwords, transposed: columns become rows, ``stride`` dwords apart. */
+static inline void store_transposed(dwords row[16], int32_t *to, int64_t stride)
 {
     dwords a[16];
     for (int i = 0; i < 16; i += 2) {
@@ -39,7 +39,7 @@ static inline void store_turned(dwords row[16], int32_t *to, int64_t stride)
         row[i + 3] = d_high_64(a[i + 1], a[i + 3]);
     }
     for (int i = 0; i < 4; i++)
-        store_quarters_turned(row[i], row[i + 4], row[i + 8], row[i + 12], to + i * stride, 4 * stride);
+        store_quarters_transposed(row[i], row[i + 4], row[i + 8], row[i + 12], to + i * stride, 4 * stride);
 }
 
 /* Sixteen numbers of a checkpoint's tensor from number ``i`` on. */

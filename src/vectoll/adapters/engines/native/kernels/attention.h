@@ -19,7 +19,7 @@ static inline void pack_keys(
                 row[i] = first + i < length
                     ? d_load(key + (first + i) * stride + d * PER_DWORD)
                     : d_zero();
-            store_turned(row, packed + (first / PANEL * depth + d) * PANEL + first % PANEL, PANEL);
+            store_transposed(row, packed + (first / PANEL * depth + d) * PANEL + first % PANEL, PANEL);
         }
 }
 
@@ -50,23 +50,23 @@ static __attribute__((noinline)) float soften(
 }
 
 /* The keys that a query sees, [*from, return value), of ``length``. */
-static inline int64_t sight(const struct tower *m, int64_t place, int64_t length, int64_t *from)
+static inline int64_t sight(const struct tower *m, int64_t position, int64_t length, int64_t *from)
 {
-    const int64_t until = m->is_causal ? place + 1 : length;
+    const int64_t until = m->is_causal ? position + 1 : length;
     *from = m->window && until > m->window ? until - m->window : 0;
     return until;
 }
 
-/* One head's attention for ``rows`` queries, the first at ``place`` of a sequence of ``length``. */
+/* One head's attention for ``rows`` queries, the first at ``position`` of a sequence of ``length``. */
 INLINE void attend_tile(
-    const struct tower *m, const int rows, struct matrix query, int64_t place, int64_t length, struct matrix seen,
+    const struct tower *m, const int rows, struct matrix query, int64_t position, int64_t length, struct matrix seen,
     const struct attention_scratch *s)
 {
     const int64_t head_dim = m->head_dim, depth = head_dim / PER_DWORD;
     int64_t start; /* of the panels of keys that any of the rows sees */
-    sight(m, place, length, &start);
+    sight(m, position, length, &start);
     start = start / PANEL * PANEL;
-    const int64_t end = m->is_causal ? place + rows : length, keys = (end - start + 31) / 32 * 32;
+    const int64_t end = m->is_causal ? position + rows : length, keys = (end - start + 31) / 32 * 32;
     floats sum[TILE_ROWS][BLOCKS];
     for (int64_t key = start; key < end; key += PANEL) {
         const int32_t *panel = s->keys + key * depth;
@@ -85,7 +85,7 @@ INLINE void attend_tile(
     float total[TILE_ROWS];
     for (int i = 0; i < rows; i++) {
         int64_t from;
-        const int64_t until = sight(m, place + i, length, &from);
+        const int64_t until = sight(m, position + i, length, &from);
         element *weights = s->weights.at + i * s->weights.stride;
         total[i] = soften(s->scores + i * keys, from - start, until - start, end - start, scale, weights);
     }
@@ -100,11 +100,11 @@ INLINE void attend_tile(
 }
 
 /* One head of one token in a rotary tower: normalised by its root mean square where there is a ``norm``, then the halves
-   turned against each other by the angles of its place (arXiv:2104.09864). */
-static void turn(const struct tower *m, const float *norm, int64_t place, element *head)
+   rotated against each other by the angles of its position (arXiv:2104.09864). */
+static void rotate(const struct tower *m, const float *norm, int64_t position, element *head)
 {
     const int64_t half = m->head_dim / 2;
-    const float *cosines = m->cosines + place * half, *sines = m->sines + place * half;
+    const float *cosines = m->cosines + position * half, *sines = m->sines + position * half;
     floats squares = v_zero(), scale = v_zero();
     if (norm) {
         for (int64_t h = 0; h < m->head_dim; h += 16) squares = v_fma(load(head + h), load(head + h), squares);
@@ -122,11 +122,11 @@ static void turn(const struct tower *m, const float *norm, int64_t place, elemen
     }
 }
 
-static void turn_rows(
-    const struct tower *m, const float *norm, int64_t place, int64_t rows, struct matrix heads)
+static void rotate_rows(
+    const struct tower *m, const float *norm, int64_t position, int64_t rows, struct matrix heads)
 {
     if (m->kind == DECODER)
-        for (int64_t i = 0; i < rows; i++) turn(m, norm, place + i, heads.at + i * heads.stride);
+        for (int64_t i = 0; i < rows; i++) rotate(m, norm, position + i, heads.at + i * heads.stride);
 }
 
 /* Where one layer's head has its keys in a prefix's block; its values follow. */
@@ -136,7 +136,7 @@ static element *block_of(const struct tower *m, int64_t layer, int64_t head, con
     return block + (layer * m->kv_heads + head) * 2 * PREFIX_BLOCK * m->head_dim;
 }
 
-/* One head's keys, turned, and its values into the blocks that are to be kept. */
+/* One head's keys, rotated, and its values into the blocks that are to be kept. */
 static void keep(
     const struct tower *m, int64_t layer, int64_t head, const struct prefix *prefix, struct matrix keys,
     struct matrix values)
@@ -173,17 +173,17 @@ static void join(
 
 /* One sequence's attention for the heads of keys and values ``first_head`` to ``last_head``. ``qkv`` has the queries,
    then keys, then values of all heads in each of its ``own`` rows. → ``seen``, [queries, heads * head_dim], for the
-   queries that the rows of ``asking`` begin with, the first of which is at ``place``. */
+   queries that the rows of ``asking`` begin with, the first of which is at ``position``. */
 static void attend(
     const struct tower *m, const struct layer *l, const struct prefix *prefix, int64_t own, struct matrix qkv,
-    int64_t place, int64_t queries, struct matrix asking, struct matrix seen, int64_t first_head, int64_t last_head,
+    int64_t position, int64_t queries, struct matrix asking, struct matrix seen, int64_t first_head, int64_t last_head,
     const struct attention_scratch *s)
 {
     const int64_t width = m->heads * m->head_dim, kv_width = m->kv_heads * m->head_dim, group = m->heads / m->kv_heads;
     const int64_t tiles = (queries + TILE_ROWS - 1) / TILE_ROWS, length = prefix->known + own;
     for (int64_t shared = first_head; shared < last_head; shared++) {
         struct matrix keys = from_column(qkv, width + shared * m->head_dim), values = from_column(keys, kv_width);
-        turn_rows(m, l->key_norm, prefix->known, own, keys);
+        rotate_rows(m, l->key_norm, prefix->known, own, keys);
         if (prefix->kept) keep(m, l - m->layer, shared, prefix, keys, values);
         if (prefix->known) join(m, l - m->layer, shared, prefix, own, &keys, &values, s->joined);
         pack_keys(keys.at, keys.stride, length, m->head_dim, s->keys);
@@ -193,8 +193,8 @@ static void attend(
                 const int64_t first = queries * t / tiles, rows = queries * (t + 1) / tiles - first;
                 const struct matrix query = from_column(from_row(asking, first), head * m->head_dim);
                 const struct matrix to = from_column(from_row(seen, first), head * m->head_dim);
-                turn_rows(m, l->query_norm, place + first, rows, query);
-#define DO(n) attend_tile(m, n, query, place + first, length, to, s)
+                rotate_rows(m, l->query_norm, position + first, rows, query);
+#define DO(n) attend_tile(m, n, query, position + first, length, to, s)
                 FOR_ROWS((int)rows, DO)
 #undef DO
             }

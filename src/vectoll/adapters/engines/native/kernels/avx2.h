@@ -120,8 +120,8 @@ static inline dwords d_high_32(dwords a, dwords b) { return D_EACH_OF_2(_mm256_u
 static inline dwords d_low_64(dwords a, dwords b) { return D_EACH_OF_2(_mm256_unpacklo_epi64, a, b); }
 static inline dwords d_high_64(dwords a, dwords b) { return D_EACH_OF_2(_mm256_unpackhi_epi64, a, b); }
 
-/* Four rows of four quarters, turned over: columns become rows, ``stride`` dwords apart. */
-static inline void store_quarters_turned(dwords a, dwords b, dwords c, dwords d, int32_t *to, int64_t stride)
+/* Four rows of four quarters, transposed: columns become rows, ``stride`` dwords apart. */
+static inline void store_quarters_transposed(dwords a, dwords b, dwords c, dwords d, int32_t *to, int64_t stride)
 {
 #define QUARTER(half, which) \
     ((dwords) { _mm256_permute2x128_si256(a.half, b.half, which), _mm256_permute2x128_si256(c.half, d.half, which) })

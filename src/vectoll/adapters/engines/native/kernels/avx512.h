@@ -60,8 +60,8 @@ static inline dwords d_high_32(dwords a, dwords b) { return _mm512_unpackhi_epi3
 static inline dwords d_low_64(dwords a, dwords b) { return _mm512_unpacklo_epi64(a, b); }
 static inline dwords d_high_64(dwords a, dwords b) { return _mm512_unpackhi_epi64(a, b); }
 
-/* Four rows of four quarters, turned over: columns become rows, ``stride`` dwords apart. */
-static inline void store_quarters_turned(dwords a, dwords b, dwords c, dwords d, int32_t *to, int64_t stride)
+/* Four rows of four quarters, transposed: columns become rows, ``stride`` dwords apart. */
+static inline void store_quarters_transposed(dwords a, dwords b, dwords c, dwords d, int32_t *to, int64_t stride)
 {
     const dwords even = _mm512_shuffle_i32x4(a, b, 0x88), even_below = _mm512_shuffle_i32x4(c, d, 0x88);
     const dwords odd = _mm512_shuffle_i32x4(a, b, 0xdd), odd_below = _mm512_shuffle_i32x4(c, d, 0xdd);

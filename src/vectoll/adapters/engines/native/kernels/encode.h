@@ -87,22 +87,22 @@ static inline int64_t share(const struct member *me, int64_t size, int64_t step,
 }
 
 /* A row's norm as inputs of the product that follows, for which ``by`` is; an encoder's as its state, too. */
-static void normalise_row(
+static void norm_row(
     const struct tower *m, int64_t row, const float *weight, const float *bias, const float *by,
     const struct scratch *s)
 {
     const int64_t at = row * m->hidden;
     float *const to = m->kind == DECODER ? s->row : s->states + at;
-    if (m->kind == DECODER) normalise_root(s->sums + at, weight, m->norm_eps, m->hidden, to);
-    else normalise(s->sums + at, weight, bias, m->norm_eps, m->hidden, to);
+    if (m->kind == DECODER) rms_norm(s->sums + at, weight, m->norm_eps, m->hidden, to);
+    else layer_norm(s->sums + at, weight, bias, m->norm_eps, m->hidden, to);
     store_inputs(to, m->hidden, by, s->inputs, row);
 }
 
-static void normalise_rows(
+static void norm_rows(
     const struct tower *m, int64_t first, int64_t end, const float *weight, const float *bias, const float *by,
     const struct scratch *s)
 {
-    for (int64_t row = first; row < end; row++) normalise_row(m, row, weight, bias, by, s);
+    for (int64_t row = first; row < end; row++) norm_row(m, row, weight, bias, by, s);
 }
 
 static void embed(const struct member *me, const struct call *c, const struct scratch *s)
@@ -112,20 +112,20 @@ static void embed(const struct member *me, const struct call *c, const struct sc
     const int64_t end = share(me, c->tokens, 1, &first);
     for (int64_t i = 0; i < c->count; i++)
         for (int64_t left = c->lengths[i], counted = 0; left; left--, token++) {
-            const int64_t place = c->ids[token] == m->padding ? -1 : counted++;
+            const int64_t position = c->ids[token] == m->padding ? -1 : counted++;
             if (token < first || token >= end) continue;
             float *sum = s->sums + token * m->hidden;
-            const float *at = m->places ? m->places + place * m->hidden : 0;
+            const float *at = m->position_embeddings ? m->position_embeddings + position * m->hidden : 0;
             for (int64_t h = 0; h < m->hidden; h += 16) {
                 const floats x = word(m, c->ids[token], h);
                 v_store(sum + h, at ? v_add(x, v_load(at + h)) : x);
             }
-            normalise_row(m, token, m->norm, m->norm_bias, m->layer->qkv_by, s);
+            norm_row(m, token, m->norm, m->norm_bias, m->layer->qkv_by, s);
         }
 }
 
-/* Of the tokens of a sequence whose vector is read off one, that one's place. */
-static int64_t picked_place(const struct tower *m, int64_t length) { return m->pooling == POOL_CLS ? 0 : length - 1; }
+/* Of the tokens of a sequence whose vector is read off one, that one's position. */
+static int64_t picked_position(const struct tower *m, int64_t length) { return m->pooling == POOL_CLS ? 0 : length - 1; }
 
 static const struct prefix nothing;
 
@@ -138,9 +138,9 @@ static void attend_all(
     for (int64_t i = 0; i < c->count; token += c->lengths[i++]) {
         const int64_t length = c->lengths[i], row = are_picked ? i : token, queries = are_picked ? 1 : length;
         const struct prefix *prefix = c->prefixes ? c->prefixes + i : &nothing;
-        const int64_t place = prefix->known + (are_picked ? picked_place(c->m, length) : 0);
+        const int64_t position = prefix->known + (are_picked ? picked_position(c->m, length) : 0);
         const struct matrix qkv = from_row(s->qkv, token), asking = from_row(s->qkv, row), seen = from_row(s->seen, row);
-        attend(c->m, l, prefix, length, qkv, place, queries, asking, seen, first, end, &s->attention);
+        attend(c->m, l, prefix, length, qkv, position, queries, asking, seen, first, end, &s->attention);
     }
 }
 
@@ -154,10 +154,10 @@ static void pick(const struct member *me, const struct call *c, const struct lay
     const int64_t end = share(me, c->count, 1, &first);
     for (int64_t i = 0; i < end; token += c->lengths[i++]) {
         if (i < first) continue;
-        const float *state = s->states + (token + picked_place(m, c->lengths[i])) * hidden;
+        const float *state = s->states + (token + picked_position(m, c->lengths[i])) * hidden;
         memcpy(s->picked + i * hidden, state, (size_t)hidden * 4);
         if (m->kind == DECODER) {
-            normalise_root(state, l > m->layer ? l[-1].down_norm : m->norm, m->norm_eps, hidden, s->row);
+            rms_norm(state, l > m->layer ? l[-1].down_norm : m->norm, m->norm_eps, hidden, s->row);
             state = s->row;
         }
         store_inputs(state, hidden, l->qkv_by, s->inputs, i);
@@ -193,12 +193,12 @@ static void feed_forward(
         float *states = s->states + row * hidden, *sums = s->sums + row * hidden;
         inputs a = prepare(from_row(s->seen, row), 0, rows, width, s->prepared);
         product_added(rows, width, a, l->out, l->out_bias, states, sums, hidden, 0, hidden);
-        normalise_rows(m, row, last, l->out_norm, l->out_norm_bias, l->up_by, s);
+        norm_rows(m, row, last, l->out_norm, l->out_norm_bias, l->up_by, s);
         const int64_t inner = m->intermediate;
         expand(m, l, rows, inputs_from_row(s->inputs, row), s->inner, 0, inner);
         a = prepare(s->inner, 0, rows, inner, s->prepared);
         product_added(rows, inner, a, l->down, l->down_bias, states, sums, hidden, 0, hidden);
-        if (l->down_norm) normalise_rows(m, row, last, l->down_norm, l->down_norm_bias, next_by(m, l), s);
+        if (l->down_norm) norm_rows(m, row, last, l->down_norm, l->down_norm_bias, next_by(m, l), s);
     }
 }
 
@@ -216,7 +216,7 @@ static int feed_forward_together(
     product_added(rows, width, a, l->out, l->out_bias, s->states, s->sums, hidden, first, last);
     if (!team_meet(me)) return 0;
     last = share(me, rows, 1, &first);
-    normalise_rows(m, first, last, l->out_norm, l->out_norm_bias, l->up_by, s);
+    norm_rows(m, first, last, l->out_norm, l->out_norm_bias, l->up_by, s);
     if (!team_meet(me)) return 0;
     last = share(me, m->intermediate, PANEL, &first);
     expand(m, l, rows, s->inputs, of_first->inner, first, last);
@@ -228,7 +228,7 @@ static int feed_forward_together(
     product_added(rows, m->intermediate, a, l->down, l->down_bias, s->states, s->sums, hidden, first, last);
     if (!team_meet(me)) return 0;
     last = share(me, rows, 1, &first);
-    if (l->down_norm) normalise_rows(m, first, last, l->down_norm, l->down_norm_bias, next_by(m, l), s);
+    if (l->down_norm) norm_rows(m, first, last, l->down_norm, l->down_norm_bias, next_by(m, l), s);
     return 1;
 }
 
@@ -288,7 +288,7 @@ static void encode(struct member *me, void *argument)
         const int64_t rows = are_picked ? 1 : c->lengths[i];
         if (m->kind == DECODER)
             for (float *row = states; row < states + rows * hidden; row += hidden)
-                normalise_root(row, m->last_norm, m->norm_eps, hidden, row);
+                rms_norm(row, m->last_norm, m->norm_eps, hidden, row);
         pool(m, states, rows, c->out + i * hidden);
     }
 }

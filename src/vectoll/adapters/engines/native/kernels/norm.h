@@ -7,7 +7,7 @@ static inline floats word(const struct tower *m, int64_t id, int64_t at)
 }
 
 /* Layer norm of one row. */
-static inline void normalise(
+static inline void layer_norm(
     const float *x, const float *weight, const float *bias, float eps, int64_t hidden, float *out)
 {
     floats sum = v_zero(), squares = v_zero();
@@ -32,7 +32,7 @@ static inline floats inverse_root(floats squares, int64_t size, float eps)
 }
 
 /* RMS norm of one row (arXiv:1910.07467). ``out`` may be ``x``. */
-static inline void normalise_root(const float *x, const float *weight, float eps, int64_t hidden, float *out)
+static inline void rms_norm(const float *x, const float *weight, float eps, int64_t hidden, float *out)
 {
     floats squares = v_zero();
     for (int64_t h = 0; h < hidden; h += 16) squares = v_fma(v_load(x + h), v_load(x + h), squares);

@@ -45,6 +45,6 @@ void PACK(int64_t columns, int64_t depth, const void *stored, int64_t type, cons
         for (int64_t d = 0; d < width; d += 16) {
             dwords row[16];
             for (int i = 0; i < 16; i++) row[i] = elements_of(stored, type, (first + i) * depth + d * PER_DWORD);
-            store_turned(row, packed + (first / PANEL * width + d) * PANEL + first % PANEL, PANEL);
+            store_transposed(row, packed + (first / PANEL * width + d) * PANEL + first % PANEL, PANEL);
         }
 }

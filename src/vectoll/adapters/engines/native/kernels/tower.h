@@ -28,7 +28,7 @@ struct team;
 
 /* What a causal decoder need not compute of a sequence again, because another began with the same tokens: see ``encode_fn``.
    A block has the keys and values of PREFIX_BLOCK tokens, [layers, kv_heads, 2, PREFIX_BLOCK, head_dim] elements, keys
-   as they are when they are turned. */
+   as they are once they are rotated. */
 enum { PREFIX_BLOCK = 4 };
 struct prefix {
     int64_t known; /* tokens that precede the sequence's ids, whose blocks are filled */
@@ -48,9 +48,9 @@ struct tower {
     float norm_eps;
     float score_scale; /* 1 / sqrt of ``head_size`` */
     const void *words; /* [vocab, hidden] as it lies in the checkpoint */
-    const float *places; /* [positions, hidden]: an encoder's position and token type embeddings, summed; before them the
-                            padding's, if there is any */
-    const float *cosines, *sines; /* [positions, head_dim / 2]: how far a decoder turns its queries and keys */
+    const float *position_embeddings; /* [positions, hidden]: an encoder's, with the token type's added; before them the
+                                         padding's, if there is any */
+    const float *cosines, *sines; /* [positions, head_dim / 2]: how far a decoder rotates its queries and keys */
     const float *norm, *norm_bias; /* of the embeddings; a decoder's first */
     const float *last_norm; /* a decoder's */
     const struct layer *layer;
