@@ -13,7 +13,7 @@ from tests.deploy.tools import ROOT, docker_compose, run, tool
 from vectoll.cli.root import cli
 from vectoll.databases import UNDECIDED_NAME
 from vectoll.settings import Settings, load_settings
-from vectoll.settings_sources import NOT_SETTINGS
+from vectoll.settings.sources import NOT_SETTINGS
 
 SECRETS = {"POSTGRES_PASSWORD": "p-of-the-test", "CLUSTER_SECRET": "s-of-the-test-0123456789"}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -1,4 +1,4 @@
-"""Where settings come from, and how a wrong one is explained. What settings there are: ``vectoll.settings``."""
+"""Where settings come from, and how a wrong one is explained. What settings there are: ``tree``."""
 
 import difflib
 import re

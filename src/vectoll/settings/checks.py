@@ -4,15 +4,13 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from vectoll.domain.siwx import host_of
 from vectoll.domain.urls import is_http_url
-
-if TYPE_CHECKING:
-    from vectoll.settings import ClusterSettings, ModelSettings, Settings
+from vectoll.settings.tree import ClusterSettings, ModelSettings, Settings
 
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 
@@ -20,7 +18,7 @@ Fault = tuple[str, str]
 """The setting, and what it must be. Repeats no value that may hold a secret."""
 
 
-def faults(settings: "Settings") -> Iterator[Fault]:
+def faults(settings: Settings) -> Iterator[Fault]:
     """Everything that is wrong, at the top first."""
     for name, number in _numbers(settings):
         if not math.isfinite(number):
@@ -41,14 +39,14 @@ def faults(settings: "Settings") -> Iterator[Fault]:
     yield from _of_cluster(settings.cluster, is_used=settings.engine.backend == "ray")
 
 
-def _of_model(name: str, model: "ModelSettings") -> Iterator[Fault]:
+def _of_model(name: str, model: ModelSettings) -> Iterator[Fault]:
     for field, ids in (("id", (model.id,)), ("aliases", model.aliases or ())):
         for each in ids:
             if not each or not each.isprintable() or each != each.strip():
                 yield f"{name}.{field}", f"{each!r} is no id: printable, with no spaces around it"
 
 
-def _of_cluster(cluster: "ClusterSettings", *, is_used: bool) -> Iterator[Fault]:
+def _of_cluster(cluster: ClusterSettings, *, is_used: bool) -> Iterator[Fault]:
     if cluster.min_replicas > cluster.max_replicas:
         why = f"{cluster.min_replicas} is more than cluster.max_replicas, {cluster.max_replicas}"
         yield "cluster.min_replicas", why

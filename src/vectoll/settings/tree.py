@@ -1,4 +1,4 @@
-"""Every setting, in one typed tree: read once at start, then passed down.
+"""What settings there are.
 
 Later wins: defaults, ``vectoll.toml``, ``VECTOLL_*`` environment variables (``__`` steps into a table, so
 ``VECTOLL_LIMITS__REQUESTS_PER_MINUTE=100``), command-line flags. Each field's comment below is its entry in
@@ -6,18 +6,13 @@ docs/reference/configuration.md, which a test checks.
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
 from vectoll.domain.catalog import ModelKind, Pooling, Precision, Privacy, TokenIdPolicy, UsageMissing
-from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.siwx import BASE, SOLANA, BaseNetwork, SolanaNetwork
-from vectoll.settings_checks import faults
-from vectoll.settings_sources import explain, read_sources
 
 DIEM = "0xF4d97F2da56e8c3098f3a8D538DB630A2606a024"
 
@@ -300,28 +295,3 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     x402: X402Settings = field(default_factory=X402Settings)
     allowance: AllowanceSettings = field(default_factory=AllowanceSettings)
     models: tuple[ModelSettings, ...] = ()
-
-
-def load_settings(
-    config: Path | None = None,
-    flags: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> Settings:
-    """Read every source and merge them. Raises ConfigurationError, one line that names the setting.
-
-    ``flags`` is a nested mapping of what was given on the command line, None for what was not. Without
-    ``config`` the file is ``$VECTOLL_CONFIG``, else ``./vectoll.toml`` if it exists, else none.
-    """
-    sources = read_sources(config, flags or {}, environ, Settings)
-    try:
-        settings = msgspec.convert(sources.tree, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(explain(error, sources, Settings)) from None
-    for name, why in faults(settings):
-        raise ConfigurationError(f"setting {name}: {why}{sources.said_by(name)}")
-    try:
-        return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))
-    except RuntimeError:
-        raise ConfigurationError(
-            "setting data_dir: this user has no home directory: give --data-dir"
-        ) from None
