@@ -33,7 +33,8 @@ from vectoll.adapters.checkpoints import Architecture, Attention, Checkpoint, lo
 from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.tokenizers import load_tokenizer
 from vectoll.catalog_file import read_models
-from vectoll.core.batching.queue import BatchShape, FairQueue, Job
+from vectoll.core.batching.flow import Job
+from vectoll.core.batching.queue import BatchShape, FairQueue
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, Pooling
 from vectoll.domain.errors import VectollError
 from vectoll.engines import LoadedEngine, load_engine

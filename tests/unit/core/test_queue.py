@@ -5,7 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectoll.core.batching.queue import BatchShape, FairQueue, Item, Job, bucket_of
+from vectoll.core.batching.flow import Item, Job, bucket_of
+from vectoll.core.batching.queue import BatchShape, FairQueue
 
 
 def job(caller: str, *lengths: int) -> Job:

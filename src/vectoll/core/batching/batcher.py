@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from vectoll.core.batching.queue import BatchShape, FairQueue, Item, Job
+from vectoll.core.batching.flow import Item, Job
+from vectoll.core.batching.queue import BatchShape, FairQueue
 from vectoll.core.batching.vectors import all_finite
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import AtCapacity, Draining, InferenceFailed, VectollError
