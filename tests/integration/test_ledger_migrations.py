@@ -53,6 +53,9 @@ async def usage_of(store: Store, key: str) -> KeyUsage:
     return (await store.ledger.key_usage({KeyId(key): None}, NOON))[KeyId(key)]
 
 
+def silent(_done: int, _total: int) -> None: ...
+
+
 async def test_when_a_key_was_last_used_outlives_its_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,8 +148,6 @@ def test_a_ledger_of_an_older_schema_is_backed_up_as_it_is_and_restored_as_it_sh
             f"INSERT INTO transfers ({columns}) VALUES ('c', '$c', ?, 7, 'CREDIT', 0, 0, '')", (ALICE,)
         )
 
-    def silent(_done: int, _total: int) -> None: ...
-
     assert backup.back_up(old, file, replace=False, progress=silent).transfers == 1
     for written in (path, file):
         with closing(sqlite3.connect(written)) as db:
@@ -157,6 +158,24 @@ def test_a_ledger_of_an_older_schema_is_backed_up_as_it_is_and_restored_as_it_sh
             1,
             1,
         )
+
+
+def test_a_backup_that_cannot_be_converted_leaves_the_ledger_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the disk is full: whoever tries again would replace the ledger by what could not be converted."""
+    old, new, file = tmp_path / "old", tmp_path / "new", tmp_path / "ledger.bak"
+    old.mkdir()
+    make_schema(5, old, monkeypatch)
+    backup.back_up(old, file, replace=False, progress=silent)
+    before = connection.prepare(new).read_bytes()
+    broken = connection._migrations() | {6: "SELECT nothing_like_this();"}
+    with monkeypatch.context() as failing:
+        failing.setattr(connection, "_migrations", lambda: broken)
+        with pytest.raises(ConfigurationError, match=r"cannot restore .* nothing_like_this"):
+            backup.restore(file, new, replace=True, progress=silent)
+    assert (new / connection.DATABASE_NAME).read_bytes() == before
+    assert [path.name for path in sorted(new.iterdir())] == [connection.DATABASE_NAME, "write.lock"]
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from vectoll.adapters.storage.sqlite.connection import (
     BUSY_TIMEOUT_S,
     DATABASE_NAME,
     RESTORED_NAME,
+    connect,
     connect_to_read,
+    convert,
     newest_schema,
-    prepare,
     reason_of,
 )
 from vectoll.adapters.storage.sqlite.verification import MAX_FAULTS, verify
@@ -58,7 +59,7 @@ def _snapshot(ledger: Path) -> Iterator[sqlite3.Connection]:
 
 
 def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) -> Verification:
-    """Make ``file`` the ledger of ``data_dir``, brought up to this program's schema. It is verified first.
+    """Make ``file`` the ledger of ``data_dir``, brought up to this program's schema and verified first.
 
     The caller holds the data directory's lock. A ledger that is there is kept beside it as ``….replaced``, the one
     before that is deleted. Raises ConfigurationError, before anything is changed.
@@ -71,15 +72,18 @@ def restore(file: Path, data_dir: Path, *, replace: bool, progress: Progress) ->
     check_backup(file)
     restored = data_dir / RESTORED_NAME
     with _explaining(f"cannot restore to {data_dir}"):
-        with _new_file(restored) as copy, closing(_open(file)) as source:
-            _copy(source, copy, progress)
+        with _new_file(restored) as copy:
+            with closing(_open(file)) as source:
+                _copy(source, copy, progress)
+            with closing(connect(copy)) as db:
+                db.execute("PRAGMA journal_mode = OFF")  # a copy that fails is deleted
+                convert(db)
+                found = _verified(db, file)
         with write_lock(path, BUSY_TIMEOUT_S):
             _set_aside(path)
             restored.replace(path)
             sync(data_dir)
-        prepare(data_dir)
-        with closing(connect_to_read(path)) as db:
-            return _verified(db, path)
+        return found
 
 
 def check_backup(file: Path, original: Path | None = None) -> Verification:

@@ -87,11 +87,10 @@ def reason_of(error: sqlite3.Error) -> str:
 
 
 def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
-    """Bring the schema to this program's version in one transaction. The caller holds the write lock."""
+    """Bring the schema to this program's version. The caller holds the write lock."""
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
-    migrations = _migrations()
-    version, newest = _schema_version(connection), max(migrations)
+    version, newest = _schema_version(connection), newest_schema()
     if version > newest:
         raise Unusable(
             f"the data directory was written by a newer vectoll (schema {version}, this one knows {newest})"
@@ -101,6 +100,13 @@ def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
     if version:
         _require_no_server(data_dir, version, newest)
         _tell_if_large(connection, version, newest)
+    convert(connection)
+
+
+def convert(connection: sqlite3.Connection) -> None:
+    """Bring a schema that is not newer to this program's version, in one transaction. Raises sqlite3.Error."""
+    migrations, version = _migrations(), _schema_version(connection)
+    newest = max(migrations)
     connection.execute("BEGIN IMMEDIATE")
     for number in range(version + 1, newest + 1):
         for statement in _statements(migrations[number]):
