@@ -253,6 +253,20 @@ async def test_an_unknown_outcome_is_credited_once_it_shows(
     assert (await vectoll.top_ups.top_up(payment)).intent.state is IntentState.CREDITED
 
 
+async def test_a_payment_that_is_open_outlives_a_new_settlement_key_and_a_new_recipient(
+    vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
+) -> None:
+    await submitted_unmined(vectoll, chain, header(authorize(payer, pay_to, TEN)))
+    rail = base_rail(chain.url, USDC, Account.create().address, Account.create().key)
+    later = service([rail], vectoll.store)
+    assert await later.top_ups.reconcile() == []
+    chain.set_automine(True)
+    chain.mine()
+    assert [intent.state for intent in await later.top_ups.reconcile()] == [IntentState.CREDITED]
+    assert await vectoll.balance(payer.address.lower()) == usd("10")
+    await rail.close()
+
+
 async def test_a_payment_that_never_reached_a_block_fails_only_after_it_lapsed_by_a_final_one(
     vectoll: Service, chain: Anvil, payer: LocalAccount, pay_to: str
 ) -> None:

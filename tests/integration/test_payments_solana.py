@@ -228,6 +228,22 @@ async def test_an_unknown_outcome_is_credited_once_it_shows(
     assert await vectoll.balance(str(payer.pubkey())) == usd("10")
 
 
+async def test_a_payment_that_is_open_outlives_a_new_settlement_key_and_a_new_recipient(
+    vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
+) -> None:
+    chain.rpc("test_hold", True)
+    await submitted_unseen(vectoll, chain, header(pay(payer, pay_to, FEE.pubkey(), TEN, chain.blockhash())))
+    elsewhere = Keypair().pubkey()
+    chain.fund(elsewhere)
+    rail = solana_rail(chain.url, str(MINT), str(elsewhere), bytes(Keypair()))
+    later = service([rail], vectoll.store)
+    assert await later.top_ups.reconcile() == []
+    chain.rpc("test_hold", False)
+    assert [i.state for i in await later.top_ups.reconcile()] == [IntentState.CREDITED]
+    assert await vectoll.balance(str(payer.pubkey())) == usd("10")
+    await rail.close()
+
+
 async def test_one_balance_is_not_taken_for_several_payments_that_are_open(
     vectoll: Service, chain: Svm, payer: Keypair, pay_to: Pubkey
 ) -> None:

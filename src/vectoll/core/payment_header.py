@@ -90,10 +90,7 @@ def parse_payment(payload: bytes, options: Sequence[PaymentOption]) -> Payment:
 
     Raises PaymentRefused. Amount, times and signatures are judged later.
     """
-    try:
-        header = _DECODER.decode(payload)
-    except (msgspec.DecodeError, RecursionError):
-        raise _malformed() from None
+    header = _decode(payload)
     accepted = header.accepted or _Accepted()
     scheme = accepted.scheme or header.scheme
     if header.x402_version not in (None, 1, 2) or scheme not in (None, "exact"):
@@ -101,10 +98,40 @@ def parse_payment(payload: bytes, options: Sequence[PaymentOption]) -> Payment:
             "unsupported_scheme", "Only x402 versions 1 and 2 with the scheme 'exact' are accepted."
         )
     option = _option(accepted.network or header.network, header.payload, options)
-    _compare(accepted, option)
-    if option.family is Family.EVM:
-        return Payment(option, _evm(header.payload, option))
-    return Payment(option, _solana(header.payload, option))
+    _compare_asset(accepted, option)
+    if accepted.pay_to is not None and not _same(accepted.pay_to, option.pay_to, option.family):
+        raise _other_recipient()
+    payment = Payment(option, _authorization(header.payload, option.family))
+    check_terms(payment)
+    return payment
+
+
+def stored_payment(payload: bytes, option: PaymentOption) -> Payment:
+    """One that was accepted once, as ``render_payment`` wrote it, whatever recipient and fee payer are asked for now.
+
+    ``option`` is of its network. Raises PaymentRefused where another asset is asked for now.
+    """
+    header = _decode(payload)
+    _compare_asset(header.accepted or _Accepted(), option)
+    return Payment(option, _authorization(header.payload, option.family))
+
+
+def check_terms(payment: Payment) -> None:
+    """Whether the payment is to whom its option asks for. Raises PaymentRefused."""
+    option = payment.option
+    match payment.authorization:
+        case TransferAuthorization() as auth:
+            if auth.to != option.pay_to.lower():
+                raise _other_recipient()
+        case SolanaTransfer() as transfer:
+            if transfer.fee_payer != base58_decode(option.extra["feePayer"]):
+                raise PaymentRefused(
+                    "fee_payer_mismatch", "The transaction names another fee payer than extra.feePayer."
+                )
+            if transfer.mint != base58_decode(option.asset) or transfer.decimals != 6:
+                raise _other_asset()
+            if option.token_account is None or transfer.destination != base58_decode(option.token_account):
+                raise _other_recipient()
 
 
 def render_payment(payment: Payment) -> bytes:
@@ -157,33 +184,28 @@ def _option(network: str | None, payload: _Scheme, options: Sequence[PaymentOpti
     raise PaymentRefused("unsupported_network", "The payment is for a network that is not accepted here.")
 
 
-def _compare(accepted: _Accepted, option: PaymentOption) -> None:
+def _compare_asset(accepted: _Accepted, option: PaymentOption) -> None:
     if accepted.asset is not None and not _same(accepted.asset, option.asset, option.family):
-        raise PaymentRefused("asset_mismatch", "The payment is in another asset than the one asked for.")
-    if accepted.pay_to is not None and not _same(accepted.pay_to, option.pay_to, option.family):
-        raise PaymentRefused(
-            "recipient_mismatch", "The payment is to another recipient than the one asked for."
-        )
+        raise _other_asset()
 
 
 def _same(a: str, b: str, family: Family) -> bool:
     return a.lower() == b.lower() if family is Family.EVM else a == b
 
 
-def _evm(payload: _Scheme, option: PaymentOption) -> TransferAuthorization:
+def _authorization(payload: _Scheme, family: Family) -> TransferAuthorization | SolanaTransfer:
+    return _evm(payload) if family is Family.EVM else _solana(payload)
+
+
+def _evm(payload: _Scheme) -> TransferAuthorization:
     auth = payload.authorization
     if auth is None or payload.signature is None or not _HEX.fullmatch(payload.signature):
         raise _malformed()
     if not _BYTES32.fullmatch(auth.nonce):
         raise _malformed()
-    to = _evm_address(auth.to).text
-    if to != option.pay_to.lower():
-        raise PaymentRefused(
-            "recipient_mismatch", "The payment is to another recipient than the one asked for."
-        )
     return TransferAuthorization(
         payer=_evm_address(auth.from_),
-        to=to,
+        to=_evm_address(auth.to).text,
         value=_uint(auth.value),
         valid_after=_uint(auth.valid_after),
         valid_before=_uint(auth.valid_before),
@@ -208,28 +230,32 @@ def _uint(text: str) -> int:
     return value
 
 
-def _solana(payload: _Scheme, option: PaymentOption) -> SolanaTransfer:
+def _solana(payload: _Scheme) -> SolanaTransfer:
     try:
         raw = binascii.a2b_base64((payload.transaction or "").encode("ascii"), strict_mode=True)
     except (UnicodeError, binascii.Error):
         raise _malformed() from None
     try:
-        transfer = parse_transfer(raw)
+        return parse_transfer(raw)
     except ValueError as error:
         raise PaymentRefused(
             "invalid_transaction", f"The Solana transaction is not accepted: {error}."
         ) from None
-    if transfer.fee_payer != base58_decode(option.extra["feePayer"]):
-        raise PaymentRefused(
-            "fee_payer_mismatch", "The transaction names another fee payer than extra.feePayer."
-        )
-    if transfer.mint != base58_decode(option.asset) or transfer.decimals != 6:
-        raise PaymentRefused("asset_mismatch", "The payment is in another asset than the one asked for.")
-    if option.token_account is None or transfer.destination != base58_decode(option.token_account):
-        raise PaymentRefused(
-            "recipient_mismatch", "The payment is to another recipient than the one asked for."
-        )
-    return transfer
+
+
+def _decode(payload: bytes) -> _Header:
+    try:
+        return _DECODER.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        raise _malformed() from None
+
+
+def _other_asset() -> PaymentRefused:
+    return PaymentRefused("asset_mismatch", "The payment is in another asset than the one asked for.")
+
+
+def _other_recipient() -> PaymentRefused:
+    return PaymentRefused("recipient_mismatch", "The payment is to another recipient than the one asked for.")
 
 
 def _malformed() -> PaymentRefused:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from vectoll.core.payment_header import render_payment
+from vectoll.core.payment_header import check_terms, render_payment
 from vectoll.domain.errors import RateLimited, Unavailable, VectollError
 from vectoll.domain.ids import AccountId, TransferId
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
@@ -144,6 +144,15 @@ def is_timely(payment: Payment, now: datetime) -> bool:
     """Whether the payment can still reach its chain in time."""
     try:
         check_times(payment, now)
+    except PaymentRefused:
+        return False
+    return True
+
+
+def is_on_terms(payment: Payment) -> bool:
+    """Whether the payment is what is still asked for: the operator may have changed recipient or fee payer since."""
+    try:
+        check_terms(payment)
     except PaymentRefused:
         return False
     return True

@@ -8,9 +8,9 @@ from collections.abc import Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 
-from vectoll.core.payment_header import parse_payment
+from vectoll.core.payment_header import stored_payment
 from vectoll.core.topup_custody import Custody
-from vectoll.core.topup_rules import is_timely
+from vectoll.core.topup_rules import is_on_terms, is_timely
 from vectoll.core.topup_settle import Settlement
 from vectoll.domain.errors import Unavailable
 from vectoll.domain.payments import (
@@ -160,7 +160,7 @@ class Watch:
             return None
         except (RpcUnavailable, PaymentInProgress, PaymentOutcomeUnknown, Unavailable):
             pass  # no answer now, or another process is at it: the next round looks again
-        except PaymentRefused as error:  # the operator's own terms have changed since
+        except PaymentRefused as error:  # the operator asks for another asset since
             _log.warning("payment_not_watched", extra={"payment": intent.id, "reason": error.reason})
         except Exception as error:  # noqa: BLE001 - logged; the others' money must not wait for it
             frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
@@ -174,7 +174,7 @@ class Watch:
                 return intent
             return await self._settlement.move(intent, state=IntentState.FAILED, reason="interrupted")
         rail, now = self._rails[intent.network], self._clock.now()
-        payment = parse_payment(intent.payload, [rail.option])
+        payment = stored_payment(intent.payload, rail.option)
         after = await self._look(rail, payment, intent)
         if after is not intent or not may_send or intent.state is IntentState.REVERSED:
             return after
@@ -183,6 +183,8 @@ class Watch:
             if may_happen or not is_timely(payment, now):
                 return intent
         elif not self._custody.is_nobodys(intent):
+            return intent
+        if not is_on_terms(payment):
             return intent
         return await self._settlement.resubmit(rail, payment, intent)
 

@@ -109,15 +109,32 @@ async def test_a_silent_chain_changes_nothing_and_a_missing_payment_is_sent_agai
     assert [i.state for i in await service.reconcile()] == [IntentState.CREDITED]
 
 
-async def test_other_terms_since_are_told_and_do_not_end_the_round(
+async def test_another_asset_since_is_told_and_does_not_end_the_round(
     clock: FixedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = MemoryStore(clock)
     with pytest.raises(PaymentOutcomeUnknown):
         await top_ups(Flaky(Missing()), store, clock).top_up(header(Wallet()))
-    elsewhere = FakeRail(replace(OPTION, pay_to="0x" + "77" * 20))
+    elsewhere = FakeRail(replace(OPTION, asset="0x" + "77" * 20))
     assert await top_ups(elsewhere, store, clock).reconcile() == []
     assert "payment_not_watched" in caplog.text
+
+
+async def test_a_payment_to_who_was_asked_for_before_is_watched_and_not_sent_anew(clock: FixedClock) -> None:
+    store = MemoryStore(clock)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await top_ups(Flaky(Missing()), store, clock).top_up(header(Wallet()))
+
+    async def is_replaced(intent: Intent) -> bool:
+        return False
+
+    rail = Flaky(Missing())
+    rail.option = replace(OPTION, pay_to="0x" + "77" * 20)
+    rail.resend = is_replaced  # type: ignore[method-assign]
+    later = top_ups(rail, store, clock)
+    assert await later.reconcile() == []
+    assert rail.settled == []
+    assert [i.state for i in await later.reconcile()] == [IntentState.CREDITED]
 
 
 @pytest.mark.parametrize("between", [Missing(), Arrived("0x01", 5_000_000, 0, 1, is_final=False)])

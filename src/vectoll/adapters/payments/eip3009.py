@@ -239,12 +239,12 @@ def transfer_call(payment: Payment) -> bytes:
 def _paired_log(
     logs: Sequence[Mapping[str, Any]], auth: TransferAuthorization, option: PaymentOption
 ) -> int | None:
-    """The index of this authorisation's log, if the very next log is its transfer to us.
+    """The index of this authorisation's log, if the very next log is its transfer to whom it is for.
 
     The token emits the two back to back. Anything looser would take another payment's transfer, in the same
     transaction, for this one's.
     """
-    moved = [_TRANSFER, _topic(auth.payer.text), _topic(option.pay_to)]
+    moved = [_TRANSFER, _topic(auth.payer.text), _topic(auth.to)]
     by_index = {int(log["logIndex"], 16): log for log in logs if _is_of(option, log)}
     for index, log in by_index.items():
         follower = by_index.get(index + 1)

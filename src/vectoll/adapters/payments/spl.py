@@ -104,7 +104,7 @@ class Spl:
         found = await self._transaction(signature, "json")
         if found is None:
             return Missing()
-        gained = _gained(found, self.option)
+        gained = _gained(found, transfer)
         if found["meta"]["err"] is not None or gained != transfer.value:
             return Never("amount_mismatch") if is_final else Missing("amount_mismatch")
         return Arrived(signature, gained, log_index=0, confirmations=1, is_final=is_final)
@@ -183,9 +183,9 @@ def transfer_of(payment: Payment) -> SolanaTransfer:
     return payment.authorization
 
 
-def _gained(found: Mapping[str, Any], option: PaymentOption) -> int:
+def _gained(found: Mapping[str, Any], transfer: SolanaTransfer) -> int:
     """By how much the receiving token account's balance grew."""
-    index = found["transaction"]["message"]["accountKeys"].index(option.token_account)
+    index = found["transaction"]["message"]["accountKeys"].index(base58_encode(transfer.destination))
 
     def balance(when: str) -> int:
         entries = found["meta"][when] or ()
