@@ -58,6 +58,22 @@ async def limiter(request: pytest.FixtureRequest, wall: Wall) -> AsyncIterator[R
 
 
 @EITHER
+async def test_a_database_whose_clock_is_set_back_counts_afresh(
+    database_url: str, limit: RateLimit, wall: Wall
+) -> None:
+    """In memory it is not the wall's clock that counts."""
+    database = await connect(await emptied(database_url), POOL)
+    limiter = PostgresRateLimiter(database, WallClock(wall))
+    for _ in range(2):
+        assert (await limiter.hit(limit, "k", cost=limit.amount)).allowed
+        assert not (await limiter.hit(limit, "k")).allowed
+        wall.now -= 3600
+    wall.now += 7200 - 3 * limit.window_s  # and forward again: what was written in between is long over
+    assert (await limiter.hit(limit, "k", cost=limit.amount)).allowed
+    await database.close()
+
+
+@EITHER
 async def test_a_hit_says_what_a_look_right_after_it_says(
     limiter: RateLimiter, limit: RateLimit, wall: Wall
 ) -> None:

@@ -547,6 +547,16 @@ async def test_a_hold_lapses_unless_it_is_renewed(
     assert (await store.ledger.balance(ALICE)).held == FUNDS
 
 
+async def test_a_hold_that_a_clock_set_back_would_keep_for_an_hour_lapses(
+    store: PostgresStore, url: str
+) -> None:
+    await store.ledger.hold(make_hold(2))
+    await execute(url, "UPDATE vectoll.holds SET expires_at = expires_at + interval '1 hour'")
+    await store.ledger.hold(make_hold(1))
+    await store.database.fetch("sweep_holds")
+    assert (await store.ledger.balance(ALICE)).held == TOKEN
+
+
 async def test_a_defect_in_one_round_of_upkeep_does_not_end_it(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
