@@ -135,8 +135,9 @@ class Watch:
         return changed
 
     def _is_due(self, intent: Intent) -> bool:
-        due = self._due.get(intent.id)
-        return due is None or due <= self._clock.now()
+        """Also where the clock was ahead when it was put off."""
+        due, now = self._due.get(intent.id), self._clock.now()
+        return due is None or not now < due <= now + _LONGEST_PAUSE
 
     def _put_off(self, intent: Intent, at_least: timedelta = timedelta()) -> None:
         """When to look again: the longer it has been open, the later."""

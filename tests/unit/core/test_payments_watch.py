@@ -137,6 +137,19 @@ async def test_a_payment_to_who_was_asked_for_before_is_watched_and_not_sent_ane
     assert [i.state for i in await later.reconcile()] == [IntentState.CREDITED]
 
 
+async def test_a_payment_that_was_put_off_while_the_clock_was_ahead_is_looked_at_when_it_is_right(
+    clock: FixedClock,
+) -> None:
+    store, rail = MemoryStore(clock), Flaky(Missing(), Missing())
+    service = top_ups(rail, store, clock)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await service.top_up(header(Wallet()))
+    clock.advance(days=1)
+    assert await service.reconcile() == []
+    clock.advance(days=-1)
+    assert [i.state for i in await service.reconcile()] == [IntentState.CREDITED]
+
+
 @pytest.mark.parametrize("between", [Missing(), Arrived("0x01", 5_000_000, 0, 1, is_final=False)])
 async def test_a_credit_is_taken_back_only_when_its_payment_is_absent_five_rounds_in_a_row(
     clock: FixedClock, between: Sighting
