@@ -1,6 +1,8 @@
 """vectoll backup and restore: of a server under load, of what is damaged, into what is in use."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -160,3 +162,29 @@ def test_backup_overwrites_only_on_request_and_never_the_ledger_itself(
         assert (itself.returncode, "the ledger itself" in itself.stderr) == (2, True)
     nowhere = vectoll.try_run("backup", str(tmp_path / "no" / "b"))
     assert (nowhere.returncode, "No such file" in nowhere.stderr) == (1, True)
+
+
+WAITING = """
+import sys
+from contextlib import contextmanager
+from vectoll.cli import backup, main
+
+@contextmanager
+def wait(label):
+    yield lambda done, total: (print("copying", flush=True), sys.stdin.read())
+
+backup.progress_bar = wait
+main()
+"""
+
+
+def test_a_backup_that_is_terminated_leaves_no_copy(tmp_path: Path, vectoll: Vectoll) -> None:
+    vectoll.create_key("1")
+    arguments = ["backup", str(tmp_path / "b"), "--data-dir", str(vectoll.data_dir)]
+    command = [sys.executable, "-c", WAITING, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as copying:
+        assert copying.stdout
+        assert copying.stdout.readline() == b"copying\n"
+        copying.terminate()
+        assert copying.wait(20) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
