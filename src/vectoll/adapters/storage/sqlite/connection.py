@@ -95,11 +95,8 @@ def _migrate(connection: sqlite3.Connection, data_dir: Path) -> None:
         raise Unusable(
             f"the data directory was written by a newer vectoll (schema {version}, this one knows {newest})"
         )
-    if version == newest:
-        return
-    if version:
+    if 0 < version < newest:
         _require_no_server(data_dir, version, newest)
-        _tell_if_large(connection, version, newest)
     convert(connection)
 
 
@@ -107,6 +104,10 @@ def convert(connection: sqlite3.Connection) -> None:
     """Bring a schema that is not newer to this program's version, in one transaction. Raises sqlite3.Error."""
     migrations, version = _migrations(), _schema_version(connection)
     newest = max(migrations)
+    if version == newest:
+        return
+    if version:
+        _tell_if_large(connection, version, newest)
     connection.execute("BEGIN IMMEDIATE")
     for number in range(version + 1, newest + 1):
         for statement in _statements(migrations[number]):
