@@ -137,6 +137,20 @@ async def test_a_migration_that_fails_changes_nothing(url: str, monkeypatch: pyt
     await database.close()
 
 
+async def test_a_user_who_may_not_change_or_see_the_schema_is_told_so(
+    postgres: PostgresServer, url: str
+) -> None:
+    name = url.rpartition("/")[2]
+    postgres.execute("CREATE ROLE stranger LOGIN")
+    database = await opened(postgres.url(name, "stranger"))
+    with pytest.raises(ConfigurationError, match=rf"permission denied for database {name}: .* must own"):
+        await migrate(database)
+    postgres.execute("CREATE SCHEMA vectoll", database=name)
+    with pytest.raises(ConfigurationError, match=r"permission denied for schema vectoll: .* must own"):
+        await check(database)
+    await database.close()
+
+
 def test_every_migration_belongs_to_a_part_and_numbers_have_no_gap() -> None:
     numbers = sorted({*scripts(Part.PRE), *scripts(Part.POST)})
     assert numbers == list(range(1, NEWEST + 1))

@@ -5,11 +5,14 @@ what only they needed. So gateways are replaced one by one: ``vectoll db migrate
 ``vectoll db migrate --post``. A function whose behaviour changes gets a new name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import resources
+
+import asyncpg
 
 from vectoll.adapters.storage.postgres.database import TAKE_TIME, Connection, Database, sql
 from vectoll.domain.errors import Unusable
@@ -70,8 +73,9 @@ def newest() -> int:
 
 
 async def versions(database: Database) -> SchemaVersions:
-    """Where the database stands."""
-    return await database.run(_read, is_repeatable=True)
+    """Where the database stands. Raises ConfigurationError where its user may not see that."""
+    with _told_what_is_forbidden():
+        return await database.run(_read, is_repeatable=True)
 
 
 async def check(database: Database) -> None:
@@ -85,8 +89,8 @@ async def check(database: Database) -> None:
 async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.POST)) -> SchemaVersions:
     """Bring the schema to this program's version, all or nothing. Two at once are safe: the second waits.
 
-    Raises ConfigurationError when a newer program has migrated it, or when the second part is asked for before the
-    first was made.
+    Raises ConfigurationError when a newer program has migrated it, when the second part is asked for before the
+    first was made, or when the database's user may not change the schema.
     """
 
     async def work(db: Connection) -> SchemaVersions:
@@ -105,7 +109,16 @@ async def migrate(database: Database, parts: tuple[Part, ...] = (Part.PRE, Part.
                 await _apply(db, part, await _read(db))
             return await _read(db)
 
-    return await database.run(work, is_repeatable=False)
+    with _told_what_is_forbidden():
+        return await database.run(work, is_repeatable=False)
+
+
+@contextmanager
+def _told_what_is_forbidden() -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Unusable(f"{error.args[0]}: the user in database.url must own the database") from None
 
 
 async def _apply(db: Connection, part: Part, found: SchemaVersions) -> None:
