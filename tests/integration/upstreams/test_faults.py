@@ -187,6 +187,18 @@ async def test_a_refusal_of_the_input_is_the_callers_matter_and_the_body_stays_h
 
 
 @pytest.mark.parametrize(
+    ("status", "expected"),
+    [(400, InvalidRequest), (401, UpstreamUnavailable), (429, AtCapacity), (502, UpstreamUnavailable)],
+)
+async def test_an_error_page_of_any_length_means_what_its_status_says(
+    status: int, expected: type[VectollError]
+) -> None:
+    async with provider_server(always=Fault(status, body=b"<p>" * 100_000)) as provider:
+        assert isinstance(await failure_of(provider), expected)
+    assert len(provider.seen) == (4 if status in (429, 502) else 1)
+
+
+@pytest.mark.parametrize(
     "body", [b"", b"[" * 60_000, b"\xff", b"null", b'"text"', b'{"error":null}', b"{" * 9]
 )
 async def test_an_error_body_of_any_kind_is_read(body: bytes) -> None:

@@ -27,8 +27,8 @@ from vectoll.ports.metrics import Metrics, UpstreamAgain, UpstreamOutcome
 T = TypeVar("T")
 
 Classify = Callable[[int, bytes], UpstreamFailure | None]
-"""What a status that is not 200 and its body (at most ``MAX_ERROR_BYTES``) mean to this provider; None: what the
-status alone says."""
+"""What a status that is not 200 and its body's first ``MAX_ERROR_BYTES`` mean to this provider; None: what the status
+alone says."""
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 128
@@ -159,7 +159,10 @@ class Transport:
                     url, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 ) as response:
                     if response.status == 200:
-                        return await _read(response, max_bytes)
+                        data = await _read(response, max_bytes + 1)
+                        if len(data) > max_bytes:
+                            raise BadAnswer(f"an answer of more than {max_bytes} bytes")
+                        return data
                     error = await _read(response, MAX_ERROR_BYTES)
                     raise classify(response.status, error) or _failure(
                         response.status, response.headers, error
@@ -211,15 +214,15 @@ def _outcome(failure: UpstreamFailure) -> UpstreamOutcome:
     return UpstreamOutcome.REFUSED
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The whole body. Raises BadAnswer beyond ``max_bytes``."""
+async def _read(response: aiohttp.ClientResponse, at_most: int) -> bytes:
+    """The body, or its first ``at_most`` bytes: what is left unread closes the connection."""
     chunks: list[bytes] = []
-    size = 0
+    room = at_most
     async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > max_bytes:
-            raise BadAnswer(f"an answer of more than {max_bytes} bytes")
-        chunks.append(chunk)
+        chunks.append(chunk[:room])
+        room -= len(chunk)
+        if room <= 0:
+            break
     return b"".join(chunks)
 
 
