@@ -82,6 +82,26 @@ def test_an_ejected_endpoint_gets_one_call_when_its_time_is_up() -> None:
     assert endpoints.healthy(others) is a
 
 
+def test_calls_that_fail_together_eject_for_as_long_as_three_of_them() -> None:
+    endpoints, clock = three()
+    a, others = get(endpoints, "a"), {get(endpoints, "b"), get(endpoints, "c")}
+    assert [endpoints.failed(a) for _ in range(20)] == [False, False, *[True] * 18]
+    clock.now += EJECTION_S
+    assert endpoints.healthy(others) is a
+
+
+def test_an_answer_to_an_earlier_call_does_not_shorten_the_wait_that_was_asked_for() -> None:
+    endpoints, clock = three()
+    a, others = get(endpoints, "a"), {get(endpoints, "b"), get(endpoints, "c")}
+    endpoints.asked_to_wait(a, 10)
+    endpoints.answered(a)
+    assert endpoints.healthy(others) is None
+    clock.now += 5
+    assert endpoints.wait_s(a) == 5
+    clock.now += 5
+    assert endpoints.healthy(others) is a
+
+
 def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asked() -> None:
     endpoints, clock = three()
     a, others = get(endpoints, "a"), {get(endpoints, "b"), get(endpoints, "c")}

@@ -60,15 +60,17 @@ class Endpoints:
         endpoint.in_flight -= 1
 
     def answered(self, endpoint: Endpoint) -> None:
-        """It works."""
+        """It works. It may have been asked before it said when it wants to be asked again."""
         endpoint.failures = 0
-        endpoint.ejected_until = endpoint.waits_until = 0.0
+        endpoint.ejected_until = endpoint.waits_until
 
     def failed(self, endpoint: Endpoint) -> bool:
         """It did not answer, or with nonsense. From the third time in a row it is left alone, longer each time.
 
-        Returns whether it now is.
+        Calls that were under way when it came to that say nothing new. Returns whether it is left alone now.
         """
+        if endpoint.is_suspect and self._clock() < endpoint.ejected_until:
+            return True
         endpoint.failures += 1
         excess = endpoint.failures - FAILURES_BEFORE_EJECTION
         if excess < 0:
