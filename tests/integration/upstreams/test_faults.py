@@ -321,6 +321,32 @@ async def test_a_cancelled_request_keeps_its_place_until_its_call_ends_and_the_n
         assert len((await embed(model, ["x"])).vectors) == 1
 
 
+@pytest.mark.parametrize("retry_after", ["0", "3"])
+async def test_what_fails_after_its_caller_has_left_is_not_sent_again(retry_after: str) -> None:
+    gate = asyncio.Event()
+    async with provider_server() as provider, upstream_model(provider.url) as model:
+        provider.faults.append(Fault(503, {"retry-after": retry_after}, b"", until=gate))
+        request = asyncio.create_task(embed(model, ["x"]))
+        await provider.active_calls(1)
+        request.cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await request
+    assert caught.value.__cause__ is None
+    assert len(provider.seen) == 1
+
+
+async def test_who_leaves_between_two_attempts_is_let_go_at_once() -> None:
+    async with provider_server() as provider, upstream_model(provider.url, timeout_s=60.0) as model:
+        provider.faults.append(error(503, "overloaded", **{"retry-after": "30"}))
+        request = asyncio.create_task(embed(model, ["x"]))
+        await provider.until(lambda: provider.answered == 1)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(request, 5)
+    assert len(provider.seen) == 1
+
+
 async def test_closing_cuts_what_is_in_flight_and_every_waiter_is_answered() -> None:
     async with provider_server(always=Fault(hang=True)) as provider, upstream_model(provider.url) as model:
         requests = [asyncio.create_task(embed(model, ["x"])) for _ in range(3)]

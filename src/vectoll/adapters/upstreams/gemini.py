@@ -1,5 +1,6 @@
 """Google's native batch endpoint: one ``requests[]`` item, and one vector, per input."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -53,7 +54,7 @@ class GeminiProvider:
         self._path = f"/models/{quote(model, safe='')}"
         self._native_dims = native_dims
 
-    async def embed(self, part: Sequence[Encoding], dimensions: int | None) -> Answer:
+    async def embed(self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event) -> Answer:
         """See ``Provider.embed``. Several parts in one content would give one vector for all of them."""
         dims = dimensions or self._native_dims
         requests = [
@@ -70,6 +71,7 @@ class GeminiProvider:
             parse,
             classify,
             max_bytes=65_536 + len(part) * (self._native_dims * FLOAT_TEXT_BYTES + 256),
+            left=left,
         )
 
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:
@@ -87,7 +89,7 @@ class GeminiProvider:
         """See ``Provider.count``: one call for all inputs together."""
         body = msgspec.json.encode({"contents": [_content(encoding) for encoding in part]})
         return await self._transport.post(
-            f"{self._path}:countTokens", body, _parse_count, classify, MAX_COUNT_BYTES
+            f"{self._path}:countTokens", body, _parse_count, classify, MAX_COUNT_BYTES, asyncio.Event()
         )
 
     async def close(self) -> None:

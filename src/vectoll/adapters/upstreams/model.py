@@ -200,7 +200,9 @@ class UpstreamModel:
         first, encodings = part
         try:
             async with self._gate.slot(caller):
-                return await purchase.make(self._provider.embed(encodings, dimensions), encodings)
+                return await purchase.make(
+                    self._provider.embed(encodings, dimensions, purchase.left), encodings
+                )
         except UpstreamFailure as failure:
             error = self._translate(failure, first, len(encodings))
         except AtCapacity as full:

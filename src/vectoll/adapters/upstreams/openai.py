@@ -1,5 +1,6 @@
 """OpenAI's embeddings protocol: OpenAI itself, vLLM, TEI, Ollama, LM Studio."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -61,7 +62,7 @@ class OpenAIProvider:
         self._model = model
         self._native_dims = native_dims
 
-    async def embed(self, part: Sequence[Encoding], dimensions: int | None) -> Answer:
+    async def embed(self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event) -> Answer:
         """See ``Provider.embed``."""
         body: dict[str, Any] = {
             "model": self._model,
@@ -77,7 +78,7 @@ class OpenAIProvider:
 
         max_bytes = 65_536 + len(part) * (self._native_dims * FLOAT_TEXT_BYTES + 256)
         return await self._transport.post(
-            "/embeddings", msgspec.json.encode(body), parse, classify, max_bytes
+            "/embeddings", msgspec.json.encode(body), parse, classify, max_bytes, left
         )
 
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:

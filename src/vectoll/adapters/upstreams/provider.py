@@ -1,5 +1,6 @@
 """What differs from one provider's protocol to the next."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,8 +35,11 @@ class Provider(Protocol):
         """Whether it shortens an input that is too long instead of refusing it: long ones are counted first."""
         ...
 
-    async def embed(self, part: Sequence[Encoding], dimensions: int | None) -> Answer:
-        """One unit vector of ``dimensions`` (None: the native size) per input, in order."""
+    async def embed(self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event) -> Answer:
+        """One unit vector of ``dimensions`` (None: the native size) per input, in order.
+
+        Once ``left`` is set, what was sent ends and nothing is sent again.
+        """
         ...
 
     async def count(self, part: Sequence[Encoding], /) -> int | None:

@@ -24,6 +24,8 @@ class Purchase:
         self.bought: list[Bought] = []
         self.is_void = False
         """Set when the request fails through no fault of its caller's: nothing is charged, so nothing is waited for."""
+        self.left = asyncio.Event()
+        """Set when nobody waits for it any more: nothing more is sent."""
 
     async def make(self, call: Coroutine[Any, Any, Answer], encodings: Sequence[Encoding]) -> Answer:
         """Make a call to its end. A cancellation takes effect then."""
@@ -34,6 +36,7 @@ class Purchase:
                 await asyncio.wait((task,))
             except asyncio.CancelledError as error:
                 cancelled = error
+                self.left.set()
                 if self.is_void:
                     task.cancel()
         if not task.cancelled() and task.exception() is None:

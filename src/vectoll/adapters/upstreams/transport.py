@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -71,13 +72,19 @@ class Transport:
         self._is_closed = False
 
     async def post(
-        self, path: str, body: bytes, parse: Callable[[bytes], T], classify: Classify, max_bytes: int
+        self,
+        path: str,
+        body: bytes,
+        parse: Callable[[bytes], T],
+        classify: Classify,
+        max_bytes: int,
+        left: asyncio.Event,
     ) -> T:
         """Send ``body`` to ``path`` below a base URL until one answers; what ``parse`` makes of the answer.
 
         Goes on to the next healthy URL at once, and pauses when all were tried. What gave a BadAnswer, which may
         have cost money, or Refused is not asked again. Raises the last UpstreamFailure when tries or time are used
-        up, and InputRefused at once. ``max_bytes`` bounds the answer.
+        up, or nobody waits any more (``left``), and InputRefused at once. ``max_bytes`` bounds the answer.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         tried: set[Endpoint] = set()
@@ -90,26 +97,29 @@ class Transport:
                 return await self._attempt(endpoint, path, body, parse, classify, max_bytes, deadline)
             except (NoAnswer, BadAnswer, Refused) as failure:
                 self._note(endpoint, failure, attempt)
-                if attempt >= max(self._retries.max_attempts, len(self._endpoints)) or self._is_closed:
+                is_last = attempt >= max(self._retries.max_attempts, len(self._endpoints))
+                if is_last or self._is_closed or left.is_set():
                     raise
                 following = self._endpoints.healthy(tried)
                 how = UpstreamAgain.FAILOVER
                 if following is None:
                     if not isinstance(failure, NoAnswer):
                         raise
-                    await self._pause(attempt, failure, deadline)
+                    await self._pause(attempt, failure, deadline, left)
                     tried.clear()
                     following = self._endpoints.any()
                     how = UpstreamAgain.RETRY
                 self._metrics.upstream_asked_again(self._model, how)
                 endpoint = following
 
-    async def _pause(self, attempt: int, failure: NoAnswer, deadline: float) -> None:
-        """Wait before asking the same again. Raises ``failure`` when there is no time left for that."""
+    async def _pause(self, attempt: int, failure: NoAnswer, deadline: float, left: asyncio.Event) -> None:
+        """Wait before asking the same again. Raises ``failure`` when there is no time, or nobody, left for that."""
         pause_s = self._retries.pause_s(attempt, failure.retry_after_s, random.random)
         if asyncio.get_running_loop().time() + pause_s >= deadline:
             raise failure
-        await asyncio.sleep(pause_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(left.wait(), pause_s)
+            raise failure
 
     async def _attempt(
         self,
