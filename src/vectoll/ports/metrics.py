@@ -11,7 +11,7 @@ class UpstreamOutcome(StrEnum):
     INPUT_REFUSED = "input_refused"
     """The input's fault: the caller is told."""
     BUSY = "busy"
-    """429."""
+    """429, or 5xx that says when to come back."""
     NO_ANSWER = "no_answer"
     """Refused or cut connection, timeout, 5xx."""
     BAD_ANSWER = "bad_answer"

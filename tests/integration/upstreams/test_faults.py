@@ -252,9 +252,10 @@ async def test_a_retry_after_beyond_the_time_left_is_passed_on_at_once() -> None
     assert len(provider.seen) == 1
 
 
-async def test_a_provider_that_has_said_when_is_not_asked_sooner_by_anybody() -> None:
+@pytest.mark.parametrize("status", [429, 503, 529])
+async def test_a_provider_that_has_said_when_is_not_asked_sooner_by_anybody(status: int) -> None:
     async with provider_server() as provider, upstream_model(provider.url) as model:
-        provider.faults.append(error(429, "rate_limit", **{"retry-after": "77"}))
+        provider.faults.append(error(status, "overloaded", **{"retry-after": "77"}))
         for _ in range(5):
             with pytest.raises(AtCapacity) as caught:
                 await embed(model, ["x"])

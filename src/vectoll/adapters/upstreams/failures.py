@@ -4,7 +4,7 @@
 
     UpstreamFailure
     ├── NoAnswer          connection refused or cut, timeout, 5xx: another try may work
-    ├── Busy              429: another try later may work
+    ├── Busy              429, or 5xx that says when: another try later may work
     ├── BadAnswer         status 200, and not what the protocol promises
     ├── Refused           this server's fault: key, quota, model name, URL; its operator must act
     └── InputRefused      the input's fault
@@ -25,7 +25,7 @@ class NoAnswer(UpstreamFailure):
 
 
 class Busy(NoAnswer):
-    """The provider limits our rate."""
+    """The provider limits our rate, or has said when it is back."""
 
 
 class BadAnswer(UpstreamFailure):

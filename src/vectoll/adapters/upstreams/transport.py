@@ -238,10 +238,11 @@ async def _read(response: aiohttp.ClientResponse, at_most: int) -> bytes:
 
 def _failure(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamFailure:
     """What a status means by itself (RFC 9110 §15)."""
-    if status == 429:
-        return Busy("HTTP 429", retry_after_s(headers, body))
+    wait_s = retry_after_s(headers, body)
+    if status == 429 or (status >= 500 and wait_s):
+        return Busy(f"HTTP {status}", wait_s)
     if status >= 500 or status in _RETRIED or status < 300:
-        return NoAnswer(f"HTTP {status}", retry_after_s(headers, body))
+        return NoAnswer(f"HTTP {status}", wait_s)
     if status < 400:
         return Refused(f"HTTP {status}: a redirect, which is not followed; check base_url")
     return Refused(f"HTTP {status}")
