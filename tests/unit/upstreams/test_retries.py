@@ -48,5 +48,4 @@ def test_pauses_are_jittered_bounded_and_never_shorter_than_asked(
 ) -> None:
     policy = RetryPolicy(base_s=0.25, cap_s=8.0)
     pause_s = policy.pause_s(attempt, asked, lambda: jitter)
-    assert (asked or 0) <= pause_s <= max(8.0, asked or 0)
-    assert pause_s <= max(0.25 * 2.0 ** (attempt - 1), asked or 0)
+    assert pause_s == (asked or 0) + jitter * min(8.0, 0.25 * 2.0 ** min(attempt - 1, 32))

@@ -23,9 +23,12 @@ class RetryPolicy:
     cap_s: float = 8.0
 
     def pause_s(self, attempt: int, retry_after_s: float | None, uniform: Callable[[], float]) -> float:
-        """How long to wait after failed attempt ``attempt`` (from 1). Never less than what the provider asked for."""
+        """How long to wait after failed attempt ``attempt`` (from 1). Never less than what the provider asked for.
+
+        Who waits for the same moment is spread over some time after it.
+        """
         jitter = uniform() * min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 32))
-        return max(jitter, retry_after_s or 0.0)
+        return jitter + (retry_after_s or 0.0)
 
 
 def retry_after_s(headers: Mapping[str, str], body: bytes, now: datetime | None = None) -> float | None:
