@@ -62,6 +62,7 @@ TRANSIENT = {
     "502 with HTML": Fault(502, body=b"<html>bad gateway</html>"),
     "503": Fault(503, body=b""),
     "408": Fault(408, body=b""),
+    "424 of TEI": error(424, "backend", "Inference failed"),
     "cut before the request is read": Fault(refuse=True),
     "cut in the middle of the body": Fault(cut_at=20),
     "cut after the header": Fault(cut_at=0),

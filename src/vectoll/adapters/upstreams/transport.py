@@ -37,7 +37,8 @@ MAX_ERROR_BYTES = 65_536
 INLINE_PARSE_BYTES = 131_072
 """A larger answer is parsed in a thread: it would hold up every other request for milliseconds."""
 
-_RETRIED = frozenset({408, 409, 425})
+_RETRIED = frozenset({408, 409, 424, 425})
+"""424 is TEI's for an engine that failed."""
 _log = logging.getLogger("vectoll.upstreams")
 
 
