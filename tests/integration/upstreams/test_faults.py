@@ -239,6 +239,42 @@ async def test_a_provider_that_never_answers_costs_bounded_time() -> None:
         assert len(provider.seen) == 2, "half the time each"
 
 
+async def test_a_provider_that_hangs_takes_the_time_of_one_request_and_is_back_when_it_is() -> None:
+    back = asyncio.Event()
+    async with provider_server() as provider, upstream_model(provider.url, timeout_s=60.0) as model:
+        provider.faults.extend([Fault(refuse=True)] * 4)
+        with pytest.raises(UpstreamUnavailable):
+            await embed(model, ["x"])
+        provider.faults.extend([Fault(until=back)] * 200)
+        requests = [asyncio.create_task(embed(model, ["x"], caller=str(i))) for i in range(200)]
+        done, _ = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        for failed in done:
+            assert isinstance(failed.exception(), UpstreamUnavailable)
+        assert len(provider.seen) == 1
+        back.set()
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        assert len([r for r in results if not isinstance(r, UpstreamUnavailable)]) >= 1
+        assert len((await embed(model, ["x"])).vectors) == 1
+
+
+async def test_a_request_in_parts_finds_out_too_that_a_silent_provider_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vectoll.adapters.upstreams.endpoints.MAX_TRIAL_WAIT_S", 0.01)
+    slow = asyncio.Event()
+    async with provider_server() as provider, upstream_model(provider.url, max_batch_inputs=1) as model:
+        provider.faults.extend([Fault(refuse=True)] * 4)
+        with pytest.raises(UpstreamUnavailable):
+            await embed(model, ["x"])
+        provider.faults.append(Fault(until=slow))
+        request = asyncio.create_task(embed(model, ["x"] * 9))
+        await provider.active_calls(1)
+        with pytest.raises(UpstreamUnavailable):
+            await embed(model, ["another caller's"])
+        slow.set()
+        assert len((await request).vectors) == 9
+
+
 async def test_a_slow_answer_is_tried_again() -> None:
     async with provider_server() as provider, upstream_model(provider.url, timeout_s=0.6) as model:
         provider.faults.append(Fault(hang=True))

@@ -1,9 +1,21 @@
 """Passive health of a model's base URLs."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectoll.adapters.upstreams.endpoints import EJECTION_S, MAX_EJECTION_S, Endpoint, Endpoints
+from vectoll.adapters.upstreams.endpoints import (
+    EJECTION_S,
+    MAX_EJECTION_S,
+    MAX_TRIAL_WAIT_S,
+    Endpoint,
+    Endpoints,
+)
+from vectoll.adapters.upstreams.failures import NotAsked
 
 
 class Clock:
@@ -52,9 +64,9 @@ def test_the_least_busy_is_next_and_ties_go_round() -> None:
 def test_three_failures_in_a_row_eject_and_an_answer_between_starts_again() -> None:
     endpoints, _ = three()
     a = get(endpoints, "a")
-    assert [endpoints.failed(a), endpoints.failed(a)] == [False, False]
+    assert [endpoints.failed(a, is_silent=False), endpoints.failed(a, is_silent=False)] == [False, False]
     endpoints.answered(a)
-    assert [endpoints.failed(a) for _ in range(3)] == [False, False, True]
+    assert [endpoints.failed(a, is_silent=False) for _ in range(3)] == [False, False, True]
     assert {endpoints.healthy(), endpoints.healthy({get(endpoints, "b")})} == {
         get(endpoints, "b"),
         get(endpoints, "c"),
@@ -65,7 +77,7 @@ def test_an_ejected_endpoint_gets_one_call_when_its_time_is_up() -> None:
     endpoints, clock = three()
     a, others = get(endpoints, "a"), {get(endpoints, "b"), get(endpoints, "c")}
     for _ in range(3):
-        endpoints.failed(a)
+        endpoints.failed(a, is_silent=False)
     clock.now += EJECTION_S - 0.1
     assert endpoints.healthy(others) is None
     clock.now += 0.2
@@ -73,7 +85,7 @@ def test_an_ejected_endpoint_gets_one_call_when_its_time_is_up() -> None:
     endpoints.started(a)
     assert endpoints.healthy(others) is None, "its trial is under way"
     endpoints.finished(a)
-    endpoints.failed(a)
+    endpoints.failed(a, is_silent=False)
     clock.now += EJECTION_S + 0.1
     assert endpoints.healthy(others) is None, "twice as long the second time"
     clock.now += EJECTION_S
@@ -85,7 +97,7 @@ def test_an_ejected_endpoint_gets_one_call_when_its_time_is_up() -> None:
 def test_calls_that_fail_together_eject_for_as_long_as_three_of_them() -> None:
     endpoints, clock = three()
     a, others = get(endpoints, "a"), {get(endpoints, "b"), get(endpoints, "c")}
-    assert [endpoints.failed(a) for _ in range(20)] == [False, False, *[True] * 18]
+    assert [endpoints.failed(a, is_silent=False) for _ in range(20)] == [False, False, *[True] * 18]
     clock.now += EJECTION_S
     assert endpoints.healthy(others) is a
 
@@ -122,7 +134,7 @@ def test_there_is_always_one_to_try_and_none_is_shut_out_for_good(
         endpoint = all_three[index]
         match event:
             case "fail":
-                endpoints.failed(endpoint)
+                endpoints.failed(endpoint, is_silent=False)
             case "answer":
                 endpoints.answered(endpoint)
             case "wait":
@@ -131,3 +143,95 @@ def test_there_is_always_one_to_try_and_none_is_shut_out_for_good(
         assert endpoints.any() in all_three
     clock.now += MAX_EJECTION_S
     assert all(endpoints.healthy({e for e in all_three if e is not endpoint}) for endpoint in all_three)
+
+
+def silent_one() -> tuple[Endpoints, Endpoint, Clock]:
+    """A lone endpoint whose last three calls came to nothing; the next was sent a moment ago."""
+    clock = Clock()
+    endpoints = Endpoints(["a"], clock)
+    endpoint = endpoints.any()
+    for _ in range(3):
+        endpoints.failed(endpoint, is_silent=True)
+    return endpoints, endpoint, clock
+
+
+@contextmanager
+def call(endpoints: Endpoints, endpoint: Endpoint) -> Iterator[None]:
+    endpoints.started(endpoint)
+    try:
+        yield
+    finally:
+        endpoints.finished(endpoint)
+
+
+async def test_a_silent_endpoint_is_asked_by_one_and_another_every_few_seconds() -> None:
+    endpoints, endpoint, clock = silent_one()
+    async with AsyncExitStack() as calls:
+        for _ in range(3):
+            await calls.enter_async_context(endpoints.turn(endpoint, asyncio.Event()))
+            calls.enter_context(call(endpoints, endpoint))
+            clock.now += MAX_TRIAL_WAIT_S
+            with pytest.raises(NotAsked) as caught:
+                async with endpoints.turn(endpoint, asyncio.Event()):
+                    pass
+            assert caught.value.retry_after_s == EJECTION_S
+            clock.now += EJECTION_S
+    assert not endpoint.trial.locked()
+    async with endpoints.turn(endpoint, asyncio.Event()):
+        assert endpoint.trial.locked()
+
+
+@pytest.mark.parametrize("outcome", ["answered", "busy", "500"])
+async def test_who_waits_for_a_trial_goes_on_with_all_others_when_anything_comes_back(outcome: str) -> None:
+    endpoints, endpoint, _ = silent_one()
+    everybody = asyncio.Barrier(11)
+
+    async def ask() -> None:
+        async with endpoints.turn(endpoint, asyncio.Event()):
+            await everybody.wait()
+
+    async with endpoints.turn(endpoint, asyncio.Event()):
+        endpoints.started(endpoint)
+        waiting = [asyncio.create_task(ask()) for _ in range(10)]
+        await asyncio.sleep(0)
+        match outcome:
+            case "answered":
+                endpoints.answered(endpoint)
+            case "busy":
+                endpoints.asked_to_wait(endpoint, None)
+            case "500":
+                endpoints.failed(endpoint, is_silent=False)
+    async with asyncio.timeout(MAX_TRIAL_WAIT_S / 2):
+        await everybody.wait()
+        await asyncio.gather(*waiting)
+
+
+async def test_who_has_left_while_waiting_for_a_trial_is_not_asked_for() -> None:
+    endpoints, endpoint, _ = silent_one()
+    left = asyncio.Event()
+
+    async def ask() -> None:
+        async with endpoints.turn(endpoint, left):
+            pass
+
+    async with endpoints.turn(endpoint, asyncio.Event()):
+        endpoints.started(endpoint)
+        waiting = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        left.set()
+    with pytest.raises(NotAsked):
+        await waiting
+    assert not endpoint.trial.locked()
+
+
+async def test_of_silent_endpoints_one_that_nobody_tries_is_next() -> None:
+    endpoints, _ = three()
+    for endpoint in [get(endpoints, url) for url in "abc"]:
+        for _ in range(3):
+            endpoints.failed(endpoint, is_silent=True)
+    seen = []
+    async with AsyncExitStack() as trials:
+        for _ in range(3):
+            seen.append(endpoints.any().url)
+            await trials.enter_async_context(endpoints.turn(endpoints.any(), asyncio.Event()))
+    assert sorted(seen) == ["a", "b", "c"]

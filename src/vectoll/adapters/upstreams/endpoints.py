@@ -1,14 +1,23 @@
-"""Which of a model's base URLs is asked: the least busy healthy one, those that fail left alone for a while."""
+"""Which of a model's base URLs is asked: the least busy healthy one, those that fail left alone for a while.
 
-from collections.abc import Callable, Sequence
+With no healthy one left any is asked, for there is nothing to lose; but what does not answer at all only by few.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from vectoll.adapters.upstreams.failures import NotAsked
 
 FAILURES_BEFORE_EJECTION = 3
 EJECTION_S = 5.0
 CLOCK_STEP_S = 0.01
 """A wait with less than this left is over: timers may end a little early."""
 MAX_EJECTION_S = 60.0
+MAX_TRIAL_WAIT_S = 1.0
+"""How long to wait for the outcome of a call that another request makes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,11 +32,22 @@ class Endpoint:
     waits_until: float = 0.0
     """It has said when it wants to be asked again."""
     last_used: float = 0.0
+    silences: int = 0
+    """Calls in a row without an answer of any kind."""
+    trial: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the call that finds out whether a silent one answers again."""
+    tried_for: asyncio.Event | None = None
+    """The request of that call, by what tells when it is left."""
 
     @property
     def is_suspect(self) -> bool:
         """Its last answers all failed: when its time is up it gets one call, and the next only if that works."""
         return self.failures >= FAILURES_BEFORE_EJECTION
+
+    @property
+    def is_silent(self) -> bool:
+        """Its last calls all came to nothing, and may have taken their whole time for that."""
+        return self.silences >= FAILURES_BEFORE_EJECTION
 
 
 class Endpoints:
@@ -48,7 +68,43 @@ class Endpoints:
 
     def any(self) -> Endpoint:
         """A healthy endpoint, else the one that is due first: with nothing left to lose, try."""
-        return self.healthy() or min(self._all, key=lambda e: e.ejected_until)
+        return self.healthy() or min(
+            self._all, key=lambda e: (e.is_silent and e.trial.locked(), e.ejected_until)
+        )
+
+    @asynccontextmanager
+    async def turn(self, endpoint: Endpoint, left: asyncio.Event) -> AsyncIterator[None]:
+        """While an endpoint is silent, one call at a time, and another every few seconds; else all at once.
+
+        So one that hangs takes the time of few requests, not of all. Raises NotAsked where another request's call takes
+        longer than a moment, or nobody waits any more (``left``, one for all calls of a request).
+        """
+        is_trial = endpoint.is_silent and await self._begin_trial(endpoint, left)
+        try:
+            if left.is_set():
+                raise NotAsked("nobody waits for it")
+            yield
+        finally:
+            if is_trial:
+                endpoint.trial.release()
+
+    async def _begin_trial(self, endpoint: Endpoint, left: asyncio.Event) -> bool:
+        """Whether others now wait for this call's outcome. Raises NotAsked."""
+        since_s = self._clock() - endpoint.last_used
+        if endpoint.trial.locked() and since_s >= EJECTION_S:
+            return False
+        is_own = endpoint.trial.locked() and endpoint.tried_for is left
+        try:
+            async with asyncio.timeout(None if is_own else max(0.0, MAX_TRIAL_WAIT_S - since_s)):
+                await endpoint.trial.acquire()
+        except TimeoutError:
+            if endpoint.is_silent:
+                raise NotAsked("silent", EJECTION_S) from None
+            return False
+        endpoint.tried_for = left
+        if not endpoint.is_silent:
+            endpoint.trial.release()
+        return endpoint.is_silent
 
     def started(self, endpoint: Endpoint) -> None:
         """A call begins."""
@@ -61,14 +117,15 @@ class Endpoints:
 
     def answered(self, endpoint: Endpoint) -> None:
         """It works. It may have been asked before it said when it wants to be asked again."""
-        endpoint.failures = 0
+        endpoint.failures = endpoint.silences = 0
         endpoint.ejected_until = endpoint.waits_until
 
-    def failed(self, endpoint: Endpoint) -> bool:
+    def failed(self, endpoint: Endpoint, *, is_silent: bool) -> bool:
         """It did not answer, or with nonsense. From the third time in a row it is left alone, longer each time.
 
         Calls that were under way when it came to that say nothing new. Returns whether it is left alone now.
         """
+        endpoint.silences = endpoint.silences + 1 if is_silent else 0
         if endpoint.is_suspect and self._clock() < endpoint.ejected_until:
             return True
         endpoint.failures += 1
@@ -81,6 +138,7 @@ class Endpoints:
 
     def asked_to_wait(self, endpoint: Endpoint, seconds: float | None) -> None:
         """It is well, and busy; for so many seconds, where it has said so."""
+        endpoint.failures = endpoint.silences = 0
         until = self._clock() + min(MAX_EJECTION_S, seconds or 1.0)
         endpoint.ejected_until = max(endpoint.ejected_until, until)
         if seconds:

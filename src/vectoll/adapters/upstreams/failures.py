@@ -3,8 +3,10 @@
 ::
 
     UpstreamFailure
-    ├── NoAnswer          connection refused or cut, timeout, 5xx: another try may work
-    ├── Busy              429, or 5xx that says when: another try later may work
+    ├── NoAnswer          5xx: another try may work
+    │   ├── Silence       connection refused or cut, timeout
+    │   ├── NotAsked      others wait for an answer, and none comes
+    │   └── Busy          429, or 5xx that says when: another try later may work
     ├── BadAnswer         status 200, and not what the protocol promises
     ├── Refused           this server's fault: key, quota, model name, URL; its operator must act
     └── InputRefused      the input's fault
@@ -22,6 +24,14 @@ class NoAnswer(UpstreamFailure):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Silence(NoAnswer):
+    """Not even a status came back."""
+
+
+class NotAsked(NoAnswer):
+    """Nothing was sent: others wait already for an answer that does not come."""
 
 
 class Busy(NoAnswer):

@@ -251,7 +251,7 @@ class UpstreamModel:
             case Busy():
                 return AtCapacity(math.ceil(failure.retry_after_s or 1.0))
             case NoAnswer():
-                return UpstreamUnavailable(model, "does not answer", retry_after_s=1)
+                return UpstreamUnavailable(model, "does not answer", math.ceil(failure.retry_after_s or 1.0))
             case BadAnswer():
                 _log.error("model %s: the provider sent %s", model, failure)
                 return InferenceFailed()

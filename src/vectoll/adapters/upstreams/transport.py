@@ -18,7 +18,9 @@ from vectoll.adapters.upstreams.failures import (
     Busy,
     InputRefused,
     NoAnswer,
+    NotAsked,
     Refused,
+    Silence,
     UpstreamFailure,
 )
 from vectoll.adapters.upstreams.retries import RetryPolicy, retry_after_s
@@ -95,7 +97,10 @@ class Transport:
             attempt += 1
             tried.add(endpoint)
             try:
-                return await self._attempt(endpoint, path, body, parse, classify, max_bytes, deadline)
+                async with self._endpoints.turn(endpoint, left):
+                    return await self._attempt(endpoint, path, body, parse, classify, max_bytes, deadline)
+            except NotAsked:
+                raise
             except (NoAnswer, BadAnswer, Refused) as failure:
                 self._note(endpoint, failure, attempt)
                 is_last = attempt >= max(self._retries.max_attempts, len(self._endpoints))
@@ -179,9 +184,9 @@ class Transport:
                         response.status, response.headers, error
                     )
         except TimeoutError:
-            raise NoAnswer("timed out") from None
+            raise Silence("timed out") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise NoAnswer(type(error).__name__) from None
+            raise Silence(type(error).__name__) from None
 
     def _note(self, endpoint: Endpoint, failure: UpstreamFailure, attempt: int) -> None:
         host = urlsplit(endpoint.url).netloc
@@ -189,7 +194,7 @@ class Transport:
             self._endpoints.asked_to_wait(endpoint, failure.retry_after_s)
             _log.warning("upstream %s is busy (attempt %d): %s", host, attempt, failure)
             return
-        is_ejected = self._endpoints.failed(endpoint)
+        is_ejected = self._endpoints.failed(endpoint, is_silent=isinstance(failure, Silence))
         consequence = ", left alone for now" if is_ejected else ""
         _log.warning("upstream %s failed (attempt %d): %s%s", host, attempt, failure, consequence)
 
