@@ -394,6 +394,17 @@ async def test_closing_cuts_what_is_in_flight_and_every_waiter_is_answered() -> 
     assert [type(r) for r in results] == [UpstreamUnavailable] * 3
 
 
+async def test_closing_ends_the_pause_of_who_waits_to_ask_again() -> None:
+    async with provider_server() as provider, upstream_model(provider.url, timeout_s=60.0) as model:
+        provider.faults.append(error(429, "rate_limit", **{"retry-after": "30"}))
+        request = asyncio.create_task(embed(model, ["x"]))
+        await provider.until(lambda: provider.answered == 1)
+        await model.close(0.01)
+        with pytest.raises((AtCapacity, UpstreamUnavailable)):
+            await asyncio.wait_for(request, 5)
+    assert len(provider.seen) == 1
+
+
 async def test_closing_lets_what_is_in_flight_finish() -> None:
     gate = asyncio.Event()
     async with provider_server(gate=gate) as provider, upstream_model(provider.url) as model:

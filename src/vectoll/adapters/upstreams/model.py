@@ -74,7 +74,7 @@ class UpstreamModel:
         self._readers = readers
         self._tokenizer = tokenizer
         self._foreign = foreign
-        self._in_flight = 0
+        self._under_way: set[Purchase] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -142,9 +142,9 @@ class UpstreamModel:
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
     ) -> Embeddings:
         """See ``EmbeddingModel.embed``. What is cancelled before its first call is sent has cost nothing."""
-        self._in_flight += 1
-        self._idle.clear()
         purchase = Purchase()
+        self._under_way.add(purchase)
+        self._idle.clear()
         try:
             return await self._embed(encodings, dimensions, caller, purchase)
         except (asyncio.CancelledError, InvalidRequest) as why:
@@ -156,8 +156,8 @@ class UpstreamModel:
             is_whole = sum(len(part.encodings) for part in purchase.bought) == len(encodings)
             raise why from Forfeit(Usage(tokens), is_whole)
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
+            self._under_way.remove(purchase)
+            if not self._under_way:
                 self._idle.set()
 
     async def _embed(
@@ -266,7 +266,9 @@ class UpstreamModel:
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("model %s: %d requests were cut off", self._spec.id, self._in_flight)
+            _log.warning("model %s: %d requests were cut off", self._spec.id, len(self._under_way))
+            for purchase in self._under_way:
+                purchase.left.set()
         await self._provider.close()
 
 

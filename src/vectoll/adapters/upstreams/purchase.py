@@ -25,7 +25,7 @@ class Purchase:
         self.is_void = False
         """Set when the request fails through no fault of its caller's: nothing is charged, so nothing is waited for."""
         self.left = asyncio.Event()
-        """Set when nobody waits for it any more: nothing more is sent."""
+        """Set when nobody waits for it any more, or this server stops: nothing more is sent."""
 
     async def make(self, call: Coroutine[Any, Any, Answer], encodings: Sequence[Encoding]) -> Answer:
         """Make a call to its end. A cancellation takes effect then."""
