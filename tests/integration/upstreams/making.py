@@ -24,6 +24,7 @@ QUICK = RetryPolicy(max_attempts=4, base_s=0.001, cap_s=0.002)
 def spec_of(
     *urls: str, kind: ModelKind = ModelKind.OPENAI, prompt: str = "", max_tokens: int = 100, **how: Any
 ) -> ModelSpec:
+    dims = how.pop("dims", NATIVE_DIMS)
     token_ids = how.pop("token_ids", TokenIdPolicy.REJECT)
     upstream = Upstream(kind, urls, "their-name", **{"api_key_env": "PROVIDER_KEY", "timeout_s": 5.0, **how})
     return ModelSpec(
@@ -31,7 +32,7 @@ def spec_of(
         name="",
         source=ModelSource(),
         pooling=Pooling.UPSTREAM,
-        dims=NATIVE_DIMS,
+        dims=dims,
         max_tokens=max_tokens,
         price=Price(1),
         matryoshka_any=True,

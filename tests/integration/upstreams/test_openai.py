@@ -1,6 +1,7 @@
 """An OpenAI-compatible upstream that does as it should."""
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
@@ -32,6 +33,21 @@ async def test_every_input_gets_its_own_vector(options: dict[str, bool], dimensi
     for text, vector in zip(texts, result.vectors, strict=True):
         assert (vector.format, vector.readonly, vector.c_contiguous) == ("f", True, True)
         assert np.allclose(np.asarray(vector), vector_of(text, result.dims), atol=1e-6)
+
+
+async def test_an_indented_answer_with_numbers_in_full_is_read() -> None:
+    dims = 3072
+    numbers = [-0.0023064255341887474 / (i + 1) for i in range(dims)]
+    tree = {
+        "data": [{"index": i, "embedding": numbers} for i in range(20)],
+        "usage": {"prompt_tokens": 20},
+    }
+    indented = Fault(body=json.dumps(tree, indent=4).encode())
+    async with (
+        provider_server(always=indented) as provider,
+        upstream_model(provider.url, dims=dims) as model,
+    ):
+        assert len((await embed(model, ["x"] * 20)).vectors) == 20
 
 
 async def test_base64_vectors_are_the_providers_bit_for_bit() -> None:

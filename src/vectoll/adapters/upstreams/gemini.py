@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from vectoll.adapters.upstreams.failures import BadAnswer, InputRefused, TooLong, UpstreamFailure
-from vectoll.adapters.upstreams.provider import NOT_JSON, Answer, usable_count
+from vectoll.adapters.upstreams.provider import NOT_JSON, Answer, max_answer_bytes, usable_count
 from vectoll.adapters.upstreams.transport import Transport
 from vectoll.adapters.upstreams.vectors import to_vectors
 from vectoll.domain.embedding import Encoding
@@ -17,7 +17,6 @@ from vectoll.domain.embedding import Encoding
 MAX_BATCH_TOKENS = 300_000
 """Google states no limit on the tokens of one batch; this keeps one call's answer within its time."""
 
-FLOAT_TEXT_BYTES = 26
 MAX_COUNT_BYTES = 65_536
 
 
@@ -70,8 +69,8 @@ class GeminiProvider:
             msgspec.json.encode({"requests": requests}),
             parse,
             classify,
-            max_bytes=65_536 + len(part) * (self._native_dims * FLOAT_TEXT_BYTES + 256),
-            left=left,
+            max_answer_bytes(len(part), self._native_dims),
+            left,
         )
 
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:

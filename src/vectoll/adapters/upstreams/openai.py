@@ -9,16 +9,13 @@ import msgspec
 from msgspec import Struct
 
 from vectoll.adapters.upstreams.failures import BadAnswer, InputRefused, Refused, TooLong, UpstreamFailure
-from vectoll.adapters.upstreams.provider import NOT_JSON, Answer, usable_count
+from vectoll.adapters.upstreams.provider import NOT_JSON, Answer, max_answer_bytes, usable_count
 from vectoll.adapters.upstreams.transport import Transport
 from vectoll.adapters.upstreams.vectors import from_base64, to_vectors
 from vectoll.domain.embedding import Encoding
 
 MAX_BATCH_TOKENS = 300_000
 """OpenAI's limit on the tokens of one request, all inputs together."""
-
-FLOAT_TEXT_BYTES = 26
-"""The longest text of a float64 and its comma: what a server that ignores base64 sends."""
 
 _REFUSED_CODES = frozenset({
     "account_deactivated", "billing_hard_limit_reached", "insufficient_quota", "invalid_api_key", "invalid_model",
@@ -76,7 +73,7 @@ class OpenAIProvider:
         def parse(data: bytes) -> Answer:
             return self._parse(data, len(part), dims)
 
-        max_bytes = 65_536 + len(part) * (self._native_dims * FLOAT_TEXT_BYTES + 256)
+        max_bytes = max_answer_bytes(len(part), self._native_dims)
         return await self._transport.post(
             "/embeddings", msgspec.json.encode(body), parse, classify, max_bytes, left
         )

@@ -13,6 +13,10 @@ NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises for bytes that are not the JSON that was meant, nested without end included."""
 
 
+NUMBER_BYTES = 48
+"""The longest text of a float64 is 25 with its comma; the rest is room for an indentation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one call brought."""
@@ -49,6 +53,11 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Cut every connection."""
         ...
+
+
+def max_answer_bytes(vectors: int, dims: int) -> int:
+    """What an answer with so many vectors may have, each number in full and on a line of its own, indented."""
+    return 65_536 + vectors * (dims * NUMBER_BYTES + 1024)
 
 
 def usable_count(value: object) -> int | None:
