@@ -4,7 +4,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import chain
 from typing import cast
 
@@ -21,6 +20,7 @@ from vectoll.adapters.upstreams.failures import (
 from vectoll.adapters.upstreams.provider import Answer, Provider
 from vectoll.adapters.upstreams.purchase import Purchase
 from vectoll.core.gate import FairGate
+from vectoll.core.inputs import check_ids, check_lengths, read_texts
 from vectoll.core.parts import for_each
 from vectoll.core.reading import Readers, slices
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
@@ -31,7 +31,6 @@ from vectoll.domain.errors import (
     InferenceFailed,
     InputTooLong,
     InvalidRequest,
-    TokenIdsRefused,
     UpstreamUnavailable,
     VectollError,
 )
@@ -85,29 +84,16 @@ class UpstreamModel:
 
     async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Encodings carry the text, or the ids where they go out as they came."""
-        if isinstance(inputs[0], str):
-            return await self._measure(cast("Sequence[str]", inputs), caller)
-        sequences = cast("Sequence[Sequence[int]]", inputs)
-        if self._spec.token_ids is TokenIdPolicy.NATIVE:
-            return self._adopt(sequences)
-        if self._foreign is None:
-            raise TokenIdsRefused(self._spec.id)
-        if sum(map(len, sequences)) < INLINE_CHARACTERS:
-            texts = self._foreign.decode(sequences)
-        else:
-            texts = await self._readers.run(partial(self._foreign.decode, sequences), caller)
-        return await self._measure(texts, caller)
-
-    async def _measure(self, texts: Sequence[str], caller: str) -> Sequence[Encoding]:
-        if self._spec.prompt:
-            texts = [self._spec.prompt + text for text in texts]
+        if self._spec.token_ids is TokenIdPolicy.NATIVE and not isinstance(inputs[0], str):
+            return self._adopt(cast("Sequence[Sequence[int]]", inputs))
+        texts = await read_texts(inputs, self._spec, self._foreign, self._readers, caller)
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             counts: Sequence[int] = list(chain.from_iterable(self._count_tokens(texts)))
         else:
             check_characters(texts, self._spec.max_tokens)
             counts = await self._readers.read(self._count_tokens(texts), caller)
         if self._tokenizer is not None:
-            self._check_lengths(counts)
+            check_lengths(counts, self._spec)
         return [Encoding((), text, tokens) for text, tokens in zip(texts, counts, strict=True)]
 
     def _count_tokens(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
@@ -123,20 +109,10 @@ class UpstreamModel:
 
     def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""
-        vocab_size = self._tokenizer.vocab_size if self._tokenizer else 2**31
-        for index, ids in enumerate(sequences):
-            if min(ids) < 0 or max(ids) >= vocab_size:
-                raise InvalidRequest.at(
-                    ("input", index), f"input {index} has a token id outside 0..{vocab_size - 1}"
-                )
-        self._check_lengths([len(ids) for ids in sequences])
+        check_ids(sequences, self._spec, self._tokenizer.vocab_size if self._tokenizer else 2**31)
+        check_lengths(map(len, sequences), self._spec)
         room = 0 if self._tokenizer else SPECIAL_TOKENS
         return [Encoding(ids, None, len(ids) + room) for ids in sequences]
-
-    def _check_lengths(self, counts: Sequence[int]) -> None:
-        for index, tokens in enumerate(counts):
-            if tokens > self._spec.max_tokens:
-                raise InputTooLong(index, tokens, self._spec.max_tokens)
 
     async def embed(
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import cast
 
 from vectoll.core.batching.vectors import shorten
+from vectoll.core.inputs import check_ids, check_lengths, read_texts
 from vectoll.core.reading import Readers
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
-from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
 from vectoll.ports.engine import Backend
 from vectoll.ports.model import ForeignTokens, Tokenizer
 
@@ -75,50 +74,23 @@ class LocalModel:
 
     async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``."""
-        if isinstance(inputs[0], str):
-            encodings = await self._encode(cast("Sequence[str]", inputs), caller)
-        elif self._spec.token_ids is TokenIdPolicy.NATIVE:
-            encodings = self._adopt(cast("Sequence[Sequence[int]]", inputs))
+        if self._spec.token_ids is TokenIdPolicy.NATIVE and not isinstance(inputs[0], str):
+            sequences = cast("Sequence[Sequence[int]]", inputs)
+            check_ids(sequences, self._spec, self._tokenizer.vocab_size)
+            encodings: Sequence[Encoding] = [Encoding(ids) for ids in sequences]
         else:
-            texts = await self._read(cast("Sequence[Sequence[int]]", inputs), caller)
+            texts = await read_texts(inputs, self._spec, self._foreign, self._readers, caller)
             encodings = await self._encode(texts, caller)
-        limit = self._spec.max_tokens
-        for index, encoding in enumerate(encodings):
-            if encoding.token_count > limit:
-                raise InputTooLong(index, encoding.token_count, limit)
+        check_lengths((encoding.token_count for encoding in encodings), self._spec)
         return encodings
 
     async def _encode(self, texts: Sequence[str], caller: str) -> Sequence[Encoding]:
-        if self._spec.prompt:
-            texts = [self._spec.prompt + text for text in texts]
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             return await self._short.encode(texts)
         check_characters(texts, self._spec.max_tokens)
         limit = None if self._spec.truncate else self._spec.max_tokens
         encodings = self._tokenizer.encode_in_slices(texts, max_tokens=self._max_tokens, limit=limit)
         return await self._readers.read(encodings, caller)
-
-    async def _read(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[str]:
-        """The text that another model's token ids stand for."""
-        foreign = self._foreign
-        if foreign is None:
-            raise TokenIdsRefused(self._spec.id)
-        if sum(map(len, sequences)) < INLINE_CHARACTERS:
-            return foreign.decode(sequences)
-        return await self._readers.run(partial(foreign.decode, sequences), caller)
-
-    def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
-        """The caller's own token ids, used verbatim."""
-        vocab_size = self._tokenizer.vocab_size
-        for index, ids in enumerate(sequences):
-            if min(ids) < 0 or max(ids) >= vocab_size:
-                raise InvalidRequest.at(
-                    ("input", index),
-                    f"input {index} has a token id outside 0..{vocab_size - 1}, the vocabulary of "
-                    f"'{self._spec.id}'. Send text instead of another model's token ids "
-                    "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)).",
-                )
-        return [Encoding(ids) for ids in sequences]
 
     async def embed(
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
