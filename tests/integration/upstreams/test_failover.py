@@ -57,6 +57,17 @@ async def test_a_hanging_url_costs_half_the_time_and_the_next_one_answers() -> N
         assert (len(hanging.seen), len(good.seen)) == (1, 1)
 
 
+async def test_two_hanging_urls_leave_time_for_the_third() -> None:
+    hang = Fault(hang=True)
+    async with provider_server(always=hang) as one, provider_server(always=hang) as two:
+        async with (
+            provider_server() as good,
+            upstream_model(one.url, two.url, good.url, timeout_s=0.6) as model,
+        ):
+            await embed(model, ["x"])
+        assert (len(one.seen), len(two.seen), len(good.seen)) == (1, 1, 1)
+
+
 async def test_nonsense_and_refusals_of_one_url_do_not_reach_the_caller() -> None:
     for fault in (Fault(body=b"nonsense"), error(401, "invalid_api_key"), error(404, "model_not_found")):
         async with provider_server(always=fault) as bad, provider_server() as good:

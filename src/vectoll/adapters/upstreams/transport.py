@@ -98,7 +98,8 @@ class Transport:
             tried.add(endpoint)
             try:
                 async with self._endpoints.turn(endpoint, left):
-                    return await self._attempt(endpoint, path, body, parse, classify, max_bytes, deadline)
+                    limit_s = self._limit_s(deadline, len(self._endpoints) - len(tried))
+                    return await self._attempt(endpoint, path, body, parse, classify, max_bytes, limit_s)
             except NotAsked:
                 raise
             except (NoAnswer, BadAnswer, Refused) as failure:
@@ -127,6 +128,11 @@ class Transport:
             await asyncio.wait_for(left.wait(), pause_s)
             raise failure
 
+    def _limit_s(self, deadline: float, untried: int) -> float:
+        """The most that one call may take: one that hangs leaves time for another, and for each URL not yet tried."""
+        left_s = deadline - asyncio.get_running_loop().time()
+        return min(self._timeout_s, left_s if untried else 2 * left_s) / 2
+
     async def _attempt(
         self,
         endpoint: Endpoint,
@@ -135,15 +141,13 @@ class Transport:
         parse: Callable[[bytes], T],
         classify: Classify,
         max_bytes: int,
-        deadline: float,
+        limit_s: float,
     ) -> T:
-        """One call, of at most half the whole time so that one that hangs leaves time for another. None, and Busy,
-        while the provider wants to be left alone.
-        """
+        """One call; none, and Busy, while the provider wants to be left alone, and NotAsked without time for one."""
         if wait_s := self._endpoints.wait_s(endpoint):
             raise Busy("it has asked to wait", wait_s)
-        remaining_s = deadline - asyncio.get_running_loop().time()
-        limit_s = max(0.001, min(remaining_s, self._timeout_s / 2))
+        if limit_s <= 0.0:
+            raise NotAsked("no time is left")
         self._endpoints.started(endpoint)
         started, outcome = time.perf_counter(), UpstreamOutcome.ABANDONED
         try:
