@@ -222,6 +222,30 @@ async def test_a_context_that_is_too_small_is_said_in_the_words_that_clients_par
     assert "maximum context length is 77 tokens, but input 0 has 88 tokens" in str(failure)
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "limit"),
+    [
+        (400, "The decoder prompt (length 88) is longer than the maximum model length of 77. Make sure", 77),
+        (400, "the request exceeds the available context size. try increasing the context size", 100),
+        (500, "input is too large to process. increase the physical batch size", 100),
+        (
+            500,
+            "input (88 tokens) is too large to process. increase the physical batch size (current batch size: 77)",
+            77,
+        ),
+    ],
+    ids=["vLLM", "llama.cpp", "llama.cpp of 2024", "llama.cpp of 2025"],
+)
+async def test_a_context_that_is_too_small_is_the_inputs_fault_in_every_servers_words(
+    status: int, message: str, limit: int
+) -> None:
+    async with provider_server(always=error(status, "bad", message)) as provider:
+        failure = await failure_of(provider)
+    assert isinstance(failure, InvalidRequest)
+    assert f"maximum context length is {limit} tokens" in str(failure)
+    assert len(provider.seen) == 1
+
+
 async def test_a_context_that_is_too_small_for_one_of_several_names_the_limit() -> None:
     async with (
         provider_server(always=error(400, "bad", "the input length exceeds the context length")) as provider,

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings protocol: OpenAI itself, vLLM, TEI, Ollama, LM Studio."""
+"""OpenAI's embeddings protocol: OpenAI itself, vLLM, TEI, Ollama, llama.cpp, LM Studio."""
 
 import asyncio
 import re
@@ -21,11 +21,15 @@ _REFUSED_CODES = frozenset({
     "account_deactivated", "billing_hard_limit_reached", "insufficient_quota", "invalid_api_key", "invalid_model",
     "model_not_found", "unsupported_country_region_territory",
 })  # fmt: skip
-_INPUT_STATUSES = frozenset({400, 413, 422})
+_INPUT_STATUSES = frozenset({400, 413, 422, 500})
+"""500 is the input's fault only where the message says so: llama.cpp's does."""
+
 _LIMIT = re.compile(
-    r"maximum (?:context|input) length (?:is|of) (\d{1,9})"  # OpenAI, vLLM
+    r"maximum (?:context|input|model) length (?:is|of) (\d{1,9})"  # OpenAI, vLLM
     r"|must have less than (\d{1,9}) tokens"  # TEI
-    r"|(?:input length exceeds the context|input is too long|exceeds? (?:the )?(?:maximum )?context)",  # Ollama, others
+    r"|too large to process\. increase the physical batch size(?: \(current batch size: (\d{1,9}))?"  # llama.cpp
+    r"|(?:input length exceeds the context|input is too long)"  # Ollama, others
+    r"|exceeds? (?:the )?(?:maximum |available )?context",
     re.IGNORECASE,
 )
 _COUNT = re.compile(r"(?:requested|given:?|has|contains) (\d{1,9})", re.IGNORECASE)
@@ -117,12 +121,14 @@ def classify(status: int, body: bytes) -> UpstreamFailure | None:
         return Refused(f"HTTP {status} {code}")
     if status not in _INPUT_STATUSES:
         return None
-    if "batch size" in message:
-        return Refused(f"HTTP {status}: it takes fewer inputs per call; set max_batch_inputs")
     if limit := _LIMIT.search(message):
         count = _COUNT.search(message, limit.end())
-        number = limit[1] or limit[2]
+        number = limit[1] or limit[2] or limit[3]
         return TooLong(int(number) if number else None, int(count[1]) if count else None)
+    if status == 500:
+        return None
+    if "batch size" in message:
+        return Refused(f"HTTP {status}: it takes fewer inputs per call; set max_batch_inputs")
     return InputRefused(f"HTTP {status}")
 
 
