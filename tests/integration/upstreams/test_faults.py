@@ -147,6 +147,16 @@ async def test_usage_that_cannot_be_true_fails_closed(usage: dict[str, Any]) -> 
     assert "tokens" in str(failure)
 
 
+@pytest.mark.parametrize("usage", [{"total_tokens": 4}, {"prompt_tokens": 0, "total_tokens": 4}])
+async def test_a_server_that_names_only_the_total_has_said_it(usage: dict[str, Any]) -> None:
+    tree = {"data": [{"embedding": GOOD}], "usage": usage}
+    async with (
+        provider_server(always=Fault(body=json.dumps(tree).encode())) as provider,
+        upstream_model(provider.url) as model,
+    ):
+        assert (await embed(model, ["x"])).usage.prompt_tokens == 4
+
+
 async def test_missing_usage_fails_closed() -> None:
     async with provider_server(with_usage=False) as provider:
         assert isinstance(await failure_of(provider), UpstreamUnavailable)

@@ -41,7 +41,10 @@ class _Item(Struct):
 
 
 class _Usage(Struct):
+    """An embedding has no other tokens than its prompt's: some servers name only the total."""
+
     prompt_tokens: Any = None
+    total_tokens: Any = None
 
 
 class _Body(Struct):
@@ -92,8 +95,9 @@ class OpenAIProvider:
         rows = [
             from_base64(e) if isinstance(e := item.embedding, str) else e for item in _in_order(body.data)
         ]
-        prompt_tokens = usable_count(body.usage.prompt_tokens) if body.usage else None
-        return Answer(to_vectors(rows, dims, self._native_dims), prompt_tokens)
+        usage = body.usage or _Usage()
+        billed = usable_count(usage.prompt_tokens) or usable_count(usage.total_tokens)
+        return Answer(to_vectors(rows, dims, self._native_dims), billed)
 
     async def count(self, _part: Sequence[Encoding], /) -> int | None:
         """The protocol has no such call."""
