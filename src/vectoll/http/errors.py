@@ -38,7 +38,7 @@ from vectoll.domain.payments import (
 from vectoll.http.asking import asks_payment, is_top_up, payment_error_body, settlement_headers
 from vectoll.http.body import as_error
 from vectoll.http.headers import add_security_headers
-from vectoll.http.record import OPENAI_BASE, begin_record, is_under, record_of, route_template
+from vectoll.http.record import begin_record, record_of, route_template, speaks_openai
 from vectoll.http.responses import JsonResponse, json_bytes
 from vectoll.http.routing import RouteError
 
@@ -97,7 +97,7 @@ _OPENAI_TYPES: Mapping[int, str] = {
 def error_response(scope: Scope, error: VectollError, status: int | None = None) -> Response:
     """The answer to an error, in the shape of the base path that the request came to."""
     record_of(scope).error_code = error.code
-    is_openai = is_under(OPENAI_BASE, scope)
+    is_openai = speaks_openai(scope)
     status = status or _nearest(OPENAI_STATUS if is_openai else STATUS, error)
     asked = asks_payment(scope, error)
     if asked is not None:
@@ -111,7 +111,7 @@ def refusal(scope: Scope, status: int, message: str) -> Response:
     """The whole answer to what reaches no application. ``scope`` has a path and headers, as far as they were read."""
     record = begin_record(scope)
     error = InvalidRequest.at((), message) if status == 400 else _Refused(status, message)
-    body = _openai_body(error, status) if is_under(OPENAI_BASE, scope) else _spec_body(scope, error)
+    body = _openai_body(error, status) if speaks_openai(scope) else _spec_body(scope, error)
     headers = {"connection": "close", "x-request-id": record.request_id}
     if status == 503:
         headers["retry-after"] = "1"

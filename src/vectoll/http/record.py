@@ -87,10 +87,13 @@ def record_of(scope: Scope) -> RequestRecord:
     return record
 
 
-def is_under(base: str, scope: Scope) -> bool:
-    """Whether the request's path is ``base`` or below it."""
+def speaks_openai(scope: Scope) -> bool:
+    """Whether errors take OpenAI's shape: everywhere but under the spec's base.
+
+    Who misses both bases is most often a client of OpenAI's whose base URL lacks its /v1; they show no other shape.
+    """
     path: str = scope["path"]
-    return path == base or path.startswith(base + "/")
+    return path != SPEC_BASE and not path.startswith(SPEC_BASE + "/")
 
 
 def is_api(scope: Scope) -> bool:

@@ -200,7 +200,7 @@ async def test_one_connection_too_many_is_answered_and_closed_and_those_that_are
             assert (await second.answer()).body == b"hi"
             async with server.client() as third:
                 refused = await third.answer()
-                assert (refused.status, refused.json["code"]) == (503, "SERVICE_UNAVAILABLE")
+                assert (refused.status, refused.json["error"]["code"]) == (503, "service_unavailable")
                 assert refused.headers["retry-after"] == "1"
                 assert await third.is_closed()
         first.send(request)

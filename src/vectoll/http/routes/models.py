@@ -9,7 +9,7 @@ from starlette.responses import Response
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import InvalidRequest, NotFound, UnknownModel
 from vectoll.http.entry import admit_anyone
-from vectoll.http.record import OPENAI_BASE, is_under
+from vectoll.http.record import speaks_openai
 from vectoll.http.responses import json_response
 from vectoll.http.schemas import ModelDetails, ModelList, ModelResponse, ModelType, Pricing, UnitPrice
 from vectoll.http.services import services_of
@@ -32,7 +32,7 @@ async def get_model(request: Request) -> Response:
         try:
             spec = services_of(request).models.resolve(request.path_params["model_id"])
         except UnknownModel as error:
-            if is_under(OPENAI_BASE, request.scope):
+            if speaks_openai(request.scope):
                 raise
             raise NotFound(str(error)) from None
         return json_response(_describe(request, spec))
