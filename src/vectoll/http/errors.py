@@ -79,6 +79,10 @@ _KEY_OR_PAYMENT = (
 )
 """To a caller without credentials, where wallets can pay: 402 and not 401, so that x402 clients pay."""
 
+MAX_RETRY_AFTER_S = 59
+"""openai-node before 7 and the AI SDK heed less than a minute, openai-python before 3 a minute at most; where it is
+more they come back at once. Who has to wait longer is told the rest when they are back."""
+
 CLIENT_LEFT = 499
 """Logged for a client that went away before its answer; nobody receives it."""
 
@@ -176,7 +180,7 @@ def _nearest(table: Mapping[type[VectollError], int], error: VectollError) -> in
 def _headers(error: VectollError, status: int) -> dict[str, str]:
     headers = {}
     if isinstance(error, RateLimited | Unavailable) and error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
+        headers["retry-after"] = str(min(error.retry_after_s, MAX_RETRY_AFTER_S))
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, ContentEncoded):

@@ -7,6 +7,7 @@ import msgspec
 
 from vectoll import __version__
 from vectoll.http import schemas, schemas_account, schemas_x402
+from vectoll.http.errors import MAX_RETRY_AFTER_S
 from vectoll.http.openapi_operations import OPERATIONS, Operation
 from vectoll.http.record import BASES, OPENAI_BASE
 
@@ -55,7 +56,10 @@ _LIMIT_HEADERS = {
 
 _HEADERS = {
     "x-request-id": {"description": "The request's id, in every answer.", "schema": {"type": "string"}},
-    "retry-after": {"description": "Whole seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
+    "retry-after": {
+        "description": "Whole seconds to wait.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER_S},
+    },
     "www-authenticate": {"description": "How to come with an API key.", "schema": {"type": "string"}},
     "accept-encoding": {
         "description": "That a body must come as it is, where one was compressed.",

@@ -172,7 +172,7 @@ async def test_too_many_requests(connect: Connect) -> None:
     assert [(await client.embed()).status_code for _ in range(3)] == [200, 200, 429]
     response = await client.embed()
     assert response.json()["code"] == "RATE_LIMIT_EXCEEDED"
-    assert 1 <= int(response.headers["retry-after"]) <= 60
+    assert 1 <= int(response.headers["retry-after"]) <= 59, "a minute is more than most clients heed"
     assert response.headers["x-ratelimit-remaining-requests"] == "0"
     openai = (await client.embed(url=OPENAI_URL)).json()["error"]
     assert (openai["type"], openai["code"]) == ("rate_limit_error", "rate_limit_exceeded")
