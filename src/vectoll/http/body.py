@@ -165,10 +165,8 @@ def first_problem(error: msgspec.ValidationError) -> InvalidRequest:
 
 
 def as_error(issues: Sequence[FieldIssue]) -> InvalidRequest:
-    """One error for all the issues; its message is the first of them."""
-    first = issues[0]
-    message = f"{format_path(first.path)}: {first.message}" if first.path else first.message
-    if len(issues) > 1:
-        more = "problem" if len(issues) == 2 else "problems"
-        message += f" (and {len(issues) - 1} more {more}, see details)"
-    return InvalidRequest(message, issues)
+    """One error for all the issues; its message is all there is to read of them where there are no ``details``."""
+    named = (
+        f"{format_path(issue.path)}: {issue.message}" if issue.path else issue.message for issue in issues
+    )
+    return InvalidRequest("; ".join(named), issues)
