@@ -103,7 +103,7 @@ def test_missing_credit_raises_status_402_and_is_not_retried(server: Server, vec
     statuses: list[int] = []
     hooks = {"response": [lambda response: statuses.append(response.status_code)]}
     broke = vectoll.create_key("0")
-    with httpx.Client(event_hooks=hooks) as http_client:
+    with openai.DefaultHttpxClient(event_hooks=hooks) as http_client:
         client = OpenAI(base_url=f"{server.url}/v1", api_key=broke.secret, http_client=http_client)
         with pytest.raises(openai.APIStatusError) as refused:
             client.embeddings.create(model=MODEL, input="x")
@@ -149,7 +149,7 @@ def test_rate_limit_error_says_when_and_the_retry_waits_for_it(tmp_path: Path) -
                 refused.set()
 
         occupant = threading.Thread(target=_keep_busy, args=(server, key, refused))
-        with httpx.Client(event_hooks={"response": [observe]}) as http_client:
+        with openai.DefaultHttpxClient(event_hooks={"response": [observe]}) as http_client:
             client = OpenAI(base_url=f"{server.url}/v1", api_key=key.secret, http_client=http_client)
             occupant.start()
             while not refused.is_set():
