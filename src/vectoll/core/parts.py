@@ -13,7 +13,7 @@ T = TypeVar("T")
 async def for_each(parts: Sequence[P], work: Callable[[P], Awaitable[T]], *, at_once: int) -> list[T]:
     """What ``work`` makes of each part, in order, ``at_once`` at a time.
 
-    The first VectollError cancels the rest and is raised.
+    The first failure cancels the rest and is raised; a defect rather than a VectollError, where both came at once.
     """
     if len(parts) == 1:
         return [await work(parts[0])]
@@ -28,8 +28,9 @@ async def for_each(parts: Sequence[P], work: Callable[[P], Awaitable[T]], *, at_
         async with asyncio.TaskGroup() as group:
             for _ in range(min(at_once, len(parts))):
                 group.create_task(drain())
-    except* VectollError as failures:
-        failure = failures.exceptions[0]
+    except ExceptionGroup as failures:
+        failure: Exception = min(failures.exceptions, key=lambda error: isinstance(error, VectollError))
+        failures.__traceback__ = None  # one of its frames has it: a cycle, with all the parts in it
     else:
         return [results[number] for number in range(len(parts))]
     raise failure

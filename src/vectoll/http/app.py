@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 from vectoll.http.access_log import AccessLog
 from vectoll.http.compression import Compression
 from vectoll.http.docs import render_docs
-from vectoll.http.errors import CLIENT_LEFT, answer_error, refuse_ambiguous
+from vectoll.http.errors import CLIENT_LEFT, answer_error, let_go, refuse_ambiguous
 from vectoll.http.headers import add_security_headers
 from vectoll.http.limits import LimitHeaders
 from vectoll.http.openapi import openapi_document
@@ -87,4 +87,6 @@ class Application:
             refuse_ambiguous(request)
             return await endpoint(request)
         except Exception as error:  # noqa: BLE001 - what is no error of ours is logged and answered as 500
-            return answer_error(request, error)
+            response = answer_error(request, error)
+            let_go(error)
+            return response

@@ -145,6 +145,17 @@ def answer_error(request: Request, error: Exception) -> Response:
     return error_response(scope, VectollError("Internal error. Please try again."))
 
 
+def let_go(error: BaseException | None) -> None:
+    """Free what the frames hold that an error, now answered, went through: all of a request's texts, for one.
+
+    Where one of them has the future that the error came out of, or the error itself, they are a cycle: it would lie
+    there until the collector comes, which counts objects and not their size.
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def refuse_ambiguous(request: Request) -> None:
     """Raises InvalidRequest for a header that was given twice, and of which only one can be meant."""
     if names := record_of(request.scope).ambiguous:
