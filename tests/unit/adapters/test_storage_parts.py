@@ -1,8 +1,10 @@
 """The parts of the stores that have bounds and rules of their own."""
 
+import asyncio
 import errno
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,14 +22,16 @@ from vectoll.adapters.storage.audit import Audit
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.holds import Holds
 from vectoll.adapters.storage.lock import DataDirLock, server_of
-from vectoll.adapters.storage.sqlite import SqliteStore, connection, open_sqlite, work, writer
+from vectoll.adapters.storage.sqlite import SqliteStore, connection, history, open_sqlite, work, writer
 from vectoll.adapters.storage.sqlite.nonces import FORGET_AT_ONCE, FORGET_ON_AFTER_S
 from vectoll.adapters.storage.times import from_micros, period_starts, to_micros
 from vectoll.domain.allowances import Day
 from vectoll.domain.errors import ConfigurationError, SpendLimitReached, Unavailable
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId, KeyId
+from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import MAX_AMOUNT, Amount, Price
+from vectoll.ports.ledger import UsageQuery
 
 TODAY = Day("2026-11-18")
 
@@ -112,6 +116,37 @@ async def test_what_another_process_commits_is_known_to_the_next_charge(
     assert (await one.ledger.verify()).is_clean
     await one.close()
     await other.close()
+
+
+async def test_a_long_read_lets_the_log_begin_anew_and_takes_what_was_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the log grows for as long as one read, or another, is always under way."""
+    monkeypatch.setattr(history, "PAGES", 2)
+    store = await open_sqlite(tmp_path, FixedClock())
+    posts = (store.ledger.post(make_credit(n + 1)) for n in range(3 * work.PAGE + 10))
+    stored = await asyncio.gather(*posts)
+    were_busy: list[int] = []
+
+    def read(db: sqlite3.Connection) -> Sequence[Transfer]:
+        def between_statements(_statement: str) -> None:
+            other.begin(NOON)
+            for _ in range(work.PAGE // 2):  # so that the newest page becomes another
+                other.post(make_credit(1))
+            other.flush()
+            other.connection.execute("COMMIT")
+            were_busy.append(other.connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0])
+
+        db.set_trace_callback(between_statements)
+        return history.usage(db, UsageQuery(ALICE, limit=len(stored)))
+
+    with closing(connection.connect(store.path)) as db:
+        db.execute("PRAGMA busy_timeout = 0")
+        other = work.Work(db)
+        found = await store._reader.read_in_turn(ALICE, read)
+    assert found == sorted(stored, key=lambda transfer: transfer.seq)
+    assert were_busy == [0] * 6, "two looks for pages, four pages"
+    await store.close()
 
 
 async def test_nonces_that_lapsed_are_forgotten(tmp_path: Path) -> None:

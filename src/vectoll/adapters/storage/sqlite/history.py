@@ -18,6 +18,11 @@ from vectoll.ports.ledger import Funds, PaidCharge, UsageQuery
 
 _BEGINNING, _END = -(2**63), 2**63 - 1
 
+PAGES = 512
+"""Of a history, how many are looked up in one statement."""
+
+Parameters = dict[str, object]
+
 
 class SqliteHistory:
     """See ``vectoll.ports.history.AccountHistory``."""
@@ -29,9 +34,7 @@ class SqliteHistory:
         """A page, newest first, from one snapshot."""
         return await self._reader.read_in_turn(
             account,
-            lambda db: history_page(
-                _newest(db, account, offset + limit + 1), account, read_balance(db, account), limit, offset
-            ),
+            lambda db: _newest_page(db, account, limit, offset),
         )
 
     async def charge_totals(self, start: datetime, account: AccountId | None = None) -> Sequence[ChargeTotal]:
@@ -40,13 +43,13 @@ class SqliteHistory:
 
 
 def usage(db: sqlite3.Connection, query: UsageQuery) -> Sequence[Transfer]:
-    """A page of an account's transfers, from the snapshot that ``db`` is in."""
+    """A page of an account's transfers."""
     rows = _oldest_first(db, "usage", query, {"code": None if query.code is None else query.code.value})
     return [to_transfer(row) for row in rows]
 
 
 def charges(db: sqlite3.Connection, query: UsageQuery, funds: Funds | None) -> Sequence[PaidCharge]:
-    """A page of an account's charges, from the snapshot that ``db`` is in."""
+    """A page of an account's charges."""
     rows = _oldest_first(db, "charges", query, {"funds": funds})
     return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in rows]
 
@@ -54,7 +57,11 @@ def charges(db: sqlite3.Connection, query: UsageQuery, funds: Funds | None) -> S
 def _oldest_first(
     db: sqlite3.Connection, statement: str, query: UsageQuery, condition: dict[str, str | None]
 ) -> Sequence[Row]:
-    """The first rows that fulfil the query, read from one page of the account's history after the other."""
+    """The first rows that fulfil the query, read from one page of the account's history after the other.
+
+    Each page is a statement by itself, in no transaction: what is there does not change, and a snapshot would keep
+    what is committed meanwhile in SQLite's log, which cannot begin anew as long as there is one.
+    """
     parameters = condition | {
         "account": query.account,
         "after_seq": query.after_seq,
@@ -62,21 +69,45 @@ def _oldest_first(
         "end": _END if query.end is None else to_micros(query.end),
     }
     rows: list[Row] = []
-    for last_seq, size in db.execute(sql("pages"), parameters | {"page": PAGE}):
-        rows += _page(db, statement, parameters | {"last_seq": last_seq, "size": size})
+    for page in _pages(db, parameters):
+        rows += _page(db, statement, page)
         if len(rows) >= query.limit:
             break
     return rows[: query.limit]
 
 
+def _pages(db: sqlite3.Connection, parameters: Parameters) -> Iterator[Parameters]:
+    """Each page's parameters, oldest first."""
+    while True:
+        found = db.execute(sql("pages"), parameters | {"page": PAGE, "many": PAGES}).fetchall()
+        for last_seq, size in found:
+            yield parameters | {"last_seq": last_seq, "size": size}
+        if len(found) < PAGES:
+            return
+        # the newest page may have grown since: what of it was read is not read again
+        parameters = parameters | {"after_seq": found[-1][0]}
+
+
+def _newest_page(db: sqlite3.Connection, account: AccountId, limit: int, offset: int) -> HistoryPage:
+    db.execute("BEGIN")
+    newest, balance = _newest(db, account, offset + limit + 1), read_balance(db, account)
+    return history_page(newest, account, balance, limit, offset)
+
+
 def _newest(db: sqlite3.Connection, account: AccountId, count: int) -> Sequence[Transfer]:
     _, _, last_seq, *_ = db.execute(sql("account"), (account,)).fetchone() or (0, 0, 0)
-    parameters = {"account": account, "after_seq": 0, "start": _BEGINNING, "end": _END, "code": None}
+    parameters: Parameters = {
+        "account": account,
+        "after_seq": 0,
+        "start": _BEGINNING,
+        "end": _END,
+        "code": None,
+    }
     parameters |= {"last_seq": last_seq, "size": count}
     return [to_transfer(row) for row in _page(db, "usage", parameters)][::-1]
 
 
-def _page(db: sqlite3.Connection, statement: str, parameters: dict[str, object]) -> Iterator[Row]:
+def _page(db: sqlite3.Connection, statement: str, parameters: Parameters) -> Iterator[Row]:
     return db.execute(f"{sql('page')}\n{sql(statement)}", parameters)
 
 

@@ -37,16 +37,26 @@ class Reader:
 
     async def read_in_thread(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query in a thread, on a connection of its own and in one snapshot. Raises as ``read`` does."""
-        if self._connection is None:
-            raise Draining
-        return await asyncio.to_thread(self._read_snapshot, query)
+
+        def in_snapshot(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN")
+            return query(connection)
+
+        return await self._read_apart(in_snapshot)
 
     async def read_in_turn(self, reader: str, query: Callable[[sqlite3.Connection], T]) -> T:
-        """``read_in_thread`` for what may visit many rows: few at once, for threads are everybody's, and each
-        ``reader`` in turn. Raises Unavailable when the wait is too long, too.
+        """Run a query in a thread for what may visit many rows, on a connection of its own and in no transaction.
+
+        Few run at once, for threads are everybody's, and each ``reader`` in turn. Raises Unavailable when the wait is
+        too long, too.
         """
         async with self._long_reads.turn(reader):
-            return await self.read_in_thread(query)
+            return await self._read_apart(query)
+
+    async def _read_apart(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            raise Draining
+        return await asyncio.to_thread(self._connect_and_read, query)
 
     def close(self) -> None:
         """Free the loop's connection."""
@@ -54,10 +64,9 @@ class Reader:
             self._connection.close()
             self._connection = None
 
-    def _read_snapshot(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    def _connect_and_read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:
             with closing(connect_to_read(self._path)) as connection:
-                connection.execute("BEGIN")
                 return query(connection)
         except sqlite3.OperationalError as error:
             raise _unavailable() from error

@@ -5,12 +5,14 @@
 INSERT INTO history_pages (account, last_seq, earliest, latest) VALUES (?, ?, ?, ?);
 
 -- name: pages
+-- The first of them; `:many` is how many at most.
 SELECT last_seq, :page FROM history_pages
 WHERE account = :account AND last_seq > :after_seq AND latest >= :start AND earliest < :end
 UNION ALL
 SELECT last_seq, transfers % :page FROM accounts
 WHERE id = :account AND transfers % :page > 0 AND last_seq > :after_seq AND latest >= :start AND earliest < :end
-ORDER BY last_seq;
+ORDER BY last_seq
+LIMIT :many;
 
 -- name: page
 -- One page, from `:last_seq` back over `:size` transfers. What is read of it follows: `usage` or `charges`.
