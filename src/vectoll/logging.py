@@ -80,8 +80,7 @@ class _Lines:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._stream.write(line)
-            self._stream.flush()
+            self._write_out(line)
             return
         if not self._gathered or loop is not self._loop:
             loop.call_soon(self._write_gathered)
@@ -96,7 +95,10 @@ class _Lines:
             return
         text = "".join(self._gathered)
         self._gathered.clear()
-        # nobody reads the log any more, and there is nowhere else to say so
+        self._write_out(text)
+
+    def _write_out(self, text: str) -> None:
+        # the disk is full, or nobody reads the log any more, and there is nowhere else to say so
         with suppress(OSError, ValueError):
             self._stream.write(text)
             self._stream.flush()

@@ -1,9 +1,11 @@
 """configure_logging: one line per event, in the form that whoever reads it wants."""
 
 import asyncio
+import errno
 import io
 import json
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -137,6 +139,15 @@ class Counting(io.StringIO):
         return super().write(text)
 
 
+class Full(io.StringIO):
+    is_full = True
+
+    def write(self, text: str) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
 async def test_what_a_loop_says_in_one_turn_is_written_at_its_end_in_order() -> None:
     stream = Counting()
     configure_logging(LogSettings(), stream)
@@ -161,6 +172,16 @@ async def test_log_that_cannot_be_written_harms_nobody() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert stream.writes <= 1
+
+
+def test_log_on_a_full_disk_harms_nobody_where_no_loop_runs_and_goes_on_when_there_is_room() -> None:
+    """What the start has to say, for one: a server must come up where its log cannot be written."""
+    stream = Full()
+    configure_logging(LogSettings(), stream)
+    structlog.get_logger().warning("unheard")
+    stream.is_full = False
+    structlog.get_logger().warning("heard")
+    assert [line["event"] for line in logged(stream)] == ["heard"]
 
 
 def test_last_words_of_a_loop_are_written() -> None:
