@@ -1,10 +1,11 @@
 """MemoryRateLimiter: memory stays bounded."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
-from vectoll.adapters.limiter import MemoryRateLimiter, _Exact
+from vectoll.adapters.limiter import FORGOTTEN_AT_ONCE, MemoryRateLimiter, _Exact
 from vectoll.domain.limits import EXACT_UP_TO, RateLimit
 
 EXACT = RateLimit(100, 60)
@@ -28,9 +29,15 @@ async def test_expired_buckets_are_forgotten(limit: RateLimit) -> None:
         now += 0.01
     assert remembered(limiter) > 1000
     now += 3 * limit.window_s
-    await limiter.hit(limit, "requests", "last")
-    await limiter.block("failures", "last", duration_s=30)
-    assert remembered(limiter) < 10
+    left = [remembered(limiter)]
+    for n in range(1000 // FORGOTTEN_AT_ONCE + 1):
+        now += limit.window_s  # so that the last of these is gone, too
+        await limiter.hit(limit, "requests", f"last {n}")
+        await limiter.block("failures", f"last {n}", duration_s=30)
+        left.append(remembered(limiter))
+    assert left[-1] < 20
+    of_each = 2 + 2 + (limit is EXACT)  # in both tables, and when to look at it; a hit
+    assert max(before - after for before, after in pairwise(left)) <= of_each * FORGOTTEN_AT_ONCE
 
 
 async def test_busy_bucket_holds_no_more_than_two_windows_of_hits() -> None:
