@@ -1,5 +1,6 @@
 """The door of the API: who is calling, and may they come in now."""
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from vectoll.core.admission import Permit
 from vectoll.core.auth import require_admin
 from vectoll.core.billing import repeatable_id
 from vectoll.core.payment_header import payment_header
+from vectoll.core.recent_keys import REMEMBERED_S
 from vectoll.core.signin import has_sign_in
 from vectoll.domain.errors import (
     Draining,
@@ -19,6 +21,7 @@ from vectoll.domain.errors import (
 from vectoll.domain.identity import Principal
 from vectoll.domain.payments import MIN_WALLET_BALANCE, PaymentAlreadyCredited, PaymentHeaderNotAccepted
 from vectoll.domain.wallets import parse_wallet
+from vectoll.http.body import read_json_body
 from vectoll.http.payment_required import settlement_header
 from vectoll.http.record import record_of, stranger
 from vectoll.http.services import Phase, WalletServices, services_of
@@ -121,6 +124,19 @@ async def admit_to_account(request: Request, *, admin: bool = False) -> tuple[Pr
     if admin:
         require_admin(principal)
     return principal, permit
+
+
+async def read_callers_body(request: Request, limit_bytes: int, advice: str = "") -> bytes:
+    """``read_json_body`` of who was admitted, and still may come in when all of it is here: that can take days.
+
+    Raises what that raises; and Unauthenticated for a key or token that was revoked, or has expired, meanwhile.
+    """
+    body = await read_json_body(request, limit_bytes, advice)
+    record = record_of(request.scope)
+    signed_in = record.principal is not None and record.principal.wallet is not None  # once, for this request
+    if not signed_in and time.perf_counter() - record.started > REMEMBERED_S:
+        await services_of(request).auth.identify(record.headers, stranger(request.scope))
+    return body
 
 
 async def admit_anyone(request: Request) -> Permit:

@@ -1,7 +1,7 @@
 """/api_keys: what an ADMIN key may do to its own account, and nothing else."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -196,6 +196,31 @@ async def test_a_key_is_not_outlived_by_those_it_makes(
     if status == 400:
         [message] = answer.json()["details"]["expiresAt"]["_errors"]
         assert "2027-01-02T00:00:00.000Z" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (URL, b'{"apiKeyType": "ADMIN", "description": "heir"}'),
+        ("/v1/embeddings", b'{"model": "fake-model", "input": "hello"}'),
+    ],
+)
+async def test_a_key_that_is_revoked_while_its_request_comes_makes_no_key_and_buys_nothing(
+    admin: Client, server: FakeServer, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectoll.http.entry.REMEMBERED_S", 0.0)
+    before = await server.store.keys.list()
+
+    async def come() -> AsyncIterator[bytes]:
+        yield body[:-1]
+        for key in before:
+            await server.store.keys.revoke(key.id, NOON)
+        yield body[-1:]
+
+    answer = await admin.post(path, content=come(), headers={"content-type": "application/json"})
+    assert (answer.status_code, "revoked" in answer.text) == (401, True)
+    assert len(await server.store.keys.list()) == len(before)
+    assert not server.model.embedded
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from vectoll.domain.instants import format_instant
 from vectoll.domain.limits import RateLimit
 from vectoll.domain.money import format_usd, to_decimal
 from vectoll.http import schemas_account as schemas
-from vectoll.http.body import decode_json, read_json_body
-from vectoll.http.entry import admit_to_account
+from vectoll.http.body import decode_json
+from vectoll.http.entry import admit_to_account, read_callers_body
 from vectoll.http.new_key import check_heritage, new_key
 from vectoll.http.responses import json_response
 from vectoll.http.services import Services, services_of
@@ -47,7 +47,7 @@ async def create_key(request: Request) -> Response:
     principal, permit = await admit_to_account(request, admin=True)
     services = services_of(request)
     with permit:
-        wanted = decode_json(await read_json_body(request, MAX_BODY_BYTES), _CREATE)
+        wanted = decode_json(await read_callers_body(request, MAX_BODY_BYTES), _CREATE)
         now = services.clock.now()
         secret = new_secret()
         key = new_key(wanted, principal, secret, now)

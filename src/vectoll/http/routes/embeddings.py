@@ -12,9 +12,8 @@ from vectoll.core.embed import EmbedResult
 from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
 from vectoll.domain.errors import VectollError
 from vectoll.http.asking import wallet_headers
-from vectoll.http.body import read_json_body
 from vectoll.http.disconnect import CancelledOnDisconnect
-from vectoll.http.entry import admit_to_inference, idempotency_key_of
+from vectoll.http.entry import admit_to_inference, idempotency_key_of, read_callers_body
 from vectoll.http.record import record_of
 from vectoll.http.responses import JsonResponse, StreamedResponse
 from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_embeddings, write_embeddings
@@ -65,7 +64,7 @@ async def _answer(request: Request, result: EmbedResult, encoding_format: Encodi
 
 async def _read(request: Request, permit: Permit) -> EmbeddingRequest:
     services = services_of(request)
-    body = await read_json_body(request, services.settings.limits.max_body_bytes, _TOO_MUCH)
+    body = await read_callers_body(request, services.settings.limits.max_body_bytes, _TOO_MUCH)
     wanted = parse_embedding_request(body)
     spec = services.models.resolve(wanted.model)
     record_of(request.scope).model = spec.id
