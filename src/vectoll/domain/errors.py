@@ -17,6 +17,7 @@
     ├── NotFound                  the thing that the path names does not exist
     ├── PaymentRequired
     │   ├── InsufficientBalance   the quote does not fit the account's available credit
+    │   ├── NothingToSpend        a large request of an account that can pay for none
     │   ├── WalletBalanceTooLow   a wallet has less than it needs to be served at all
     │   └── SpendLimitReached     the quote does not fit the API key's own spend limit
     ├── IdempotencyConflict       the Idempotency-Key was used for another request
@@ -200,6 +201,15 @@ class InsufficientBalance(PaymentRequired):
             f"Insufficient balance: this request costs ${format_exact_usd(required)}, "
             f"${format_exact_usd(available)} is available. Add credit and try again."
         )
+
+
+class NothingToSpend(PaymentRequired):
+    """The account could not pay for any request, so a large one is not read."""
+
+    code = "INSUFFICIENT_BALANCE"
+
+    def __init__(self) -> None:
+        super().__init__("Insufficient balance: this account has no credit. Add credit and try again.")
 
 
 class WalletBalanceTooLow(PaymentRequired):

@@ -79,6 +79,11 @@ def _is_json(content_type: str) -> bool:
     return media_type.strip() == "application/json" and all(c in ("utf-8", "utf8") for c in charsets)
 
 
+def may_exceed(headers: Mapping[str, str], size: int) -> bool:
+    """Whether the body may be larger than ``size``, as far as its head says."""
+    return _content_length(headers) > size or "transfer-encoding" in headers
+
+
 def _content_length(headers: Mapping[str, str]) -> int:
     """What the client announced, 0 when it did not (or what the server has let through is not a number)."""
     text = headers.get("content-length", "")

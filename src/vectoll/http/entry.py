@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from vectoll.core.admission import Permit
+from vectoll.core.admission import UNCOUNTED_BYTES, Permit
 from vectoll.core.auth import require_admin
 from vectoll.core.billing import repeatable_id
 from vectoll.core.payment_header import payment_header
@@ -15,13 +15,14 @@ from vectoll.core.signin import has_sign_in
 from vectoll.domain.errors import (
     Draining,
     InvalidRequest,
+    NothingToSpend,
     Unauthenticated,
     WalletBalanceTooLow,
 )
 from vectoll.domain.identity import Principal
 from vectoll.domain.payments import MIN_WALLET_BALANCE, PaymentAlreadyCredited, PaymentHeaderNotAccepted
 from vectoll.domain.wallets import parse_wallet
-from vectoll.http.body import read_json_body
+from vectoll.http.body import may_exceed, read_json_body
 from vectoll.http.payment_required import settlement_header
 from vectoll.http.record import record_of, stranger
 from vectoll.http.services import Phase, WalletServices, services_of
@@ -129,14 +130,28 @@ async def admit_to_account(request: Request, *, admin: bool = False) -> tuple[Pr
 async def read_callers_body(request: Request, limit_bytes: int, advice: str = "") -> bytes:
     """``read_json_body`` of who was admitted, and still may come in when all of it is here: that can take days.
 
-    Raises what that raises; and Unauthenticated for a key or token that was revoked, or has expired, meanwhile.
+    Raises what that raises; Unauthenticated for a key or token that was revoked, or has expired, meanwhile; and
+    NothingToSpend for a large one whose sender cannot pay for it: keys cost nothing, and the room is everybody's.
     """
-    body = await read_json_body(request, limit_bytes, advice)
     record = record_of(request.scope)
+    if limit_bytes > UNCOUNTED_BYTES and may_exceed(record.headers, UNCOUNTED_BYTES):
+        await _require_funds(request)
+    body = await read_json_body(request, limit_bytes, advice)
     signed_in = record.principal is not None and record.principal.wallet is not None  # once, for this request
     if not signed_in and time.perf_counter() - record.started > REMEMBERED_S:
         await services_of(request).auth.identify(record.headers, stranger(request.scope))
     return body
+
+
+async def _require_funds(request: Request) -> None:
+    """Raises NothingToSpend, unless something here is free, or this was paid for before."""
+    services, principal = services_of(request), record_of(request.scope).principal
+    assert principal is not None, "who was admitted has one"
+    if not all(spec.price.units_per_token for spec in services.models.specs):
+        return
+    balance = await services.ledger.balance(principal.account)
+    if not (balance.total or await _is_charged(request, principal)):
+        raise NothingToSpend
 
 
 async def admit_anyone(request: Request) -> Permit:

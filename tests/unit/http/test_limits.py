@@ -1,17 +1,19 @@
 """Who may come in: authentication, the limits, and what the headers say about both."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from tests.fakes import FakeServer, limited
+from tests.fakes import SPEC, FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
 
 from vectoll.core import admission
 from vectoll.domain.identity import LimitPeriod, SpendLimit
+from vectoll.domain.ids import ModelId
 from vectoll.domain.limits import LimitState, RateLimit
-from vectoll.domain.money import usd
+from vectoll.domain.money import Price, usd
 from vectoll.http.record import stranger
 
 Connect = Callable[..., Client]
@@ -321,3 +323,42 @@ async def test_memory_of_requests_in_flight_is_capped_and_single_queries_are_let
     server.model.gate.set()
     assert [(await answer).status_code for answer in (first, single)] == [200, 200]
     assert (await client.embed(vectors_of_154_kb)).status_code == 200
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_large_request_of_who_can_pay_for_nothing_is_not_read(
+    connect: Connect, *, announced: bool
+) -> None:
+    server = FakeServer()
+    client = connect(server, await server.open(dollars="0"))
+    was_read = False
+
+    async def come() -> AsyncIterator[bytes]:
+        nonlocal was_read
+        was_read = True
+        yield b'{"model": "fake-model", "input": "hello"}'.rjust(100_000)
+
+    headers = {"content-type": "application/json"} | ({"content-length": "100000"} if announced else {})
+    answer = await client.post("/api/v1/embeddings", content=come(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (402, "INSUFFICIENT_BALANCE")
+    assert not was_read
+    small = await client.embed()
+    assert "this request costs" in small.json()["error"]
+
+
+async def test_a_large_request_that_was_paid_for_with_the_last_credit_can_be_asked_for_again(
+    connect: Connect,
+) -> None:
+    server = FakeServer()
+    client = connect(server, await server.open(dollars="0.0000000375"))  # what three tokens cost
+    answers = [
+        await client.send_raw(embedding_body().rjust(100_000), idempotency_key=key) for key in ("a", "a", "b")
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 402]
+
+
+async def test_a_large_request_needs_no_credit_where_a_model_is_free(connect: Connect) -> None:
+    server = FakeServer(replace(SPEC, id=ModelId("free"), price=Price(0), aliases=()))
+    client = connect(server, await server.open(dollars="0"))
+    answer = await client.send_raw(embedding_body(model="free").rjust(100_000))
+    assert answer.status_code == 200
