@@ -16,9 +16,9 @@ UNFUNDED_SIGN_INS = RateLimit(120)
 """Sign-ins per client address and minute of wallets that cannot pay: a wallet is free, and each leaves a nonce."""
 
 
-MAX_BYTES_EACH, MAX_BYTES = 256 << 20, 1 << 30
-"""Memory that one caller's requests in flight may take, and all callers' together: what was sent, and the vectors that
-are asked for. A request that is alone may take any."""
+MAX_BYTES_EACH, MAX_BYTES_OF_ACCOUNT, MAX_BYTES = 256 << 20, 512 << 20, 1 << 30
+"""Memory that one caller's requests in flight may take, those of all the keys of an account, and everybody's: what was
+sent, and the vectors that are asked for. A request that is alone may take any."""
 
 UNCOUNTED_BYTES = 64 << 10
 """Of each request: single queries are never refused for the memory that bulk requests take."""
@@ -34,18 +34,19 @@ class Admission:
         self.tokens = _per_minute(limits.tokens_per_minute)
         self._in_flight: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._bytes_of_accounts: Counter[str] = Counter()
         self._all_bytes = 0
 
-    async def admit(self, caller: str, in_flight: int | None = None) -> "Permit":
+    async def admit(self, caller: str, in_flight: int | None = None, account: str | None = None) -> "Permit":
         """A permit for one request, to be used as a context manager.
 
-        ``in_flight`` is this caller's own cap, where it is lower than everybody's. Raises RateLimited for a caller
-        who is blocked or has too many requests in flight.
+        ``in_flight`` is this caller's own cap, where it is lower than everybody's; ``account`` whose key it is, where
+        it is one. Raises RateLimited for a caller who is blocked or has too many requests in flight.
         """
         await refuse_blocked(self.limiter, caller)
         at_most = min(in_flight or self._limits.requests_in_flight, self._limits.requests_in_flight)
         self.check_in_flight(caller, at_most)
-        return Permit(self, caller, at_most)
+        return Permit(self, caller, account or caller, at_most)
 
     async def record_failure(self, caller: str) -> None:
         """Count a request that failed through its caller's fault; too many in the window block the caller."""
@@ -90,22 +91,26 @@ class Admission:
         if not self._in_flight[caller]:
             del self._in_flight[caller]
 
-    def hold_bytes(self, caller: str, before: int, now: int) -> None:
+    def hold_bytes(self, caller: str, account: str, before: int, now: int) -> None:
         """One request takes ``now`` bytes instead of ``before``. Raises RateLimited, AtCapacity."""
-        own, others = self._bytes.get(caller, 0) - before, self._all_bytes - before
-        if own and own + now > MAX_BYTES_EACH:
-            most = MAX_BYTES_EACH >> 20
-            raise RateLimited(f"Too much in flight: {most} MiB of requests and their vectors at most.", 1)
+        own, of_account = self._bytes[caller] - before, self._bytes_of_accounts[account] - before
+        others = self._all_bytes - before
+        for taken, most in ((own, MAX_BYTES_EACH), (of_account, MAX_BYTES_OF_ACCOUNT)):
+            if taken and taken + now > most:
+                what = f"{most >> 20} MiB of requests and their vectors at most"
+                raise RateLimited(f"Too much in flight: {what}.", 1)
         if others and others + now > MAX_BYTES:
             raise AtCapacity(1)
-        self._bytes[caller], self._all_bytes = own + now, others + now
+        self._bytes[caller], self._bytes_of_accounts[account] = own + now, of_account + now
+        self._all_bytes = others + now
 
-    def free_bytes(self, caller: str, size: int) -> None:
+    def free_bytes(self, caller: str, account: str, size: int) -> None:
         """A request is over that took these."""
         self._all_bytes -= size
-        self._bytes[caller] -= size
-        if not self._bytes[caller]:
-            del self._bytes[caller]
+        for counter, who in ((self._bytes, caller), (self._bytes_of_accounts, account)):
+            counter[who] -= size
+            if not counter[who]:
+                del counter[who]
 
 
 @dataclass(slots=True)
@@ -114,6 +119,8 @@ class Permit:
 
     _admission: Admission
     caller: str
+    account: str
+    """Whose key the caller is, or the caller."""
     in_flight: int
     """How many requests the caller may have in flight."""
     requests: LimitState | None = None
@@ -141,13 +148,13 @@ class Permit:
             self._is_in = False
             self._admission.leave(self.caller)
         if self._bytes:
-            self._admission.free_bytes(self.caller, self._bytes)
+            self._admission.free_bytes(self.caller, self.account, self._bytes)
             self._bytes = 0
 
     def hold_bytes(self, size: int) -> None:
         """This request takes so much memory by now, until it leaves. Raises RateLimited, AtCapacity."""
         if size > UNCOUNTED_BYTES:
-            self._admission.hold_bytes(self.caller, self._bytes, size)
+            self._admission.hold_bytes(self.caller, self.account, self._bytes, size)
             self._bytes = size
 
     async def take_request(self, model: str = ANY_MODEL) -> None:

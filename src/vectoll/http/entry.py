@@ -63,7 +63,7 @@ async def _admit_principal(request: Request, principal: Principal) -> Permit:
     services, record = services_of(request), record_of(request.scope)
     record.principal, record.caller = principal, principal.caller
     if principal.wallet is None:
-        record.permit = permit = await services.admission.admit(principal.caller)
+        record.permit = permit = await services.admission.admit(principal.caller, account=principal.account)
         return permit
     in_flight = services.settings.x402.requests_in_flight
     record.permit = permit = await services.admission.admit(principal.caller, in_flight)

@@ -77,7 +77,20 @@ async def test_memory_of_requests_in_flight_is_capped_for_each_caller_and_for_al
     alone.hold_bytes(2 * MAX_BYTES)
     alone.leave()
     assert not door._bytes
+    assert not door._bytes_of_accounts
     assert not door._all_bytes
+
+
+async def test_the_keys_of_one_account_leave_half_of_the_memory_to_others() -> None:
+    door = admission()
+    for key in "abc":
+        permit = await door.admit(key, account="rich")
+        if key != "c":
+            permit.hold_bytes(MAX_BYTES_EACH)
+    with pytest.raises(RateLimited, match="512 MiB"):
+        permit.hold_bytes(MAX_BYTES_EACH)
+    for account in ("poor", "other"):
+        (await door.admit(account)).hold_bytes(MAX_BYTES_EACH)
 
 
 async def test_requests_in_flight_are_capped_and_freed() -> None:
