@@ -193,6 +193,35 @@ def test_what_a_program_does_to_what_it_may_name_ends_with_it(tmp_path: Path) ->
     assert list(weights) == ["a"]
 
 
+NESTED = b"\x80\x02)" + b"q\x00h\x00\x86" * 60
+"""A tuple of a tuple twice, sixty deep: 182 bytes, whose text or hash has 2^60 parts."""
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\x80\x02}r" + struct.pack("<I", 2**32 - 1) + b".",
+        NESTED + b"q\x00}h\x00Ns.",
+        NESTED + b"q\x00(X\x07\x00\x00\x00storageh\x00X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.",
+        NESTED + b"q\x00(X\x07\x00\x00\x00storagectorch\nFloatStorage\nh\x00X\x03\x00\x00\x00cpuK\x01tQ.",
+        b"\x80\x04" + NESTED[2:] + b"h\x00\x93.",
+        NESTED + b"q\x00ccollections\nOrderedDict\n(h\x00N\x86\x85tR.",
+    ],
+)
+def test_a_short_program_neither_fills_the_memory_nor_runs_for_ever(tmp_path: Path, bomb: bytes) -> None:
+    with pytest.raises(ConfigurationError):
+        open_torch_zip(archive(tmp_path, bomb))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_every_protocol_that_torch_can_be_told_to_write_is_read(tmp_path: Path, protocol: int) -> None:
+    state = collections.OrderedDict((f"layer.{i}", torch.full((2,), float(i))) for i in range(300))
+    weights = open_torch_zip(saved(tmp_path, state, pickle_protocol=protocol))
+    assert [bytes(weights[f"layer.{i}"].data) for i in range(300)] == [
+        struct.pack("<2f", i, i) for i in range(300)
+    ]
+
+
 def test_other_archives_are_refused(tmp_path: Path) -> None:
     for path in (
         archive(tmp_path, program(), zipfile.ZIP_DEFLATED, data__0=bytes(16)),

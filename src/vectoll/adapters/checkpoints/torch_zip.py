@@ -2,19 +2,18 @@
 
 The format (torch 1.6 and later): a zip of stored files, ``*/data.pkl`` beside one file per storage. The pickle is a
 stranger's program. Of all that one can name, ours knows the few things that make up a dictionary of tensors; whatever
-else it asks for ends the reading, and nothing is imported, called or allocated for it. What it knows is made anew for
-each file, so that not even its attributes can be changed for the next.
+else it asks for ends the reading, and nothing is imported, called or allocated for it.
 """
 
 import math
 import mmap
-import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vectoll.adapters.checkpoints.pickled import run_pickle
 from vectoll.adapters.checkpoints.safetensors import ITEM_BYTES, Entry, Weights
 from vectoll.domain.errors import ConfigurationError
 
@@ -28,8 +27,8 @@ _STORAGES = {
     "BoolStorage": "BOOL",
 }  # fmt: skip
 _BROKEN = (
-    pickle.UnpicklingError, zipfile.BadZipFile, ArithmeticError, AttributeError, EOFError, ImportError, LookupError,
-    MemoryError, NotImplementedError, RecursionError, TypeError, ValueError,
+    zipfile.BadZipFile, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
+    RecursionError, TypeError, ValueError,
 )  # fmt: skip
 """What reading rubbish raises."""
 
@@ -96,39 +95,18 @@ class _Reader:
         program = self._members["data.pkl"]
         if program.file_size > MAX_PICKLE_BYTES:
             raise ValueError("a pickle that is far too large")
-        with self._archive.open(program) as file:
-            state = _Unpickler(file, self._known(), self._storage).load()
+        state = run_pickle(self._archive.read(program), _KNOWN, self._storage)
         if not isinstance(state, dict) or not state:
             raise TypeError("no dictionary")
         if not all(isinstance(k, str) and isinstance(v, _Tensor) for k, v in state.items()):
             raise TypeError("not only tensors by name")
         return state
 
-    def _known(self) -> Mapping[tuple[str, str], Any]:
-        """All that a pickle may name."""
-
-        class State(dict[str, Any]):
-            def __setstate__(self, attributes: object) -> None:
-                """``_metadata`` says how torch's modules were versioned."""
-
-        def rebuild(
-            storage: _Storage, offset: int, shape: Any, stride: Any, *_gradients_and_hooks: Any
-        ) -> _Tensor:
-            return _Tensor(_entry(storage, offset, shape, stride))
-
-        def parameter(tensor: _Tensor, *_gradients_and_hooks: Any) -> _Tensor:
-            return tensor
-
-        return {
-            ("collections", "OrderedDict"): State,
-            ("torch._utils", "_rebuild_tensor_v2"): rebuild,
-            ("torch._utils", "_rebuild_parameter"): parameter,
-            **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-        }
-
     def _storage(self, reference: Any) -> _Storage:
         """``("storage", type, file, device, elements)``"""
         kind, dtype, key, _device, count = reference
+        if not isinstance(dtype, str) or not isinstance(key, str):
+            raise TypeError("a reference to something that is no storage")
         if kind != "storage" or dtype not in ITEM_BYTES or type(count) is not int or count < 0:
             raise ValueError("a reference to something that is no storage")
         start, size = self._place(self._members[f"data/{key}"])
@@ -152,25 +130,6 @@ class _Reader:
         return start, info.file_size
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: Any, known: Mapping[tuple[str, str], Any], storage: Callable[[Any], _Storage]
-    ) -> None:
-        super().__init__(file)
-        self._known = known
-        self._storage = storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Imports nothing."""
-        if (module, name) not in self._known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}"[:200])
-        return self._known[module, name]
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        """A storage by its reference."""
-        return self._storage(pid)
-
-
 def _entry(storage: Any, offset: Any, shape: Any, stride: Any) -> Entry:
     if not isinstance(storage, _Storage) or type(offset) is not int or offset < 0:
         raise TypeError("a tensor without a storage")
@@ -189,3 +148,25 @@ def _entry(storage: Any, offset: Any, shape: Any, stride: Any) -> Entry:
     item = ITEM_BYTES[storage.dtype]
     start = storage.start + offset * item
     return Entry(storage.dtype, shape, start, start + count * item)
+
+
+def _empty() -> dict[str, Any]:
+    """Filled afterwards, by name: what a dictionary is made from is hashed."""
+    return {}
+
+
+def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *_gradients_and_hooks: Any) -> _Tensor:
+    return _Tensor(_entry(storage, offset, shape, stride))
+
+
+def _parameter(tensor: Any, *_gradients_and_hooks: Any) -> Any:
+    return tensor
+
+
+_KNOWN: Mapping[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _empty,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
+}
+"""All that a pickle may name."""
