@@ -231,11 +231,15 @@ def test_llama_has_no_sliding_window_whatever_its_config_says(folder: Folder) ->
     assert read_checkpoint(folder.path).architecture.sliding_window is None
 
 
-def test_a_window_over_all_positions_does_not_matter_where_attention_is_full(folder: Folder) -> None:
-    window = {"is_causal": False, "sliding_window": QWEN3["max_position_embeddings"]}
-    folder.write("config.json", {**QWEN3, "model_type": "mistral", **window})
+@pytest.mark.parametrize("attention", [Attention.FULL, Attention.CAUSAL])
+@pytest.mark.parametrize("window", [QWEN3["max_position_embeddings"], 2**64 - 5])
+def test_a_window_over_all_positions_does_not_matter(
+    folder: Folder, window: int, attention: Attention
+) -> None:
+    said = {"is_causal": attention is Attention.CAUSAL, "sliding_window": window}
+    folder.write("config.json", {**QWEN3, "model_type": "mistral", **said})
     architecture = read_checkpoint(folder.path).architecture
-    assert (architecture.attention, architecture.sliding_window) == (Attention.FULL, None)
+    assert (architecture.attention, architecture.sliding_window) == (attention, None)
 
 
 LLAMA3 = {
@@ -318,6 +322,12 @@ def test_the_smallest_limit_holds(folder: Folder, name: str, value: Any, limit: 
         ({**BERT, "hidden_act": "mish"}, "'mish'"),
         ({**BERT, "num_attention_heads": 0}, "cannot be served"),
         ({**BERT, "hidden_size": "x"}, "cannot be served"),
+        ({**BERT, "hidden_size": 384.0}, "sizes must be positive integers"),
+        ({**BERT, "max_position_embeddings": -512}, "sizes must be positive integers"),
+        ({**BERT, "model_type": "xlm-roberta", "pad_token_id": -100}, "padding id cannot be negative"),
+        ({**BERT, "model_type": "xlm-roberta", "pad_token_id": 512}, "sizes must be positive integers"),
+        ({**QWEN3, "num_attention_heads": -32, "num_key_value_heads": -8}, "sizes must be positive integers"),
+        ({**QWEN3, "num_hidden_layers": 0}, "sizes must be positive integers"),
         ({**BERT, "position_embedding_type": "relative_key"}, "absolute"),
         ({key: BERT[key] for key in BERT if key != "vocab_size"}, "lacks 'vocab_size'"),
         ({**QWEN3, "use_sliding_window": True}, "sliding windows"),

@@ -116,6 +116,8 @@ _ACTIVATIONS = {
     "relu": Activation.RELU,
     "silu": Activation.SILU,
 }
+_SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "positions")
+"""Engines take memory by them, and read it."""
 _VISION_TYPES = ("llama_nemotron_vl",)
 """Model types whose text tower is bidirectional and described below ``llm_config`` or ``text_config``."""
 _KNOWN_CODE = ("llama_bidirec", *_VISION_TYPES)
@@ -145,7 +147,9 @@ def read_architecture(tower: Config) -> Architecture:
     if family is None:
         raise ValueError(f"the model type {model_type!r} is not one of {', '.join(_FAMILIES)}")
     architecture = _encoder(family, tower) if family.is_encoder else _decoder(family, tower)
-    _require(architecture.heads * architecture.kv_heads * architecture.head_dim > 0, "sizes must be positive")
+    sizes = [getattr(architecture, name) for name in _SIZES]
+    _require(all(type(size) is int and size > 0 for size in sizes), "sizes must be positive integers")
+    _require(architecture.position_offset >= 0, "the padding id cannot be negative")
     _require(architecture.heads % architecture.kv_heads == 0, "heads must be a multiple of key-value heads")
     return architecture
 
@@ -218,11 +222,10 @@ def _sliding_window(family: Family, tower: Config, attention: Attention) -> int 
         else window and "full_attention" in (tower.get("layer_types") or ())
     )
     _require(not is_in_some, "sliding windows in some layers only are not supported")
-    if attention is Attention.FULL:
-        sees_all = not window or window >= tower["max_position_embeddings"]
-        _require(sees_all, "a sliding window that looks both ways is not supported")
+    if not window or window >= tower["max_position_embeddings"]:
         return None
-    return int(window) or None
+    _require(attention is Attention.CAUSAL, "a sliding window that looks both ways is not supported")
+    return int(window)
 
 
 def _rope(tower: Config) -> Rope:
