@@ -47,6 +47,10 @@ class RecentKeys:
         """See the port."""
         return await self._store.list(account)
 
+    async def active(self, account: AccountId, now: datetime) -> Sequence[ApiKey]:
+        """See the port."""
+        return await self._store.active(account, now)
+
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
         """See the port."""
         try:

@@ -29,6 +29,12 @@ class KeyStore(Protocol):
         """An account's keys, or all, oldest first, revoked ones included."""
         ...
 
+    async def active(self, account: AccountId, now: datetime) -> Sequence[ApiKey]:
+        """An account's keys that are neither revoked nor expired at ``now``, oldest first. Raises Unavailable when too
+        many look at once: an account may have had any number of keys.
+        """
+        ...
+
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
         """Whether a key that was not yet revoked now is."""
         ...

@@ -220,6 +220,10 @@ class MemoryKeys:
         keys = [key for key in self._by_id.values() if account in (None, key.account)]
         return sorted(keys, key=lambda key: key.created_at)
 
+    async def active(self, account: AccountId, now: datetime) -> Sequence[ApiKey]:
+        """An account's keys that can be used."""
+        return [key for key in await self.list(account) if key.is_active(now)]
+
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
         """Whether a key that was not yet revoked now is."""
         key = self._by_id.get(key_id)

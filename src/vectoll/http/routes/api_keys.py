@@ -38,7 +38,7 @@ async def list_keys(request: Request) -> Response:
     principal, permit = await admit_to_account(request, admin=True)
     services = services_of(request)
     with permit:
-        keys = await _active_keys(services, principal)
+        keys = await services.keys.active(principal.account, services.clock.now())
         return json_response(schemas.ApiKeyList(await _describe(services, keys)))
 
 
@@ -114,11 +114,6 @@ def _limits(services: Services) -> list[schemas.RateLimitAmount]:
     return [limit for limit in (requests, tokens) if limit.amount]
 
 
-async def _active_keys(services: Services, principal: Principal) -> list[ApiKey]:
-    now = services.clock.now()
-    return [key for key in await services.keys.list(principal.account) if key.is_active(now)]
-
-
 async def _own_key(services: Services, principal: Principal, key_id: str) -> ApiKey:
     """Raises NotFound for a key that is revoked, another account's, or none: strangers cannot tell which."""
     key = await services.keys.get(KeyId(key_id)) if _KEY_ID.fullmatch(key_id) else None
@@ -131,7 +126,7 @@ async def require_room(services: Services, principal: Principal) -> None:
     """Raises RateLimited after too many new keys in a minute, InvalidRequest when there are too many in all."""
     decision = await services.admission.limiter.hit(CREATIONS, "key-creations", principal.account, cost=1)
     decision.check(f"{CREATIONS.amount} new API keys per minute")
-    if len(await _active_keys(services, principal)) >= MAX_ACTIVE_KEYS:
+    if len(await services.keys.active(principal.account, services.clock.now())) >= MAX_ACTIVE_KEYS:
         raise InvalidRequest(f"An account has at most {MAX_ACTIVE_KEYS} active API keys: delete one first")
 
 

@@ -44,6 +44,11 @@ class PostgresKeys:
             rows = await self._database.fetch("list_account_keys", account)
         return list(map(to_key, rows))
 
+    async def active(self, account: AccountId, now: datetime) -> Sequence[ApiKey]:
+        """An account's keys that can be used."""
+        rows = await self._database.read(account, "active_keys", account, to_micros(now))
+        return list(map(to_key, rows))
+
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
         """Whether a key that was not yet revoked now is."""
         revoked = await self._database.fetch("revoke_key", to_micros(now), key_id)

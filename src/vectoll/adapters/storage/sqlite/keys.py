@@ -43,6 +43,13 @@ class SqliteKeys:
             lambda db: [to_key(row) for row in db.execute(sql(name), parameters)]
         )
 
+    async def active(self, account: AccountId, now: datetime) -> Sequence[ApiKey]:
+        """An account's keys that can be used."""
+        return await self._reader.read_in_turn(
+            account,
+            lambda db: [to_key(row) for row in db.execute(sql("active_keys"), (account, to_micros(now)))],
+        )
+
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
         """Whether a key that was not yet revoked now is."""
         revoked_at = to_micros(now)

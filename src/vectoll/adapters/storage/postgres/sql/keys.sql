@@ -32,5 +32,12 @@ FROM vectoll.api_keys
 WHERE account = $1
 ORDER BY created_at, seq;
 
+-- name: active_keys
+SELECT id, account, kind, name, digest, prefix, last6, created_at, expires_at, revoked_at, limit_amount, limit_period,
+    is_pro
+FROM vectoll.api_keys
+WHERE account = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
+ORDER BY created_at, seq;
+
 -- name: revoke_key
 UPDATE vectoll.api_keys SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL RETURNING id;

@@ -32,5 +32,12 @@ FROM api_keys
 WHERE account = ?
 ORDER BY created_at, seq;
 
+-- name: active_keys
+SELECT id, account, kind, name, digest, prefix, last6, created_at, expires_at, revoked_at, limit_amount, limit_period,
+    is_pro
+FROM api_keys
+WHERE account = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)
+ORDER BY created_at, seq;
+
 -- name: revoke_key
 UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL;
