@@ -14,9 +14,8 @@ from vectoll.http import schemas_account as account
 from vectoll.http import schemas_x402 as x402
 from vectoll.http.cursor import MAX_LENGTH, MAX_PAGE, MIN_PAGE
 from vectoll.http.entry import MAX_IDEMPOTENCY_KEY
-from vectoll.http.routes.api_keys import CREATIONS, MAX_ACTIVE_KEYS
+from vectoll.http.routes.api_keys import CREATIONS, FREE_CREATIONS, MAX_ACTIVE_KEYS
 from vectoll.http.routes.billing import CURRENCIES
-from vectoll.http.routes.web3_key import MINTS
 from vectoll.http.routes.x402 import DEFAULT_PAGE, MAX_OFFSET
 from vectoll.http.routes.x402 import MAX_PAGE as MAX_TRANSACTIONS
 
@@ -178,7 +177,7 @@ OPERATIONS = (
     Operation(
         "post", "/api_keys/generate_web3_key", "postApiKeyGenerateWeb3Key", "API Keys",
         "Create a key that spends the credit of the wallet that signed: "
-        f"at most {MINTS.amount} a minute from one address",
+        f"at most {FREE_CREATIONS.amount} a minute from one address",
         account.CreateApiKeyResponse,
         x402.GenerateWeb3KeyRequest, errors=(401, 404, 413, 415, 429, 500, 503), security="none",
     ),

@@ -624,6 +624,22 @@ async def test_keys_of_wallets_are_twenty_a_minute_from_one_address(shop: Shop) 
     assert len(await shop.fake.store.allowances.accounts()) == 20
 
 
+async def test_keys_that_a_key_without_credit_makes_are_among_the_twenty(shop: Shop, wallet: Wallet) -> None:
+    admins = []
+    for owner in (Wallet(), wallet):
+        request = await web3_request(shop, owner) | {"apiKeyType": "ADMIN"}
+        made = (await shop.client.post(WEB3, json=request)).json()["data"]["apiKey"]
+        admins.append({"authorization": f"Bearer {made}"})
+
+    async def make(admin: dict[str, str]) -> int:
+        body = {"apiKeyType": "INFERENCE", "description": "another"}
+        return (await shop.client.post("/api/v1/api_keys", json=body, headers=admin)).status_code
+
+    assert [await make(admin) for admin in admins * 10] == [200] * 18 + [429] * 2
+    await shop.credit(wallet, "5")
+    assert [await make(admin) for admin in admins] == [429, 200]
+
+
 async def test_keys_that_are_asked_for_at_once_are_twenty_a_minute_too(shop: Shop) -> None:
     bodies = [await web3_request(shop, Wallet()) for _ in range(23)]
     answers = await asyncio.gather(*(shop.client.post(WEB3, json=body) for body in bodies))

@@ -20,6 +20,7 @@ from vectoll.http import schemas_account as schemas
 from vectoll.http.body import decode_json
 from vectoll.http.entry import admit_to_account, read_callers_body
 from vectoll.http.new_key import check_heritage, new_key
+from vectoll.http.record import stranger
 from vectoll.http.responses import json_response
 from vectoll.http.services import Services, services_of
 from vectoll.ports.ledger import KeyUsage
@@ -27,6 +28,10 @@ from vectoll.ports.ledger import KeyUsage
 MAX_ACTIVE_KEYS = 500
 CREATIONS = RateLimit(20, 60)
 """New keys per account and minute."""
+FREE_CREATIONS = RateLimit(20)
+"""Keys of wallets per client address and minute, and those that keys without credit make: a fresh wallet costs
+nothing, and its account and keys stay for good."""
+FREE_CREATIONS_LIMIT = f"{FREE_CREATIONS.amount} API keys of wallets per minute from one address"
 MAX_BODY_BYTES = 16_384
 
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -55,6 +60,8 @@ async def create_key(request: Request) -> Response:
         if maker is not None:
             check_heritage(key, maker)
         await require_room(services, principal)
+        if services.wallets and not (await services.ledger.balance(principal.account)).total:
+            await take_free_creation(services, stranger(request.scope))
         await services.keys.add(key)
         return json_response(schemas.CreateApiKeyResponse(created(key, secret)))
 
@@ -128,6 +135,12 @@ async def require_room(services: Services, principal: Principal) -> None:
     decision.check(f"{CREATIONS.amount} new API keys per minute")
     if len(await services.keys.active(principal.account, services.clock.now())) >= MAX_ACTIVE_KEYS:
         raise InvalidRequest(f"An account has at most {MAX_ACTIVE_KEYS} active API keys: delete one first")
+
+
+async def take_free_creation(services: Services, client: str) -> None:
+    """Count a key that somebody makes who may have nothing. Raises RateLimited."""
+    decision = await services.admission.limiter.hit(FREE_CREATIONS, "wallet-keys", client)
+    decision.check(FREE_CREATIONS_LIMIT)
 
 
 async def _describe(services: Services, keys: Iterable[ApiKey]) -> list[schemas.ApiKeyDetails]:
