@@ -132,6 +132,13 @@ async def test_a_stranger_discovers_how_to_pay(shop: Shop) -> None:
     assert header["resource"]["url"] == f"{URL}{EMBED}"
 
 
+@pytest.mark.parametrize("host", ["[", "evil.example/a", "x?", "x/../y"])
+async def test_what_is_to_be_paid_for_does_not_follow_from_the_host_header(shop: Shop, host: str) -> None:
+    answer = await shop.top_up({"host": host})
+    header = json.loads(base64.b64decode(answer.headers["payment-required"]))
+    assert header["resource"]["url"] == f"{URL}/api/v1/x402/top-up"
+
+
 async def test_a_stranger_on_the_openai_path_gets_openais_error_and_the_header(shop: Shop) -> None:
     answer = await shop.embed(path="/v1/embeddings")
     assert answer.status_code == 402

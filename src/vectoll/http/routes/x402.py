@@ -37,7 +37,7 @@ async def top_up(request: Request) -> Response:
         if header is None:
             asked = json_response(wallets.asking.top_up_discovery(), 402)
             now = services_of(request).clock.now()
-            asked.headers["payment-required"] = wallets.asking.header(request.url.path, now)
+            asked.headers["payment-required"] = wallets.asking.header(request.scope["path"], now)
             return asked
         outcome = await wallets.top_ups.top_up(header, permit.caller)
         is_payer = outcome.is_from_sender or await _is_signed_in_as(
