@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from vectoll.core.admission import UNCOUNTED_BYTES, Permit
+from vectoll.core.admission import Permit
 from vectoll.core.auth import require_admin
 from vectoll.core.billing import repeatable_id
 from vectoll.core.payment_header import payment_header
@@ -28,6 +28,9 @@ from vectoll.http.record import record_of, stranger
 from vectoll.http.services import Phase, WalletServices, services_of
 
 MAX_IDEMPOTENCY_KEY = 255
+
+UNPAID_BYTES = 4 << 10
+"""Of a request whose sender may have nothing."""
 
 P = TypeVar("P")
 
@@ -130,23 +133,25 @@ async def admit_to_account(request: Request, *, admin: bool = False) -> tuple[Pr
 async def read_callers_body(request: Request, limit_bytes: int, advice: str = "") -> bytes:
     """``read_json_body`` of who was admitted, and still may come in when all of it is here: that can take days.
 
-    Raises what that raises; Unauthenticated for a key or token that was revoked, or has expired, meanwhile; and
-    NothingToSpend for a large one whose sender cannot pay for it: keys cost nothing, and the room is everybody's.
+    Raises what that raises; and Unauthenticated for a key or token that was revoked, or has expired, meanwhile.
     """
-    record = record_of(request.scope)
-    if limit_bytes > UNCOUNTED_BYTES and may_exceed(record.headers, UNCOUNTED_BYTES):
-        await _require_funds(request)
     body = await read_json_body(request, limit_bytes, advice)
+    record = record_of(request.scope)
     signed_in = record.principal is not None and record.principal.wallet is not None  # once, for this request
     if not signed_in and time.perf_counter() - record.started > REMEMBERED_S:
         await services_of(request).auth.identify(record.headers, stranger(request.scope))
     return body
 
 
-async def _require_funds(request: Request) -> None:
-    """Raises NothingToSpend, unless something here is free, or this was paid for before."""
-    services, principal = services_of(request), record_of(request.scope).principal
-    assert principal is not None, "who was admitted has one"
+async def require_funds(request: Request, principal: Principal) -> None:
+    """Raises NothingToSpend for a large request of an account that cannot pay, before it is read: keys cost nothing,
+    and would take the room and the time that others have paid for.
+
+    Unless a model here is free, or this very request was paid for before.
+    """
+    services = services_of(request)
+    if not may_exceed(record_of(request.scope).headers, UNPAID_BYTES):
+        return
     if not all(spec.price.units_per_token for spec in services.models.specs):
         return
     balance = await services.ledger.balance(principal.account)
