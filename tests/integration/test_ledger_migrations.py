@@ -50,7 +50,7 @@ def make_schema_4(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def usage_of(store: Store, key: str) -> KeyUsage:
-    return (await store.ledger.key_usage({KeyId(key): None}, NOON))[KeyId(key)]
+    return (await store.ledger.key_usage(ALICE, {KeyId(key): None}, NOON))[KeyId(key)]
 
 
 def silent(_done: int, _total: int) -> None: ...

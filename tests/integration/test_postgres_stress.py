@@ -88,7 +88,7 @@ async def test_three_gateways_at_once_never_deadlock_and_keep_the_books(url: str
         assert balance.held == 0
         assert balance.balance >= 0
         key = KeyId(f"key_{account}_True")
-        usage = await stores[2].ledger.key_usage({key: LIMIT}, datetime.now(UTC))
+        usage = await stores[2].ledger.key_usage(account, {key: LIMIT}, datetime.now(UTC))
         assert usage[key].current_period <= LIMIT.amount
     for store in stores:
         await store.close()

@@ -113,11 +113,13 @@ class Ledger(Protocol):
         ...
 
     async def key_usage(
-        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+        self, account: AccountId, limits: Mapping[KeyId, SpendLimit | None], now: datetime
     ) -> Mapping[KeyId, KeyUsage]:
-        """What each key was charged in the seven UTC days that end with today, and in the period that holds ``now``.
+        """What keys of an account were charged in the seven UTC days that end with today, and in the period that holds
+        ``now``.
 
-        The period is the key's limit's, or all time where it has none. Refunds do not count.
+        The period is that of a key's limit, or all time where it has none. Refunds do not count. Raises Unavailable
+        when too many look at once: an account may have hundreds of keys.
         """
         ...
 

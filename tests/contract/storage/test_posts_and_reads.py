@@ -220,8 +220,8 @@ async def test_usage_refuses_pages_that_are_none(ledger: Ledger, query: UsageQue
 
 
 async def test_key_usage_of_a_key_that_was_never_used(ledger: Ledger) -> None:
-    assert await ledger.key_usage({}, NOON) == {}
-    assert await ledger.key_usage({KEY_1: None}, NOON) == {KEY_1: KeyUsage(ZERO, ZERO, None)}
+    assert await ledger.key_usage(ALICE, {}, NOON) == {}
+    assert await ledger.key_usage(ALICE, {KEY_1: None}, NOON) == {KEY_1: KeyUsage(ZERO, ZERO, None)}
 
 
 async def test_key_usage_by_period(ledger: Ledger, clock: FixedClock) -> None:
@@ -234,7 +234,7 @@ async def test_key_usage_by_period(ledger: Ledger, clock: FixedClock) -> None:
     now = month_start + timedelta(days=17, hours=3)
     used_at = month_start + timedelta(days=17)
     for period, tokens in ((LimitPeriod.EPOCH, 16), (LimitPeriod.MONTH, 30), (LimitPeriod.LIFETIME, 31)):
-        usage = await ledger.key_usage({KEY_1: SpendLimit(usd(1), period)}, now)
+        usage = await ledger.key_usage(ALICE, {KEY_1: SpendLimit(usd(1), period)}, now)
         assert usage == {KEY_1: KeyUsage(Amount(24 * TOKEN), Amount(tokens * TOKEN), used_at)}
 
 
@@ -245,7 +245,7 @@ async def test_key_usage_of_several_keys(ledger: Ledger, clock: FixedClock) -> N
         await ledger.charge(make_hold(day, key="key_1"), day, 0)
     await ledger.charge(make_hold(5, key="key_2"), 5, 0)
     today = SpendLimit(usd(1), LimitPeriod.EPOCH)
-    assert await ledger.key_usage({KEY_2: None, KeyId("key_3"): today, KEY_1: today}, clock.time) == {
+    assert await ledger.key_usage(ALICE, {KEY_2: None, KeyId("key_3"): today, KEY_1: today}, clock.time) == {
         KEY_1: KeyUsage(Amount(3 * TOKEN), Amount(2 * TOKEN), clock.time),
         KEY_2: KeyUsage(Amount(5 * TOKEN), Amount(5 * TOKEN), clock.time),
         KeyId("key_3"): KeyUsage(ZERO, ZERO, None),

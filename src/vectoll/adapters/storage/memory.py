@@ -125,7 +125,7 @@ class MemoryLedger:
         return PaidCharge(charge, part.amount if part else ZERO)
 
     async def key_usage(
-        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+        self, account: AccountId, limits: Mapping[KeyId, SpendLimit | None], now: datetime
     ) -> Mapping[KeyId, KeyUsage]:
         """What keys have spent lately."""
         return {key: self._key_usage(key, limit, now) for key, limit in limits.items()}

@@ -44,7 +44,7 @@ async def list_keys(request: Request) -> Response:
     services = services_of(request)
     with permit:
         keys = await services.keys.active(principal.account, services.clock.now())
-        return json_response(schemas.ApiKeyList(await _describe(services, keys)))
+        return json_response(schemas.ApiKeyList(await _describe(services, principal, keys)))
 
 
 async def create_key(request: Request) -> Response:
@@ -85,7 +85,7 @@ async def get_key(request: Request) -> Response:
     services = services_of(request)
     with permit:
         key = await _own_key(services, principal, request.path_params["key_id"])
-        [described] = await _describe(services, [key])
+        [described] = await _describe(services, principal, [key])
         return json_response(schemas.ApiKeyResponse(described))
 
 
@@ -143,8 +143,11 @@ async def take_free_creation(services: Services, client: str) -> None:
     decision.check(FREE_CREATIONS_LIMIT)
 
 
-async def _describe(services: Services, keys: Iterable[ApiKey]) -> list[schemas.ApiKeyDetails]:
-    usage = await services.ledger.key_usage({key.id: key.limit for key in keys}, services.clock.now())
+async def _describe(
+    services: Services, principal: Principal, keys: Iterable[ApiKey]
+) -> list[schemas.ApiKeyDetails]:
+    limits = {key.id: key.limit for key in keys}
+    usage = await services.ledger.key_usage(principal.account, limits, services.clock.now())
     return [_details(key, usage[key.id]) for key in keys]
 
 

@@ -115,13 +115,14 @@ class PostgresLedger:
         return [PaidCharge(to_transfer(row[:-1]), Amount(row[-1])) for row in map(tuple, rows)]
 
     async def key_usage(
-        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+        self, account: AccountId, limits: Mapping[KeyId, SpendLimit | None], now: datetime
     ) -> Mapping[KeyId, KeyUsage]:
         """What keys have spent lately."""
         days = [to_micros(day) for day in rules.trailing_days(now)]
         periods = [rules.period_of(limit, now) for limit in limits.values()]
         names, starts = [period.value for period, _ in periods], [start for _, start in periods]
-        rows = await self._database.fetch("key_usage", list(limits), names, starts, min(days), max(days))
+        parameters = list(limits), names, starts, min(days), max(days)
+        rows = await self._database.read(account, "key_usage", *parameters)
         return {
             KeyId(key): KeyUsage(
                 trailing_seven_days=Amount(int(trailing)),

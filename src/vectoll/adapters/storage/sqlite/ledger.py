@@ -121,11 +121,11 @@ class SqliteLedger:
         return await self._reader.read_in_turn(query.account, lambda db: history.charges(db, query, funds))
 
     async def key_usage(
-        self, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+        self, account: AccountId, limits: Mapping[KeyId, SpendLimit | None], now: datetime
     ) -> Mapping[KeyId, KeyUsage]:
         """What keys have spent lately."""
-        return await self._reader.read_in_thread(
-            lambda db: {key: _key_usage(db, key, limit, now) for key, limit in limits.items()}
+        return await self._reader.read_in_turn(
+            account, lambda db: {key: _key_usage(db, key, limit, now) for key, limit in limits.items()}
         )
 
     async def verify(self) -> Verification:
