@@ -5,6 +5,7 @@ Both are the same tables. The operator's fields win one by one; naming a model i
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def read_models(
             offline[spec.id] = "the operator has not switched this upstream on"
         elif spec.upstream and (variable := spec.upstream.api_key_env) and not environ.get(variable):
             offline[spec.id] = "the operator has not set the API key of its upstream"
-            faults[spec.id] = f"the environment has no {variable}, which setting api_key_env names"
+            faults[spec.id] = _no_key(variable)
     try:
         return ServedModels(Catalog(specs), offline, faults)
     except ValueError as error:
@@ -237,6 +238,15 @@ def _base_url(entry: ModelSettings, url: str) -> str:
             entry, "base_url", "must have no password, query or fragment; name the key in api_key_env"
         )
     return url.rstrip("/")
+
+
+def _no_key(variable: str) -> str:
+    """What is written unlike most names of variables may be the key itself, and is not repeated."""
+    if re.fullmatch("[A-Z0-9_]+", variable):
+        return f"the environment has no {variable}, which setting api_key_env names"
+    return (
+        "the environment has no variable of the name in setting api_key_env, which is not for the key itself"
+    )
 
 
 def _pooling(

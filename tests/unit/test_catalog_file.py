@@ -171,6 +171,14 @@ def test_enabled_false_hides_a_model() -> None:
     )
 
 
+@pytest.mark.parametrize("key", ["sk-proj-secret", "AIzaSyDsecret", "0123456789abcdef"])
+def test_a_key_in_the_place_of_its_variables_name_is_not_repeated(key: str) -> None:
+    served = read(ModelSettings(id="text-embedding-3-small", api_key_env=key))
+    (fault,) = served.faults.values()
+    assert key not in fault
+    assert "not for the key itself" in fault
+
+
 def test_another_base_url_never_gets_the_catalogues_key() -> None:
     spec = read(ModelSettings(id="text-embedding-3-small", base_url=VLLM)).catalog["text-embedding-3-small"]
     assert spec.upstream is not None
