@@ -19,6 +19,7 @@ from tests.integration.upstreams.provider_server import (
     vector_of,
 )
 
+from vectoll.adapters.upstreams.transport import MAX_SPARE_RETRIES
 from vectoll.domain.errors import (
     AtCapacity,
     InferenceFailed,
@@ -84,6 +85,17 @@ async def test_what_does_not_pass_is_tried_four_times(fault: Fault) -> None:
         assert provider.connections <= 4
         assert len(provider.seen) in (0, 4)
     assert isinstance(failure, AtCapacity if fault.status == 429 else UpstreamUnavailable)
+
+
+async def test_a_provider_that_is_down_is_not_asked_more_than_the_callers_ask() -> None:
+    async with provider_server() as provider, upstream_model(provider.url) as model:
+        provider.always = Fault(500, body=b"")
+        await asyncio.gather(*(embed(model, ["x"]) for _ in range(200)), return_exceptions=True)
+        assert len(provider.seen) == 200 + MAX_SPARE_RETRIES
+        provider.faults.extend([answer(GOOD), Fault(500, body=b""), answer(GOOD)])
+        for _ in range(2):
+            await embed(model, ["x"])
+    assert len(provider.seen) == 200 + MAX_SPARE_RETRIES + 3
 
 
 BROKEN = {

@@ -39,6 +39,10 @@ MAX_ERROR_BYTES = 65_536
 INLINE_PARSE_BYTES = 131_072
 """A larger answer is parsed in a thread: it would hold up every other request for milliseconds."""
 
+MAX_SPARE_RETRIES = 256
+"""Calls may be repeated so often without an answer, enough for all that are under way at once. Then each repetition
+takes an answer to another call: a provider that is down gets no more calls than there are requests."""
+
 _RETRIED = frozenset({408, 409, 424, 425})
 """424 is TEI's for an engine that failed."""
 _log = logging.getLogger("vectoll.upstreams")
@@ -71,6 +75,7 @@ class Transport:
         self._retries = retries
         self._model = model
         self._metrics = metrics
+        self._spare_retries = MAX_SPARE_RETRIES
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -110,8 +115,9 @@ class Transport:
                 following = self._endpoints.healthy(tried)
                 how = UpstreamAgain.FAILOVER
                 if following is None:
-                    if not isinstance(failure, NoAnswer):
+                    if not isinstance(failure, NoAnswer) or not self._spare_retries:
                         raise
+                    self._spare_retries -= 1
                     await self._pause(attempt, failure, deadline, left)
                     tried.clear()
                     following = self._endpoints.any()
@@ -164,6 +170,7 @@ class Transport:
             seconds = time.perf_counter() - started
             self._metrics.upstream_called(self._model, urlsplit(endpoint.url).netloc, outcome, seconds)
         self._endpoints.answered(endpoint)
+        self._spare_retries = min(MAX_SPARE_RETRIES, self._spare_retries + 1)
         return answer
 
     async def _exchange(
