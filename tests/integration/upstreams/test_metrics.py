@@ -63,6 +63,20 @@ async def test_failures_are_counted_by_kind_and_retries_apart(outcome: str) -> N
     assert again(metrics) == ({"retry": 3} if times == 4 else {})
 
 
+async def test_a_wait_for_the_moment_that_others_were_told_is_no_call_and_no_retry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics = PrometheusMetrics()
+    async with provider_server() as provider, upstream_model(provider.url, metrics=metrics) as model:
+        provider.faults.append(error(429, "rate_limit", **{"retry-after-ms": "100"}))
+        first = asyncio.create_task(embed(model, ["x"]))
+        await provider.until(lambda: provider.answered == 1)
+        await asyncio.gather(first, *(embed(model, ["x"]) for _ in range(300)))
+    assert calls(metrics, provider.url) == {"busy": 1, "answered": 301}
+    assert again(metrics) == {"retry": 1}
+    assert len(caplog.records) == 1
+
+
 async def test_failover_is_counted_and_which_url_failed_is_seen() -> None:
     metrics, dead = PrometheusMetrics(), dead_url()
     async with provider_server() as alive, upstream_model(dead, alive.url, metrics=metrics) as model:

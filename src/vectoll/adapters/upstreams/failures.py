@@ -7,6 +7,7 @@
     │   ├── Silence       connection refused or cut, timeout
     │   ├── NotAsked      others wait for an answer, and none comes
     │   └── Busy          429, or 5xx that says when: another try later may work
+    │       └── ToldToWait    others were told so
     ├── BadAnswer         status 200, and not what the protocol promises
     ├── Refused           this server's fault: key, quota, model name, URL; its operator must act
     └── InputRefused      the input's fault
@@ -36,6 +37,10 @@ class NotAsked(NoAnswer):
 
 class Busy(NoAnswer):
     """The provider limits our rate, or has said when it is back."""
+
+
+class ToldToWait(Busy):
+    """Nothing was sent: it has said when it wants to be asked again."""
 
 
 class BadAnswer(UpstreamFailure):

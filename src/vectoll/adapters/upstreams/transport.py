@@ -21,6 +21,7 @@ from vectoll.adapters.upstreams.failures import (
     NotAsked,
     Refused,
     Silence,
+    ToldToWait,
     UpstreamFailure,
 )
 from vectoll.adapters.upstreams.retries import RetryPolicy, retry_after_s
@@ -108,21 +109,24 @@ class Transport:
             except NotAsked:
                 raise
             except (NoAnswer, BadAnswer, Refused) as failure:
-                self._note(endpoint, failure, attempt)
+                was_sent = not isinstance(failure, ToldToWait)
+                if was_sent:
+                    self._note(endpoint, failure, attempt)
                 is_last = attempt >= max(self._retries.max_attempts, len(self._endpoints))
                 if is_last or self._is_closed or left.is_set():
                     raise
                 following = self._endpoints.healthy(tried)
                 how = UpstreamAgain.FAILOVER
                 if following is None:
-                    if not isinstance(failure, NoAnswer) or not self._spare_retries:
+                    if not isinstance(failure, NoAnswer) or (was_sent and not self._spare_retries):
                         raise
-                    self._spare_retries -= 1
+                    self._spare_retries -= was_sent
                     await self._pause(attempt, failure, deadline, left)
                     tried.clear()
                     following = self._endpoints.any()
                     how = UpstreamAgain.RETRY
-                self._metrics.upstream_asked_again(self._model, how)
+                if was_sent:
+                    self._metrics.upstream_asked_again(self._model, how)
                 endpoint = following
 
     async def _pause(self, attempt: int, failure: NoAnswer, deadline: float, left: asyncio.Event) -> None:
@@ -149,9 +153,9 @@ class Transport:
         max_bytes: int,
         limit_s: float,
     ) -> T:
-        """One call; none, and Busy, while the provider wants to be left alone, and NotAsked without time for one."""
+        """One call; none, and ToldToWait, while the provider wants that, and NotAsked without time for one."""
         if wait_s := self._endpoints.wait_s(endpoint):
-            raise Busy("it has asked to wait", wait_s)
+            raise ToldToWait("it has asked to wait", wait_s)
         if limit_s <= 0.0:
             raise NotAsked("no time is left")
         self._endpoints.started(endpoint)
