@@ -67,7 +67,7 @@ class Endpoints:
         return min(usable, key=lambda e: (e.in_flight, e.last_used), default=None)
 
     def any(self) -> Endpoint:
-        """A healthy endpoint, else the one that is due first: with nothing left to lose, try."""
+        """A healthy endpoint, else one that nobody tries, the one that is due first: there is nothing to lose."""
         return self.healthy() or min(
             self._all, key=lambda e: (e.is_silent and e.trial.locked(), e.ejected_until)
         )
