@@ -57,6 +57,15 @@ async def test_usage_that_is_missing_is_asked_for() -> None:
     assert [s.path.rpartition(":")[2] for s in provider.seen] == ["batchEmbedContents", "countTokens"]
 
 
+async def test_usage_that_is_missing_is_asked_for_as_much_at_once_as_was_bought() -> None:
+    texts = [f"text {i}" for i in range(250)]
+    async with provider_server(with_usage=False) as provider, upstream_model(provider.url, **GEMINI) as model:
+        result = await embed(model, texts)
+    assert result.usage.prompt_tokens == 500
+    counted = [len(s.body["contents"]) for s in provider.seen if s.path.endswith(":countTokens")]
+    assert sorted(counted) == [50, 100, 100]
+
+
 async def test_usage_that_is_missing_fails_when_set_so() -> None:
     how = {**GEMINI, "usage_missing": UsageMissing.FAIL}
     async with provider_server(with_usage=False) as provider, upstream_model(provider.url, **how) as model:

@@ -18,7 +18,7 @@ from vectoll.adapters.upstreams.failures import (
     UpstreamFailure,
 )
 from vectoll.adapters.upstreams.provider import Answer, Provider
-from vectoll.adapters.upstreams.purchase import Purchase
+from vectoll.adapters.upstreams.purchase import Bought, Purchase
 from vectoll.core.gate import FairGate
 from vectoll.core.inputs import check_ids, check_lengths, read_texts
 from vectoll.core.parts import for_each
@@ -145,7 +145,8 @@ class UpstreamModel:
         answers = await for_each(
             parts, lambda part: self._buy(part, dimensions, caller, purchase), at_once=PARALLEL_CALLS
         )
-        usage = await self._usage(encodings, answers, caller)
+        bought = [Bought(part, answer) for (_, part), answer in zip(parts, answers, strict=True)]
+        usage = await self._usage(bought, caller)
         vectors = [vector for answer in answers for vector in answer.vectors]
         return Embeddings(vectors, dimensions or self._spec.dims, usage)
 
@@ -153,10 +154,8 @@ class UpstreamModel:
         """The tokens that were bought and will not be delivered; 0 where nobody can say."""
         if not purchase.bought:
             return 0
-        encodings = [encoding for part in purchase.bought for encoding in part.encodings]
-        answers = [part.answer for part in purchase.bought]
         try:
-            return (await self._usage(encodings, answers, caller)).prompt_tokens
+            return (await self._usage(purchase.bought, caller)).prompt_tokens
         except VectollError:
             return 0
 
@@ -197,20 +196,28 @@ class UpstreamModel:
             raise self._no_usage()
         return tokens
 
-    async def _usage(self, encodings: Sequence[Encoding], answers: Sequence[Answer], caller: str) -> Usage:
+    async def _usage(self, bought: Sequence[Bought], caller: str) -> Usage:
         """What is charged: the provider's number, at most the quote; or, by setting, a count."""
-        quoted = sum(encoding.token_count for encoding in encodings)
-        billed = [answer.prompt_tokens for answer in answers]
-        used = sum(n for n in billed if n is not None)
-        if None in billed:
-            if self._upstream.usage_missing is UsageMissing.FAIL:
-                raise self._no_usage()
-            used = quoted if self._tokenizer else await self._count((0, encodings), caller)
+        quoted = sum(_quoted(part) for part in bought)
+        used = sum(part.answer.prompt_tokens or 0 for part in bought)
+        if uncounted := [part for part in bought if part.answer.prompt_tokens is None]:
+            used += await self._count_bought(uncounted, caller)
         if used > quoted:
             _log.warning(
                 "model %s: the provider billed %d tokens, the quote was %d", self._spec.id, used, quoted
             )
         return Usage(min(used, quoted))
+
+    async def _count_bought(self, uncounted: Sequence[Bought], caller: str) -> int:
+        """The tokens of what the provider gave no number for, each part by itself as it was sent."""
+        if self._upstream.usage_missing is UsageMissing.FAIL:
+            raise self._no_usage()
+        if self._tokenizer:
+            return sum(_quoted(part) for part in uncounted)
+        counts = await for_each(
+            uncounted, lambda part: self._count((0, part.encodings), caller), at_once=PARALLEL_CALLS
+        )
+        return sum(counts)
 
     def _no_usage(self) -> UpstreamUnavailable:
         _log.error("model %s: the provider does not say how many tokens it read", self._spec.id)
@@ -246,6 +253,10 @@ class UpstreamModel:
             for purchase in self._under_way:
                 purchase.left.set()
         await self._provider.close()
+
+
+def _quoted(part: Bought) -> int:
+    return sum(encoding.token_count for encoding in part.encodings)
 
 
 def _bound(index: int, text: str) -> int:
