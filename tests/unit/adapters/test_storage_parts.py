@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.ledger import ALICE, NOON, FixedClock, make_credit, make_hold
 
-from vectoll.adapters.storage import audit, holds, postgres, sqlite
+from vectoll.adapters.storage import audit, holds, postgres, sqlite, undecided
 from vectoll.adapters.storage.audit import Audit
 from vectoll.adapters.storage.blocks import read_blocks
 from vectoll.adapters.storage.holds import Holds
@@ -147,6 +147,23 @@ async def test_a_long_read_lets_the_log_begin_anew_and_takes_what_was_there_once
     assert found == sorted(stored, key=lambda transfer: transfer.seq)
     assert were_busy == [0] * 6, "two looks for pages, four pages"
     await store.close()
+
+
+def test_charges_that_cannot_be_written_down_leave_nothing_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    charges = undecided.Undecided(tmp_path)
+    hold = make_hold()
+    with monkeypatch.context() as full:
+        full.setattr(undecided, "sync", fail)
+        charges.add([hold])
+    assert list(tmp_path.iterdir()) == []
+    assert [[each.id for each in group] for group in charges.groups()] == [[hold.id]]
+    charges.add([hold])
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 async def test_nonces_that_lapsed_are_forgotten(tmp_path: Path) -> None:

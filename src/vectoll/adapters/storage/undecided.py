@@ -72,9 +72,13 @@ class Undecided:
         file = self._directory / f"{new_id('group')}.json"
         unfinished = file.with_suffix(".part")
         charges = [_Charge(h.id, h.principal.account, h.quote.model, h.request_id) for h in holds]
-        unfinished.write_bytes(msgspec.json.encode(charges))
-        sync(unfinished)
-        unfinished.rename(file)
+        try:
+            unfinished.write_bytes(msgspec.json.encode(charges))
+            sync(unfinished)
+            unfinished.rename(file)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
         sync(self._directory)
 
     def _files(self) -> Sequence[Path]:
