@@ -101,7 +101,8 @@ class Watch:
 
         A thorough round looks at those whose credit was taken back, too: a chain may show them after all.
         """
-        reversed_ = await self._reversed() if is_thorough else ()
+        since = self._clock.now() - REVERSED_WATCHED
+        reversed_ = await self._store.reversed_since(since) if is_thorough else ()
         found = [i for i in (*await self._store.open(), *reversed_) if i.network in self._rails]
         self._report_open(found)
         self._forget_all_but({intent.id for intent in found})
@@ -109,10 +110,6 @@ class Watch:
         shares = [deque(i for i in due if i.network == network) for network in self._rails]
         changed = await asyncio.gather(*(self._share(share, may_send=may_send) for share in shares))
         return list(chain.from_iterable(changed))
-
-    async def _reversed(self) -> Sequence[Intent]:
-        since = self._clock.now() - REVERSED_WATCHED
-        return [i for i in await self._store.list(IntentState.REVERSED) if i.updated_at > since]
 
     async def _share(self, share: deque[Intent], *, may_send: bool) -> Sequence[Intent]:
         """One rail's, a few at a time; those that changed. Once its chain is silent the rest has to wait."""

@@ -55,6 +55,10 @@ class PaymentStore(Protocol):
         """One payer's intents that the chain accepted and whose outcome is not known; oldest first."""
         ...
 
+    async def reversed_since(self, since: datetime) -> Sequence[Intent]:
+        """Whose credit was taken back after that."""
+        ...
+
     async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
         """Drop failed payments that were not touched since; how many there were.
 

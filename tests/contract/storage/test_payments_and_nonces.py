@@ -182,6 +182,17 @@ async def test_a_reversed_payment_is_credited_again_with_what_its_reversal_took(
     assert (await store.ledger.verify()).is_clean
 
 
+async def test_what_was_reversed_is_found_by_when(store: Store) -> None:
+    hour = timedelta(hours=1)
+    for name, state, at in (
+        ("old", IntentState.REVERSED, NOON - hour),
+        ("new", IntentState.REVERSED, NOON + hour),
+        ("failed", IntentState.FAILED, NOON + hour),
+    ):
+        await store.payments.insert(intent(name, state=state, updated_at=at))
+    assert [one.id for one in await store.payments.reversed_since(NOON)] == ["pay_new"]
+
+
 async def test_what_is_open_is_what_is_unsettled_or_not_final(store: Store) -> None:
     states = [state for state in IntentState if state is not IntentState.CREDITED]
     for state in states:

@@ -82,6 +82,10 @@ class MemoryPayments:
         mine = (i for i in self._intents.values() if (i.network, i.payer) == (network, payer))
         return [i for i in mine if i.state in AT_LARGE]
 
+    async def reversed_since(self, since: datetime) -> Sequence[Intent]:
+        """Whose credit was taken back after that."""
+        return [i for i in self._intents.values() if i.state is IntentState.REVERSED and i.updated_at > since]
+
     async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
         """Drop failed payments that were not touched since."""
         failed = [i for i in self._intents.values() if i.state is IntentState.FAILED]

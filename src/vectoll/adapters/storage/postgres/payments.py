@@ -64,6 +64,11 @@ class PostgresPayments:
         """One payer's intents whose outcome is not known."""
         return [to_intent(row) for row in await self._database.fetch("open_payments_of", network, payer)]
 
+    async def reversed_since(self, since: datetime) -> Sequence[Intent]:
+        """Whose credit was taken back after that."""
+        rows = await self._database.fetch("reversed_payments", to_micros(since))
+        return [to_intent(row) for row in rows]
+
     async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
         """Drop failed payments that were not touched since."""
         before = (to_micros(unsent_before), to_micros(sent_before))

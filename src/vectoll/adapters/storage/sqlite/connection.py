@@ -21,7 +21,9 @@ BUSY_TIMEOUT_S = 10.0
 """How long to wait for another process's transaction, each of which takes milliseconds."""
 
 LARGE = 100_000
-"""Transfers from which on a new schema takes more than a second."""
+"""Transfers from which on rewriting them takes more than a second."""
+REWRITTEN = 6
+"""The newest schema that rewrites them."""
 
 _log = logging.getLogger("vectoll.storage")
 _OLDEST_SQLITE = (3, 37, 0)
@@ -106,7 +108,7 @@ def convert(connection: sqlite3.Connection) -> None:
     newest = max(migrations)
     if version == newest:
         return
-    if version:
+    if 0 < version < REWRITTEN:
         _tell_if_large(connection, version, newest)
     connection.execute("BEGIN IMMEDIATE")
     for number in range(version + 1, newest + 1):

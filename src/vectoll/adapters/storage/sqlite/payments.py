@@ -87,6 +87,12 @@ class SqlitePayments:
             lambda db: [to_intent(row) for row in db.execute(sql("open_payments_of"), (network, payer))]
         )
 
+    async def reversed_since(self, since: datetime) -> Sequence[Intent]:
+        """Whose credit was taken back after that."""
+        return await self._reader.read_in_thread(
+            lambda db: [to_intent(row) for row in db.execute(sql("reversed_payments"), (to_micros(since),))]
+        )
+
     async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
         """Drop failed payments that were not touched since."""
         before = (to_micros(unsent_before), to_micros(sent_before))

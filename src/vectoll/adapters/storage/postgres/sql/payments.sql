@@ -34,6 +34,13 @@ WHERE (state IN ('received', 'verified', 'submitting', 'unknown') OR (state = 'c
     AND state IN ('verified', 'submitting', 'unknown') AND network = $1 AND payer = $2
 ORDER BY seq;
 
+-- name: reversed_payments
+SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
+    is_final, balance_after, reason, version
+FROM vectoll.payments
+WHERE state = 'reversed' AND updated_at > $1
+ORDER BY updated_at;
+
 -- name: list_payments
 SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
     is_final, balance_after, reason, version

@@ -33,6 +33,13 @@ WHERE (state IN ('received', 'verified', 'submitting', 'unknown') OR (state = 'c
     AND state IN ('verified', 'submitting', 'unknown') AND network = ? AND payer = ?
 ORDER BY seq;
 
+-- name: reversed_payments
+SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
+    is_final, balance_after, reason, version
+FROM payments
+WHERE state = 'reversed' AND updated_at > ?
+ORDER BY updated_at;
+
 -- name: list_payments
 SELECT id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, raw_tx, log_index,
     is_final, balance_after, reason, version
