@@ -219,3 +219,14 @@ def test_what_is_asked_of_payments_every_few_minutes_does_not_read_them_all(
     with closing(connection.connect(connection.prepare(tmp_path))) as db:
         plan = db.execute(f"EXPLAIN QUERY PLAN {connection.sql(statement)}", [None] * parameters)
         assert all(f"USING INDEX {index}" in step for *_, step in plan)
+
+
+def test_an_accounts_active_keys_are_found_among_those_that_lapsed(tmp_path: Path) -> None:
+    with closing(connection.connect(connection.prepare(tmp_path))) as db:
+        wanted = {"account": ALICE, "now": 0}
+        plan = [
+            step for *_, step in db.execute(f"EXPLAIN QUERY PLAN {connection.sql('active_keys')}", wanted)
+        ]
+    ranges = [step for step in plan if "api_keys" in step]
+    assert len(ranges) == 2
+    assert all("USING INDEX api_keys_active (account=? AND expires_at" in step for step in ranges)

@@ -38,6 +38,7 @@ def large(postgres: PostgresServer) -> str:
             url,
             FILL,
             f"INSERT INTO vectoll.accounts SELECT 'a' || n, 0 FROM generate_series(1, {KEYS}) n",
+            "INSERT INTO vectoll.accounts VALUES ('lapsed', 0)",
             f"""INSERT INTO vectoll.api_keys
                 (id, account, kind, name, digest, prefix, last6, created_at, is_pro)
             SELECT n::text, 'a' || n, 'INFERENCE', '', n::text::bytea, '', '', n, false
@@ -46,6 +47,10 @@ def large(postgres: PostgresServer) -> str:
                 (id, network, payer, base_units, payload, state, created_at, updated_at, since_block, tx, log_index,
                 is_final, balance_after, reason, version)
             SELECT n::text, '', '', 1, '', 'credited', n, n, 1, n::text, 0, true, 1, '', 1
+            FROM generate_series(1, {KEYS}) n""",
+            f"""INSERT INTO vectoll.api_keys
+                (id, account, kind, name, digest, prefix, last6, created_at, expires_at, is_pro)
+            SELECT 'l' || n, 'lapsed', 'INFERENCE', '', ('l' || n)::bytea, '', '', n, 0, false
             FROM generate_series(1, {KEYS}) n""",
             "VACUUM ANALYZE vectoll.transfers",
             "VACUUM ANALYZE vectoll.payments",
@@ -92,6 +97,7 @@ def _visited(node: Mapping[str, Any]) -> int:
         ("charges", f"'large', 0, {EVER}, 'credit', {PAGE}"),
         ("charges_by_allowance", f"'large', 0, {EVER}, {PAGE}"),
         ("list_account_keys", "'a77'"),
+        ("active_keys", "'lapsed', 1"),
     ],
 )
 async def test_an_account_s_page_costs_its_own_rows_only(large: str, name: str, arguments: str) -> None:

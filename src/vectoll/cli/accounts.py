@@ -102,7 +102,7 @@ async def _show(settings: Settings, account: AccountId) -> tuple[_Found, Sequenc
     now = datetime.now(UTC)
     async with open_store(settings, must_exist=True) as store:
         await require_account(store, account)
-        keys = [key for key in await store.keys.list(account) if key.is_active(now)]
+        keys = await store.keys.active(account, now)
         return _found(settings, account, await store.ledger.balance(account), len(keys)), keys
 
 

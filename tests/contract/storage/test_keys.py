@@ -75,19 +75,16 @@ async def test_keys_are_listed_oldest_first(keys: KeyStore) -> None:
     assert await keys.list(ALICE) == [old, same, young]
 
 
-async def test_active_keys_are_those_of_an_account_that_are_neither_revoked_nor_expired(
-    keys: KeyStore,
-) -> None:
-    lasting = make_key("lasting")
-    expired = make_key("expired", expires_at=NOON)
-    other = make_key("other", BOB)
-    for key in (FULL, lasting, expired, other):
+async def test_active_keys_are_neither_revoked_nor_expired(keys: KeyStore) -> None:
+    later = NOON + timedelta(minutes=1)
+    forever, revoked, other = make_key("forever"), make_key("revoked"), make_key("other", BOB)
+    lapsed, lapsing = make_key("lapsed", expires_at=NOON), make_key("lapsing", expires_at=later)
+    young = make_key("young", created_at=NOON - timedelta(hours=1), expires_at=later)
+    for key in (forever, revoked, other, lapsed, lapsing, young):
         await keys.add(key)
-    assert await keys.active(ALICE, NOON) == [FULL, lasting]
-    assert FULL.expires_at is not None
-    assert await keys.active(ALICE, FULL.expires_at) == [lasting]
-    await keys.revoke(lasting.id, NOON)
-    assert await keys.active(ALICE, NOON) == [FULL]
+    await keys.revoke(revoked.id, NOON)
+    assert await keys.active(ALICE, NOON) == [young, forever, lapsing]
+    assert await keys.active(ALICE, later) == [forever]
 
 
 async def test_revocation_is_seen_by_the_next_lookup_and_happens_once(keys: KeyStore) -> None:

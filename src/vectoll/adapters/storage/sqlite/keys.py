@@ -45,9 +45,9 @@ class SqliteKeys:
 
     async def active(self, account: AccountId, now: datetime) -> Sequence[ApiKey]:
         """An account's keys that can be used."""
+        wanted = {"account": account, "now": to_micros(now)}
         return await self._reader.read_in_turn(
-            account,
-            lambda db: [to_key(row) for row in db.execute(sql("active_keys"), (account, to_micros(now)))],
+            account, lambda db: [to_key(row) for row in db.execute(sql("active_keys"), wanted)]
         )
 
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:

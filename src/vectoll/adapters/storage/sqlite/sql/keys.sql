@@ -33,10 +33,14 @@ WHERE account = ?
 ORDER BY created_at, seq;
 
 -- name: active_keys
+-- two parts, for each of which the index is a range
 SELECT id, account, kind, name, digest, prefix, last6, created_at, expires_at, revoked_at, limit_amount, limit_period,
     is_pro
-FROM api_keys
-WHERE account = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)
+FROM (
+    SELECT * FROM api_keys WHERE account = :account AND revoked_at IS NULL AND expires_at IS NULL
+    UNION ALL
+    SELECT * FROM api_keys WHERE account = :account AND revoked_at IS NULL AND expires_at > :now
+) AS active
 ORDER BY created_at, seq;
 
 -- name: revoke_key

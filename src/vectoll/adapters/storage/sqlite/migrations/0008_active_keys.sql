@@ -1,0 +1,2 @@
+-- An account's keys that can be used: one that has had a hundred thousand that lapsed may have five of them.
+CREATE INDEX api_keys_active ON api_keys (account, expires_at) WHERE revoked_at IS NULL;
