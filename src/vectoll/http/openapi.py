@@ -9,7 +9,7 @@ from vectoll import __version__
 from vectoll.http import schemas, schemas_account, schemas_x402
 from vectoll.http.errors import MAX_RETRY_AFTER_S
 from vectoll.http.openapi_operations import OPERATIONS, Operation
-from vectoll.http.record import BASES, OPENAI_BASE
+from vectoll.http.record import BASES, OPENAI_BASE, SPEC_BASE
 
 _DESCRIPTION = """\
 Create embeddings, metered and billed. The same service answers under two base paths: `/api/v1`, whose errors are
@@ -180,7 +180,7 @@ def _answer(operation: Operation) -> dict[str, Any]:
 
 
 def _error_schema(status: int, base: str, own_type: type | None) -> dict[str, Any]:
-    if base == OPENAI_BASE:
+    if base != SPEC_BASE:
         return _ref(schemas.OpenAIError)
     forms: list[type] = [schemas.DetailedError if status == 400 else schemas.StandardError]
     if own_type is not None:

@@ -193,6 +193,8 @@ async def test_openapi_document(client: Client, server: FakeServer) -> None:
     statuses = {int(status) for status in embeddings["responses"]}
     assert statuses == {200, 400, 401, 402, 408, 409, 413, 414, 415, 429, 431, 500, 501, 503, 504, 505}
     assert set(document["paths"][OPENAI_URL]["post"]["responses"]) == {*embeddings["responses"], "404"}
+    refused = document["paths"]["/health"]["get"]["responses"]["400"]["content"]["application/json"]["schema"]
+    assert refused == {"$ref": "#/components/schemas/OpenAIError"}
     assert {"BearerAuth": []} in embeddings["security"]
     assert '"decimal"' not in response.text
     fields = document["components"]["schemas"]["CreateEmbeddingRequest"]["properties"]
