@@ -10,7 +10,7 @@ from vectoll.domain.errors import Unavailable
 from vectoll.domain.limits import LimitState
 from vectoll.http.errors import CALLERS_FAULT
 from vectoll.http.headers import RawHeaders
-from vectoll.http.record import is_api, record_of, stranger
+from vectoll.http.record import is_api, record_of, speaks_openai, stranger
 
 _REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
 _TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
@@ -36,16 +36,18 @@ class LimitHeaders:
                 caller, record.model
             )
             tokens = (permit and permit.tokens) or await self._admission.tokens_left(caller, record.model)
-            response.raw_headers += _limit_headers(_REQUESTS, requests)
-            response.raw_headers += _limit_headers(_TOKENS, tokens)
+            seconds = b"%ds" if speaks_openai(scope) else b"%d"
+            response.raw_headers += _limit_headers(_REQUESTS, requests, seconds)
+            response.raw_headers += _limit_headers(_TOKENS, tokens, seconds)
 
 
-def _limit_headers(names: tuple[bytes, bytes, bytes], state: LimitState | None) -> RawHeaders:
+def _limit_headers(names: tuple[bytes, bytes, bytes], state: LimitState | None, seconds: bytes) -> RawHeaders:
+    """``seconds`` is how they are written: OpenAI's clients read none without a unit."""
     if state is None:
         return []
     limit, remaining, reset = names
     return [
         (limit, b"%d" % state.limit),
         (remaining, b"%d" % state.remaining),
-        (reset, b"%d" % state.reset_s),
+        (reset, seconds % state.reset_s),
     ]

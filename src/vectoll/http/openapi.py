@@ -41,16 +41,19 @@ _STATUS_TEXT = {
 _UNREAD = (408, 414, 431, 501, 505)
 """The answers to what is no whole request, beside 400. Any operation may have been meant."""
 
+_COUNT = {"type": "integer", "minimum": 0}
+_SECONDS = {"type": "string", "pattern": "^[0-9]+s?$", "example": "60"}
 _LIMIT_HEADERS = {
-    f"x-ratelimit-{what}-{unit}": {
-        "description": f"{text} {unit} per minute.",
-        "schema": {"type": "integer", "minimum": 0},
-    }
+    f"x-ratelimit-{what}-{unit}": {"description": f"{text} {unit} per minute.", "schema": schema}
     for unit in ("requests", "tokens")
-    for what, text in (
-        ("limit", "The limit of"),
-        ("remaining", "What is left of"),
-        ("reset", "Whole seconds until the window is fresh:"),
+    for what, text, schema in (
+        ("limit", "The limit of", _COUNT),
+        ("remaining", "What is left of", _COUNT),
+        (
+            "reset",
+            f"Seconds (under {OPENAI_BASE} with their unit, `60s`) until the window is fresh:",
+            _SECONDS,
+        ),
     )
 }
 
