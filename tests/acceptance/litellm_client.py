@@ -32,6 +32,7 @@ def main() -> None:
         "async_vectors": [item["embedding"] for item in later.data],
         "wrong_key": failure_of(**{**options, "api_key": "vtk_wrong"}, input="x"),
         "long_input": failure_of(**options, input="word " * 300),
+        "endless_input": failure_of(**options, input="word " * 300_000),
     }
     json.dump(seen, sys.stdout)
 

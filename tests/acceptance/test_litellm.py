@@ -46,4 +46,4 @@ def test_wrong_key_is_an_authentication_error(seen: dict[str, Any]) -> None:
 
 
 def test_long_input_is_a_context_window_error(seen: dict[str, Any]) -> None:
-    assert seen["long_input"] == "ContextWindowExceededError"
+    assert seen["long_input"] == seen["endless_input"] == "ContextWindowExceededError"

@@ -32,7 +32,7 @@ def check_characters(texts: Sequence[str], max_tokens: int) -> None:
     most = max_characters(max_tokens)
     for index, text in enumerate(texts):
         if len(text) > most:
-            raise TooManyCharacters(index, len(text), most)
+            raise TooManyCharacters(index, len(text), most, max_tokens)
 
 
 class EncodingFormat(StrEnum):

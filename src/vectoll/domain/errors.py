@@ -115,14 +115,17 @@ class InputTooLong(InvalidRequest):
 
 
 class TooManyCharacters(InvalidRequest):
-    """An input is far larger than any text that fits the model's context, so its tokens were not counted."""
+    """An input is far larger than any text that fits the model's context, so its tokens were not counted.
+
+    It begins like InputTooLong, whose wording clients know: litellm raises ContextWindowExceededError by it.
+    """
 
     code = "CONTEXT_LENGTH_EXCEEDED"
 
-    def __init__(self, index: int, characters: int, limit: int) -> None:
+    def __init__(self, index: int, characters: int, most: int, limit: int) -> None:
         message = (
-            f"This model reads at most {limit} characters, but input {index} has {characters} characters. "
-            "Shorten or split it; nothing was embedded or charged."
+            f"This model's maximum context length is {limit} tokens, but input {index} has {characters} characters, "
+            f"and at most {most} are looked at. Shorten or split it; {NOTHING_CHARGED}."
         )
         super().__init__(message, [FieldIssue(("input", index), message)])
 

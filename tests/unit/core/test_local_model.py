@@ -160,9 +160,8 @@ async def test_a_text_that_is_far_too_large_is_not_tokenised(
 ) -> None:
     most = 1024 * 1024 + 256 * SPEC.max_tokens
     model = with_spec(model, truncate=truncate)
-    with pytest.raises(
-        InvalidRequest, match=f"at most {most} characters, but input 1 has {most + 1} char"
-    ) as caught:
+    words = f"maximum context length is 8 tokens, but input 1 has {most + 1} characters, and at most {most}"
+    with pytest.raises(InvalidRequest, match=words) as caught:
         await model.tokenize(["fine", "x" * (most + 1)])
     assert caught.value.code == "CONTEXT_LENGTH_EXCEEDED"
     assert tokenizer.seen == []
