@@ -21,7 +21,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Streams = Annotated[int, Meta(ge=0, le=1024)]  # each is a thread
 Seconds = Annotated[float, Meta(gt=0)]
-Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
+Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 Text = Annotated[str, Meta(min_length=1)]
 
 

@@ -53,7 +53,15 @@ async def test_other_pages_may_not(origins: tuple[str, ...]) -> None:
     assert all("access-control-allow-origin" not in each.headers for each in (asked, refused))
 
 
-@pytest.mark.parametrize("origin", ["https://app.example/", "app.example", ""])
+@pytest.mark.parametrize("origin", ["app://obsidian.md", "chrome-extension://abcdef", "tauri://localhost"])
+async def test_pages_that_came_over_no_network_have_origins_too(origin: str) -> None:
+    settings = load_settings(flags={"http": {"cors_origins": [origin]}}, environ={})
+    async with client(*settings.http.cors_origins) as http:
+        answer = await http.options("/v1/embeddings", headers={**ASKS, "origin": origin})
+    assert answer.headers["access-control-allow-origin"] == origin
+
+
+@pytest.mark.parametrize("origin", ["https://app.example/", "app.example", "", "://x", "App://x y"])
 def test_what_is_no_origin_ends_the_program(origin: str) -> None:
     with pytest.raises(ConfigurationError, match=r"http\.cors_origins"):
         load_settings(flags={"http": {"cors_origins": [origin]}}, environ={})
