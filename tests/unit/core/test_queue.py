@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +150,33 @@ def test_two_backlogs_share_the_engine_by_tokens() -> None:
     assert abs(served["short"] - served["long"]) <= 2 * 64
 
 
+@pytest.mark.parametrize("callers", [1, 2, 8])
+@pytest.mark.parametrize("alike", [True, False])
+def test_callers_who_send_one_query_after_the_other_leave_a_backlog_its_share(
+    callers: int, *, alike: bool
+) -> None:
+    queries = [job(f"query {n}", 60) for n in range(callers)]
+    queue = queue_of(job("bulk", *[60] * 1000), *queries, padded=False, alike=alike)
+    served: Counter[str] = Counter()
+    for _ in range(30 * (callers + 1)):
+        for item in queue.next_batch():
+            served[item.job.caller] += 1
+            if item.job.caller != "bulk":
+                queue.push(job(item.job.caller, 60))  # its answer is here, and the next goes out
+    assert all(abs(count - 30) <= 1 for count in served.values())
+
+
+def test_who_has_left_is_forgotten() -> None:
+    queue = queue_of(job("bulk", *[16] * 5000), budget_tokens=16, padded=False)
+    for n in range(2000):
+        queue.push(job(f"query {n}", 16))
+        queue.next_batch()  # the query's
+        queue.next_batch()
+    assert len(queue._left) < 200
+    drain(queue)
+    assert not queue._left
+
+
 def test_an_idle_caller_saves_up_no_credit() -> None:
     queue = queue_of(job("steady", *[16] * 400), job("guest", 16))
     for _ in range(50):
@@ -265,8 +293,10 @@ def test_whoever_was_served_least_is_next_whatever_came_and_went(
     for step in [*steps, *[None] * 200]:
         if isinstance(step, tuple):
             caller = f"caller {step[0]}"
+            if not any(each.waiting for each in jobs):
+                served.clear()
             if not waits(caller):
-                served[caller] = now
+                served[caller] = max(now, served.get(caller, 0))
             jobs.append(job(caller, *step[1]))
             queue.push(jobs[-1])
         elif step is not None:

@@ -2,9 +2,10 @@
 
 Fairness is start-time fair queuing (Goyal et al., SIGCOMM 1996) over callers, counted in tokens: each batch is
 seeded with a sequence of the caller who has been served least, so a caller's single query never waits behind another's
-backlog. Among one caller's requests the one goes first that would finish first under processor sharing (Friedman and
-Henderson, SIGMETRICS 2003): equal ones in the order of arrival, a query before the rest of a bulk request. The rest
-of the batch is filled with what would be next, or, where an engine pads, with sequences of similar length.
+backlog; who comes back stands where they left, so that queries one after the other leave a backlog its share. Among one
+caller's requests the one goes first that would finish first under processor sharing (Friedman and Henderson, SIGMETRICS
+2003): equal ones in the order of arrival, a query before the rest of a bulk request. The rest of the batch is filled
+with what would be next, or, where an engine pads, with sequences of similar length.
 """
 
 import heapq
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from vectoll.core.batching.flow import Bucket, Flow, Item, Job, bucket_of
 
 MAX_LEFT = 64
-"""Places that nobody is at any more: beyond so many, and as many as are taken, they are swept out."""
+"""Places that nobody is at any more, and callers who have left: beyond so many, and as many as are needed, they are
+swept out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class FairQueue:
         self._order = 0
         self._now = 0
         self._flows: dict[str, Flow] = {}
+        self._left: dict[str, int] = {}
+        """What callers of whom nothing waits have been served, while others wait: they may be back at once."""
+        self._sweep_at = MAX_LEFT
         self._places: list[tuple[int, int, int, Flow]] = []
         """A heap of the flows' places, and of some that they have left. The third number tells equals apart."""
         self._placed = 0
@@ -50,7 +55,8 @@ class FairQueue:
         """Add every sequence of a job, shortest first so that neighbours are alike."""
         flow = self._flows.get(job.caller)
         if flow is None:
-            flow = self._flows[job.caller] = Flow(job.caller, self._now)
+            served = max(self._now, self._left.pop(job.caller, 0))
+            flow = self._flows[job.caller] = Flow(job.caller, served)
         flow.enter(job, self._order)
         sequences = job.sequences
         for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
@@ -89,6 +95,7 @@ class FairQueue:
         self.tokens -= item.length
         if not flow.count:
             del self._flows[flow.caller]
+            self._note_left(flow)
         if not self.shape.alike:
             return
         alike = flow.by_bucket[item.bucket]
@@ -99,6 +106,16 @@ class FairQueue:
             del flows[flow.caller]
             if not flows:
                 del self._in_bucket[item.bucket]
+
+    def _note_left(self, flow: Flow) -> None:
+        """Nothing of a caller waits any more. Where nothing waits at all, nobody was served more than another."""
+        if not self._flows:
+            self._left.clear()
+            return
+        self._left[flow.caller] = flow.served
+        if len(self._left) > self._sweep_at:
+            self._left = {caller: served for caller, served in self._left.items() if served > self._now}
+            self._sweep_at = 2 * len(self._left) + MAX_LEFT
 
     def _place(self, flow: Flow) -> None:
         """Note where a flow now stands, if anything of it waits."""
@@ -128,8 +145,9 @@ class FairQueue:
         """
         flow = self._flows.get(caller)
         own = flow.tokens if flow else 0
+        lead = flow.served if flow else self._left.get(caller, 0)
         others = len(self._flows) - (flow is not None)
-        return min(self.tokens, own + others * (own + self.shape.budget_tokens))
+        return min(self.tokens, own + others * (own + max(0, lead - self._now) + self.shape.budget_tokens))
 
     def has_room(self, caller: str, tokens: int, limit_tokens: int) -> bool:
         """Whether a request of this size may wait.
