@@ -18,7 +18,7 @@ from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint
 from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
 from vectoll.core import reading
 from vectoll.domain.catalog import Pooling
-from vectoll.domain.errors import ConfigurationError, InputTooLong, InvalidRequest
+from vectoll.domain.errors import ConfigurationError, InferenceFailed, InputTooLong, InvalidRequest
 
 CLS, SEP = 101, 102
 START, END, PAD, UNKNOWN, A, B, EXTRA = range(7)
@@ -220,6 +220,28 @@ def test_a_broken_tokenizer_file_is_named(tmp_path: Path, content: str | None) -
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigurationError, match=r"tokenizer\.json"):
         load_tokenizer(replace(minilm(), folder=tmp_path))
+
+
+def panicking() -> Tokenizer:
+    """What the library reads, and fails to encode with by no Exception: a template with a token that is not there."""
+    document = json.loads(tiny("<s> $A").to_str())
+    document["post_processor"]["special_tokens"] = {}
+    return Tokenizer.from_str(json.dumps(document))
+
+
+def test_a_tokenizer_with_which_the_library_panics_is_a_setting_to_correct(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot read the tokenizer .*tokenizer\.json"):
+        load_tokenizer(saved(tmp_path, panicking()))
+
+
+def test_a_text_with_which_the_library_panics_fails() -> None:
+    library = tiny("<s> $A")
+    tokenizer = CheckpointTokenizer(library, 6)
+    library.post_processor = panicking().post_processor
+    with pytest.raises(InferenceFailed):
+        tokenizer.encode(["a"])
+    with pytest.raises(InferenceFailed):
+        list(tokenizer.encode_in_slices(["a"]))
 
 
 @pytest.mark.parametrize("rule", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])

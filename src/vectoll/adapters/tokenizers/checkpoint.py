@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer, with what a server asks of it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,14 @@ from vectoll.adapters.tokenizers.words import MAX_CHARACTERS, words_of
 from vectoll.core.reading import FEW_TEXTS, slices
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.embedding import Encoding, max_characters
-from vectoll.domain.errors import ConfigurationError, InputTooLong, InvalidRequest, TooFewTokens
+from vectoll.domain.errors import (
+    ConfigurationError,
+    InferenceFailed,
+    InputTooLong,
+    InvalidRequest,
+    TooFewTokens,
+    VectollError,
+)
 
 _PROBE = "a"
 
@@ -60,6 +68,10 @@ class CheckpointTokenizer:
             return [Encoding(self._finish(index, ids, max_tokens)) for index, ids in enumerate(read)]
         except TypeError:  # a str that has no UTF-8 form
             raise _not_unicode(texts) from None
+        except BaseException as error:
+            if _is_panic(error):
+                raise InferenceFailed from None
+            raise
 
     def encode_in_slices(
         self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
@@ -72,6 +84,10 @@ class CheckpointTokenizer:
                 first += len(read)
         except TypeError:
             raise _not_unicode(texts) from None
+        except BaseException as error:
+            if _is_panic(error):
+                raise InferenceFailed from None
+            raise
 
     def _read(self, texts: Sequence[str], limit: int | None) -> Iterable[list[list[int]]]:
         if self._words is None or sum(map(len, texts)) > MAX_CHARACTERS:
@@ -127,9 +143,12 @@ def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> Ch
     returns plausible nonsense. An end token that tokenizer_config.json asks for and tokenizer.json forgot is put
     in place; any other lack raises ConfigurationError.
     """
-    path = checkpoint.tokenizer_file
-    pooling = pooling or checkpoint.pooling
-    tokenizer = _read(path)
+    with _explaining(checkpoint.tokenizer_file) as path:
+        return _load(path, checkpoint, pooling or checkpoint.pooling)
+
+
+def _load(path: Path, checkpoint: Checkpoint, pooling: Pooling | None) -> CheckpointTokenizer:
+    tokenizer = Tokenizer.from_file(str(path))
     if isinstance(normalizer := tokenizer.normalizer, BertNormalizer):
         for name, value in checkpoint.bert_rules:
             setattr(normalizer, name, value)
@@ -150,15 +169,27 @@ def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> Ch
 
 def load_tokenizer_file(path: Path) -> CheckpointTokenizer:
     """A tokenizer.json without its checkpoint, to count with. Raises ConfigurationError."""
-    tokenizer = _read(path)
-    return CheckpointTokenizer(tokenizer, tokenizer.get_vocab_size(with_added_tokens=True))
+    with _explaining(path):
+        tokenizer = Tokenizer.from_file(str(path))
+        return CheckpointTokenizer(tokenizer, tokenizer.get_vocab_size(with_added_tokens=True))
 
 
-def _read(path: Path) -> Tokenizer:
+@contextmanager
+def _explaining(path: Path) -> Iterator[Path]:
+    """What the library cannot read, or not encode with, is a ConfigurationError."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises no narrower class
-        raise ConfigurationError(f"cannot read the tokenizer {path}: {error}") from None
+        yield path
+    except VectollError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or _is_panic(error):  # the library raises no narrower class
+            raise ConfigurationError(f"cannot read the tokenizer {path}: {error}") from None
+        raise
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether the library's Rust code gave up: no Exception, and its class cannot be imported."""
+    return type(error).__name__ == "PanicException"
 
 
 def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
