@@ -16,7 +16,7 @@ MAX_BLOCKS = 100_000
 """Apart from the buckets: each takes many failures, and is not to be pushed out by requests that cost nothing."""
 
 FORGOTTEN_AT_ONCE = 64
-"""With each bucket that is new: 0.4 ms. All those of a flood at once would be a second in which nothing else is done."""
+"""With each bucket that is new: 0.4 ms. All of a flood at once would be a second in which nothing else is done."""
 
 
 class MemoryRateLimiter:

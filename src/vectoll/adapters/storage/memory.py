@@ -125,7 +125,10 @@ class MemoryLedger:
         return PaidCharge(charge, part.amount if part else ZERO)
 
     async def key_usage(
-        self, account: AccountId, limits: Mapping[KeyId, SpendLimit | None], now: datetime
+        self,
+        account: AccountId,  # noqa: ARG002 - who waits for a turn elsewhere
+        limits: Mapping[KeyId, SpendLimit | None],
+        now: datetime,
     ) -> Mapping[KeyId, KeyUsage]:
         """What keys have spent lately."""
         return {key: self._key_usage(key, limit, now) for key, limit in limits.items()}
