@@ -5,17 +5,21 @@ What not every command needs is imported where it is used, so that `vectoll keys
 """
 
 import asyncio
+import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.adapters.storage.sqlite.connection import DATABASE_NAME
-from vectoll.domain.errors import ConfigurationError, Unusable
+from vectoll.domain.errors import ConfigurationError, Unavailable, Unusable
 from vectoll.domain.ledger import Verification
+from vectoll.domain.payments import IntentState
 from vectoll.http.services import Readiness, Services
 from vectoll.loading import open_models
 from vectoll.ports.authenticator import Authenticator
@@ -28,6 +32,8 @@ from vectoll.settings import Settings, TracingSettings
 
 if TYPE_CHECKING:
     from vectoll.core.tracing import Tracer
+
+_log = logging.getLogger("vectoll.payments")
 
 Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is."""
@@ -68,10 +74,9 @@ def has_ledger(settings: Settings) -> bool:
     """
     if settings.database.url:
         return True
+    ledger = Path(settings.data_dir) / DATABASE_NAME
     try:
-        (
-            Path(settings.data_dir) / DATABASE_NAME
-        ).stat()  # Path.exists is silent about errors since Python 3.14
+        ledger.stat()  # Path.exists is silent about errors since Python 3.14
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -153,6 +158,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
                 open_wallets(settings, store, limiter, clock, counted.payments)
             )
             authenticators = [wallets.authenticator, *authenticators]  # a sign-in wins over a key
+        await _tell_unwatched(store, wallets.services.asking.networks if wallets else frozenset())
         if tracer:
             metrics, authenticators = TracedMetrics(metrics), [TracedAuthenticator(a) for a in authenticators]
         models = await stack.enter_async_context(open_models(settings, metrics))
@@ -170,6 +176,14 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
             wallets=wallets.services if wallets else None,
             tracer=tracer,
         )
+
+
+async def _tell_unwatched(store: Store, networks: AbstractSet[str]) -> None:
+    """Log what is open on networks that are not configured any more: nobody sees it arrive."""
+    with suppress(Unavailable):
+        open_ = [i for i in await store.payments.open() if i.state is not IntentState.RECEIVED]
+        for network, count in Counter(i.network for i in open_ if i.network not in networks).items():
+            _log.warning("payments_not_watched", extra={"network": network, "payments": count})
 
 
 @asynccontextmanager

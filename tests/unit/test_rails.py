@@ -20,7 +20,8 @@ from vectoll.adapters.storage.sqlite import open_sqlite
 from vectoll.bootstrap import open_services
 from vectoll.core.payment_header import parse_payment_header, render_payment
 from vectoll.domain.errors import ConfigurationError
-from vectoll.domain.payments import Intent, IntentState
+from vectoll.domain.ids import AccountId
+from vectoll.domain.payments import Intent, IntentState, PaymentId
 from vectoll.ports.clock import SystemClock
 from vectoll.rails import make_rails, open_top_ups
 from vectoll.settings import Settings, load_settings
@@ -206,6 +207,22 @@ async def test_who_serves_from_a_data_directory_takes_nothing_unsent_for_anybody
         await top_ups.reconcile(may_send=may_send)
     assert [i.state for i in await store.payments.list()] == [state]
     await store.close()
+
+
+@pytest.mark.parametrize(("state", "is_told"), [(IntentState.UNKNOWN, True), (IntentState.RECEIVED, False)])
+async def test_payments_that_nobody_watches_are_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, state: IntentState, *, is_told: bool
+) -> None:
+    model = {"id": "all-MiniLM-L6-v2", "load": "first_use"}
+    configured = load_settings(Path("/dev/null"), {"models": [model]}, {})
+    now = datetime.now(UTC)
+    intent = Intent(PaymentId("pay_1"), "eip155:8453", AccountId("0x"), 1, b"", state, now, now)
+    store = await open_sqlite(tmp_path)
+    await store.payments.insert(intent)
+    async with open_services(configured, store, SystemClock()):
+        pass
+    await store.close()
+    assert ("payments_not_watched" in caplog.text) is is_told
 
 
 async def test_allowances_need_wallets(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ class Asking:
     options: Sequence[PaymentOption]
 
     @property
+    def networks(self) -> frozenset[str]:
+        """Where payments are looked for, by CAIP-2 id."""
+        return frozenset(option.network for option in self.options)
+
+    @property
     def top_up_url(self) -> str:
         """Where payments go."""
         return self.public_url + TOP_UP_PATH
