@@ -206,14 +206,37 @@ def test_discarded_job_leaves_nothing_behind() -> None:
     assert not queue._in_bucket
 
 
-def test_tokens_ahead_is_small_for_a_newcomer_and_the_backlog_for_its_owner() -> None:
+def test_tokens_ahead_are_few_for_a_newcomer_and_a_small_request_and_the_backlog_for_another_like_it() -> (
+    None
+):
     queue = queue_of(job("bulk", *[16] * 1000))
-    assert queue.tokens_ahead("newcomer") == 64
-    assert queue.tokens_ahead("bulk") == 16_000
+    assert queue.tokens_ahead("newcomer", 16_000) == 64
+    assert queue.tokens_ahead("bulk", 16_000) == 16_000
+    assert queue.tokens_ahead("bulk", 16) == 16
     queue.next_batch()
-    assert queue.tokens_ahead("bulk") == 16_000 - 64
+    assert queue.tokens_ahead("bulk", 16_000) == 16_000 - 64
     assert queue.has_room("bulk", 64, 16_000)
     assert not queue.has_room("bulk", 65, 16_000)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 300), min_size=1, max_size=8),
+    late=st.integers(1, 300),
+    begun=st.integers(0, 40),
+)
+def test_a_small_request_starts_after_the_tokens_that_are_said_to_be_ahead_of_it(
+    sizes: list[int], late: int, begun: int
+) -> None:
+    queue = queue_of(*(job("a", *[1] * size) for size in sizes), budget_tokens=1, padded=False, alike=False)
+    for _ in range(min(begun, sum(sizes) - 1)):
+        queue.next_batch()
+    last = job("a", *[1] * late)
+    ahead = queue.tokens_ahead("a", late)
+    queue.push(last)
+    waited = 0
+    while queue.next_batch()[0].job is not last:
+        waited += 1
+    assert waited <= ahead
 
 
 def test_room_that_many_small_callers_leave_is_anybodys_and_nobody_fills_the_queue_for_the_others() -> None:

@@ -121,9 +121,9 @@ class Batcher:
     def _require_room(self, job: Job) -> None:
         if self._is_closing:
             raise Draining
-        ahead = self._queue.tokens_ahead(job.caller)
-        wait_s = ahead / self._tokens_per_s if self._tokens_per_s else 0.0
         tokens = sum(map(len, job.sequences))
+        ahead = self._queue.tokens_ahead(job.caller, tokens)
+        wait_s = ahead / self._tokens_per_s if self._tokens_per_s else 0.0
         has_room = self._queue.has_room(job.caller, tokens, self._max_queue_tokens)
         if wait_s > self._max_wait_s or not has_room:
             raise AtCapacity(math.ceil(max(1.0, wait_s - self._max_wait_s)))

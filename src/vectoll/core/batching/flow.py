@@ -98,6 +98,10 @@ class Flow:
             tokens -= until_next
             self.shared = heapq.heappop(self.sharing)
 
+    def ahead_of(self, tokens: int) -> int:
+        """How many of its tokens are computed before a new job of this size, at most: as many of each job."""
+        return min(self.tokens, tokens * len(self.jobs))
+
     def first(self) -> Item | None:
         """What is to be computed next."""
         while self.jobs:

@@ -139,12 +139,12 @@ class FairQueue:
                 return flow
             heapq.heappop(places)
 
-    def tokens_ahead(self, caller: str) -> int:
-        """An upper bound on the tokens computed before a new sequence of this caller starts, unless the caller itself
-        sends what goes before it.
+    def tokens_ahead(self, caller: str, tokens: int) -> int:
+        """An upper bound on the tokens computed before a new request of this caller and size starts, unless the caller
+        itself sends what goes before it.
         """
         flow = self._flows.get(caller)
-        own = flow.tokens if flow else 0
+        own = flow.ahead_of(tokens) if flow else 0
         lead = flow.served if flow else self._left.get(caller, 0)
         others = len(self._flows) - (flow is not None)
         return min(self.tokens, own + others * (own + max(0, lead - self._now) + self.shape.budget_tokens))
