@@ -81,7 +81,7 @@ _KEY_OR_PAYMENT = (
 
 MAX_RETRY_AFTER_S = 59
 """openai-node before 7 and the AI SDK heed less than a minute, openai-python before 3 a minute at most; where it is
-more they come back at once. Who has to wait longer is told the rest when they are back."""
+more they come back within seconds. Who has to wait longer is told the rest when they are back."""
 
 CLIENT_LEFT = 499
 """Logged for a client that went away before its answer; nobody receives it."""
