@@ -24,7 +24,7 @@ _STATUS_TEXT = {
     402: "The request costs more than the account's credit, or than the key's spend limit leaves",
     403: "This needs an ADMIN key; to create keys, one without a spend limit",
     404: "No such thing",
-    408: "Nothing more of the request came for too long",
+    408: "Nothing more of the request came for too long, or its body took too long as a whole",
     409: "The Idempotency-Key was used for a different request, repeated too often, or is a day old",
     413: "The request body is too large",
     414: "The request line is too long",

@@ -21,6 +21,8 @@ HEAD_TIMEOUT_S = 30.0
 """From a request's first byte, or from a new connection, to the end of a head."""
 BODY_TIMEOUT_S = 60.0
 """Between two parts of a body; and for how long a client may take nothing of its answer."""
+WHOLE_BODY_S = 600.0
+"""For a body, however many parts it comes in: what is here of it takes memory that others are refused for."""
 LINGER_S = 30.0
 """For what a client goes on sending after its answer."""
 
@@ -112,7 +114,10 @@ class Connection(RequestReader):
     def pass_time(self, seconds: float) -> None:
         """So much more of it has passed. To be called about once a second, for every connection: one timer for all."""
         self.waited_s += seconds
-        if self.waited_s < LINGER_S:  # the shortest: no need to look closer
+        self.since_head_s += seconds
+        if (
+            self.waited_s < LINGER_S and self.since_head_s < WHOLE_BODY_S
+        ):  # the shortest: no need to look closer
             return
         patience_s = self._patience_s()
         if patience_s is None or self.waited_s < patience_s:
@@ -125,11 +130,13 @@ class Connection(RequestReader):
             or (cycle and cycle.response_started)
         ):
             self.abort()
-        else:
+        elif patience_s:
             self.refuse(408, f"Nothing more of this request came within {patience_s:.0f} seconds.")
+        else:
+            self.refuse(408, f"The request body did not come to its end within {WHOLE_BODY_S:.0f} seconds.")
 
     def _patience_s(self) -> float | None:
-        """How long the client may take to go on; None where it is not for the client to go on."""
+        """How long the client may take to go on; None where it is not for the client to go on, 0 for no longer."""
         if self.flow.write_paused:
             unsent = self.transport.get_write_buffer_size()
             if unsent != self._unsent:
@@ -140,7 +147,9 @@ class Connection(RequestReader):
         if self.incomplete:
             if self.incomplete.response_complete:
                 return LINGER_S
-            return None if self.flow.read_paused else BODY_TIMEOUT_S
+            if self.flow.read_paused:
+                return None
+            return BODY_TIMEOUT_S if self.since_head_s < WHOLE_BODY_S else 0.0
         if self._unanswered():
             return None
         is_new = cast(RequestResponseCycle | None, self.cycle) is None

@@ -34,6 +34,9 @@ class RequestReader(WholeAnswers):
     waited_s = 0.0
     """Since the last progress: a head that began or ended, a part of a body, an answer."""
 
+    since_head_s = 0.0
+    """Since the last head ended."""
+
     is_in_head = False
     _hosts = 0
     _codings = b""
@@ -160,7 +163,7 @@ class RequestReader(WholeAnswers):
         super().on_headers_complete()
         self.unframed = 0
         self.is_in_head = False
-        self.waited_s = 0.0
+        self.waited_s = self.since_head_s = 0.0
         if self.flow.read_paused:
             self._read_ahead()
         self.headers = []  # trailers are no headers, and nobody here asks for them

@@ -22,7 +22,13 @@ from uvicorn.server import ServerState
 from vectoll.domain.ids import AccountId
 from vectoll.domain.money import usd
 from vectoll.http.disconnect import WATCH_AFTER_S
-from vectoll.server.connection import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, LINGER_S, Connection
+from vectoll.server.connection import (
+    BODY_TIMEOUT_S,
+    HEAD_TIMEOUT_S,
+    LINGER_S,
+    WHOLE_BODY_S,
+    Connection,
+)
 
 WAIT_S = 10
 DRAIN = "vectoll.server.reading.DRAIN_BYTES"
@@ -411,6 +417,38 @@ async def test_a_body_must_go_on_in_time() -> None:
         client.send(b"x" * 10)
         connection.pass_time(LINGER_S)
         await server.until_gone()
+
+
+@on_uvloop
+async def test_a_body_that_goes_on_a_byte_at_a_time_comes_to_an_end() -> None:
+    """It may hold 32 MiB that others are refused for, and cost its sender a byte a minute."""
+    async with serving() as server, server.client() as client:
+        client.send(HEAD + b"Content-Length: 1000\r\n\r\n")
+        connection = await server.until(lambda connection: connection.tasks)
+        for _ in range(int(WHOLE_BODY_S / BODY_TIMEOUT_S)):
+            client.send(b"x")
+            await server.until(lambda connection: connection.waited_s == 0)
+            connection.pass_time(BODY_TIMEOUT_S - 1)
+        client.send(b"x")
+        await server.until(lambda connection: connection.waited_s == 0)
+        connection.pass_time(WHOLE_BODY_S / BODY_TIMEOUT_S)
+        refused = await client.answer()
+        assert refused.status == 408
+        assert b"did not come to its end within 600 seconds" in refused.body
+        await asyncio.gather(*server.state.tasks)
+
+
+@on_uvloop
+async def test_each_body_of_a_connection_has_its_own_time() -> None:
+    async with serving() as server, server.client() as client:
+        for _ in range(3):
+            client.send(HEAD + b"Content-Length: 2\r\n\r\n")
+            connection = await server.until(lambda connection: connection.tasks)
+            for _ in range(8):
+                connection.pass_time(BODY_TIMEOUT_S - 1)
+                connection.waited_s = 0.0
+            client.send(b"xx")
+            assert (await client.answer()).body == b"xx"
 
 
 @on_uvloop
