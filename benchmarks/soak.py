@@ -7,6 +7,7 @@ which then is full. Then every kind of caller at once (``faults/callers.py``): k
 bulk requests, callers who leave, nonsense. Prints a JSON summary; exit code 1 unless
 
 - resident memory stays within 5 % of what it was after the warm-up (medians of minutes),
+- open files, threads and the database's log stay what they were, but for a few that come and go,
 - no answer is a 5xx (nothing here asks for one) or another than the OpenAPI document promises,
 - the p99 of single texts in the last third is at most 1.3 times that of the first third (medians of minutes), or times
   what the same piece of arithmetic took longer by then, where others use the machine too,
@@ -39,6 +40,10 @@ from tests.chains.anvil import run_anvil
 from tests.live import Server, Vectoll
 
 MEMORY_MAY_GROW = 0.05
+FILES_MAY_GROW = 8
+"""Open files, connections among them, when fewest are open in a minute; and threads, of which pools make some late."""
+LOG_MAY_HAVE = 72 * 2**20
+"""Bytes: what SQLite cuts its log to (``adapters/storage/sqlite/connection.py``), and a little."""
 P99_MAY_GROW = 1.3
 TICK_S = 0.25
 LEDGER_MAY_CACHE = 8 * 2**20
@@ -54,11 +59,16 @@ STOOD_STILL_S = 1.0
 
 @dataclass
 class Watch:
-    """Memory, and when the machine stood still."""
+    """Memory, what else a process can have too many of, and when the machine stood still."""
 
     pid: int
+    log: Path
+    """The database's."""
     memory: list[tuple[float, int]] = field(default_factory=list)
     """Monotonic seconds, and bytes resident."""
+    files: list[tuple[float, int]] = field(default_factory=list)
+    threads: list[tuple[float, int]] = field(default_factory=list)
+    log_bytes: list[tuple[float, int]] = field(default_factory=list)
     standstills: list[tuple[float, float]] = field(default_factory=list)
     arithmetic: list[tuple[float, float]] = field(default_factory=list)
     """How long the same piece of it took, when."""
@@ -74,6 +84,9 @@ class Watch:
             before = time.monotonic()
             self.arithmetic.append((now, before - now))
             self.memory.append((now, resident_bytes(self.pid)))
+            self.files.append((now, entries(self.pid, "fd")))
+            self.threads.append((now, entries(self.pid, "task")))
+            self.log_bytes.append((now, self.log.stat().st_size))
 
     def was_undisturbed(self, began: float, seconds: float) -> bool:
         return all(began + seconds < start or end < began for start, end in self.standstills)
@@ -81,6 +94,10 @@ class Watch:
 
 def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def entries(pid: int, folder: str) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir())
 
 
 def by_minute(points: Sequence[tuple[float, float]], began: float) -> list[list[float]]:
@@ -118,6 +135,18 @@ def judge(client: Client, watch: Watch, began: float, warm_up_minutes: int) -> d
     growth = max(memory) / memory[0] - 1
     if growth > MEMORY_MAY_GROW:
         failures.append(f"memory grew by {growth:.1%}")
+    fewest = {
+        what: [int(min(values)) for values in by_minute(points, began)[warm_up_minutes:] if values]
+        for what, points in (("open_files", watch.files), ("threads", watch.threads))
+    }
+    failures += [
+        f"{what} grew from {few[0]} to {few[-1]}"
+        for what, few in fewest.items()
+        if few[-1] > few[0] + FILES_MAY_GROW
+    ]
+    log_bytes = max(size for _, size in watch.log_bytes)
+    if log_bytes > LOG_MAY_HAVE:
+        failures.append(f"the database's log had {log_bytes} bytes")
     drift, own_drift = drift_of(p99s), drift_of(own)
     if drift > P99_MAY_GROW * max(1.0, own_drift):
         failures.append(f"p99 grew {drift:.2f} times")
@@ -130,6 +159,8 @@ def judge(client: Client, watch: Watch, began: float, warm_up_minutes: int) -> d
         "statuses": statuses,
         "memory_mib_by_minute": [round(m, 1) for m in memory],
         "memory_growth": round(growth, 4),
+        **{f"{what}_by_minute": few for what, few in fewest.items()},
+        "log_mib": round(log_bytes / 2**20, 1),
         "p99_ms_by_minute": p99s,
         "p50_ms_by_minute": [round(statistics.median(answers) * 1000, 2) for answers, _ in busy],
         "p99_drift": round(drift, 3),
@@ -140,9 +171,9 @@ def judge(client: Client, watch: Watch, began: float, warm_up_minutes: int) -> d
     }
 
 
-async def soak(server: Server, client: Client, crowd: Any, minutes: float) -> tuple[Watch, float]:
+async def soak(server: Server, log: Path, client: Client, crowd: Any, minutes: float) -> tuple[Watch, float]:
     """The traffic, watched. Returns the watch and when it began."""
-    watch, is_over, began = Watch(server.process.pid), asyncio.Event(), time.monotonic()
+    watch, is_over, began = Watch(server.process.pid, log), asyncio.Event(), time.monotonic()
     watching = asyncio.create_task(watch.run())
     calling = asyncio.create_task(crowd.run(client, "soak", is_over))
     try:
@@ -185,7 +216,8 @@ async def run(minutes: float, warm_up_minutes: int, pause_s: float, home: Path) 
                 client = Client([Gateway(server.url)], session, "soak")
                 await client.learn()
                 await fill(client, vectoll)
-                watch, began = await soak(server, client, crowd, minutes)
+                log = ledger_file(vectoll).with_name(f"{ledger_file(vectoll).name}-wal")
+                watch, began = await soak(server, log, client, crowd, minutes)
         report = judge(client, watch, began, warm_up_minutes)
         report["failures"] += check_books(vectoll, client, payer, chain.usdc(PAY_TO))
     return {"minutes": minutes, **report, "verdict": "failed" if report["failures"] else "passed"}
