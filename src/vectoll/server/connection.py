@@ -115,10 +115,8 @@ class Connection(RequestReader):
         """So much more of it has passed. To be called about once a second, for every connection: one timer for all."""
         self.waited_s += seconds
         self.since_head_s += seconds
-        if (
-            self.waited_s < LINGER_S and self.since_head_s < WHOLE_BODY_S
-        ):  # the shortest: no need to look closer
-            return
+        if self.waited_s < LINGER_S and self.since_head_s < WHOLE_BODY_S:
+            return  # the shortest: no need to look closer
         patience_s = self._patience_s()
         if patience_s is None or self.waited_s < patience_s:
             return
