@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Generic, TypeVar
 
-from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision, SlidingWindow
+from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision, estimated_use, estimated_wait_s
 
 MAX_BUCKETS = 200_000
 """Beyond this the bucket that would expire first is forgotten, so that strangers cannot fill the memory."""
@@ -140,12 +140,10 @@ class _Exact:
         return self._window_s
 
     def wait_s(self, now: float, at_most: int) -> float:
-        """How long until ``at_most`` is used; 0 where no more is."""
-        left = self._used
-        if left <= at_most:
-            return 0.0
+        """How long until ``at_most`` is used, where more is."""
         if at_most == 0:
             return self.expires - now
+        left = self._used
         for at, cost in self._hits:
             left -= cost
             if left <= at_most:
@@ -172,20 +170,19 @@ class _Estimated:
         if index != self._index:
             self._previous = self._current if index == self._index + 1 else 0
             self._index, self._current = index, 0
-        return self._at(now).used
+        return estimated_use(self._window_s, self._left_s(now), self._previous, self._current)
 
     def add(self, now: float, cost: int) -> float:
         """Count a hit, in the window to which ``used`` has moved. Returns how long until less than one is left."""
         self._current += cost
-        return self.wait_s(now, 0)
+        return self.wait_s(now, 0) if self._current else 0.0
 
     def wait_s(self, now: float, at_most: int) -> float:
-        """How long until ``at_most`` is used; 0 where no more is."""
-        return self._at(now).wait_s(at_most)
+        """How long until ``at_most`` is used, where more is."""
+        return estimated_wait_s(self._window_s, self._left_s(now), self._previous, self._current, at_most)
 
-    def _at(self, now: float) -> SlidingWindow:
-        left_s = (self._index + 1) * self._window_s - now
-        return SlidingWindow(self._window_s, left_s, self._previous, self._current)
+    def _left_s(self, now: float) -> float:
+        return (self._index + 1) * self._window_s - now
 
 
 def _new_bucket(limit: RateLimit) -> _Exact | _Estimated:
@@ -194,5 +191,6 @@ def _new_bucket(limit: RateLimit) -> _Exact | _Estimated:
 
 def _state(bucket: _Exact | _Estimated, limit: RateLimit, used: int, now: float, cost: int) -> LimitState:
     """Where a bucket stands that has ``used``; ``reset_s`` is the wait until ``cost`` fits (at most the limit does)."""
-    wait_s = bucket.wait_s(now, max(0, limit.amount - cost))
+    at_most = max(0, limit.amount - cost)
+    wait_s = bucket.wait_s(now, at_most) if used > at_most else 0.0
     return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))

@@ -162,14 +162,17 @@ class Permit:
         if limit := self._admission.requests:
             decision = await self._admission.limiter.hit(limit, "requests", self.caller, model)
             self.requests = decision.state
-            decision.check(f"{limit.amount} requests per minute")
+            if not decision.allowed:
+                raise decision.state.refusal(f"{limit.amount} requests per minute")
 
     async def take_tokens(self, model: str, tokens: int) -> None:
         """Count the tokens of one request for a model. Raises RateLimited."""
         if limit := self._admission.tokens:
             decision = await self._admission.limiter.hit(limit, "tokens", self.caller, model, cost=tokens)
             self.tokens = decision.state
-            decision.check(f"{limit.amount} tokens per minute, this request has {tokens}")
+            if not decision.allowed:
+                what = f"{limit.amount} tokens per minute, this request has {tokens}"
+                raise decision.state.refusal(what)
 
 
 async def refuse_blocked(limiter: RateLimiter, caller: str) -> None:

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from math import floor
-from typing import NamedTuple
 
 from vectoll.domain.errors import RateLimited
 
 EXACT_UP_TO = 10_000
 """A limit of up to this is an exact moving window, which remembers every hit (some 100 bytes each); a larger one, such
-as tokens per minute, is estimated by ``SlidingWindow``."""
+as tokens per minute, is estimated: see ``estimated_use``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +52,18 @@ class RateLimitDecision:
             raise self.state.refusal(limit)
 
 
-class SlidingWindow(NamedTuple):
-    """What was counted in the window that runs, and in the one before, whose hits are taken to be spread evenly.
+def estimated_use(window_s: float, left_s: float, previous: int, current: int) -> int:
+    """What a sliding-window counter takes to be used, rounded down.
 
-    Windows start at multiples of their length; ``left_s`` of the running one are still to come.
+    Windows start at multiples of their length. ``left_s`` of the running one are still to come, and ``current`` was
+    counted in it; the hits of the one before, ``previous``, are taken to be spread evenly.
     """
+    return floor(previous * left_s / window_s + current)
 
-    window_s: float
-    left_s: float
-    previous: int
-    current: int
 
-    @property
-    def used(self) -> int:
-        """What counts now, by estimate, rounded down."""
-        return floor(self.previous * self.left_s / self.window_s + self.current)
-
-    def wait_s(self, at_most: int) -> float:
-        """How long until ``at_most`` is used, if nothing is added; 0 where no more is."""
-        if self.used <= at_most:
-            return 0.0
-        room = at_most + 1  # what the estimate must stay below
-        if self.current < room:  # it is enough that the previous window slides out further
-            return self.left_s - (room - self.current) * self.window_s / self.previous
-        return self.left_s + self.window_s - room * self.window_s / self.current
+def estimated_wait_s(window_s: float, left_s: float, previous: int, current: int, at_most: int) -> float:
+    """How long until ``at_most`` is used, where more is, if nothing is added. See ``estimated_use``."""
+    room = at_most + 1  # what the estimate must stay below
+    if current < room:  # it is enough that the previous window slides out further
+        return left_s - (room - current) * window_s / previous
+    return left_s + window_s - room * window_s / current

@@ -143,15 +143,18 @@ async def read_callers_body(request: Request, limit_bytes: int, advice: str = ""
     return body
 
 
+def may_be_large(request: Request) -> bool:
+    """Whether the body may be one that is read only from who can pay for it: see ``require_funds``."""
+    return may_exceed(record_of(request.scope).headers, UNPAID_BYTES)
+
+
 async def require_funds(request: Request, principal: Principal) -> None:
-    """Raises NothingToSpend for a large request of an account that cannot pay, before it is read: keys cost nothing,
-    and would take the room and the time that others have paid for.
+    """Raises NothingToSpend for an account that cannot pay, before a large body is read: keys cost nothing, and would
+    take the room and the time that others have paid for.
 
     Unless a model here is free, or this very request was paid for before.
     """
     services = services_of(request)
-    if not may_exceed(record_of(request.scope).headers, UNPAID_BYTES):
-        return
     if not all(spec.price.units_per_token for spec in services.models.specs):
         return
     balance = await services.ledger.balance(principal.account)

@@ -13,7 +13,13 @@ from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
 from vectoll.domain.errors import VectollError
 from vectoll.http.asking import wallet_headers
 from vectoll.http.disconnect import CancelledOnDisconnect
-from vectoll.http.entry import admit_to_inference, idempotency_key_of, read_callers_body, require_funds
+from vectoll.http.entry import (
+    admit_to_inference,
+    idempotency_key_of,
+    may_be_large,
+    read_callers_body,
+    require_funds,
+)
 from vectoll.http.record import record_of
 from vectoll.http.responses import JsonResponse, StreamedResponse
 from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_embeddings, write_embeddings
@@ -30,7 +36,8 @@ async def create_embedding(request: Request) -> Response:
     with permit:
         try:
             idempotency_key = idempotency_key_of(request)
-            await require_funds(request, principal)
+            if may_be_large(request):
+                await require_funds(request, principal)
             wanted = await _read(request, permit)
         except VectollError:
             # what names no model that is served counts against a bucket of its own

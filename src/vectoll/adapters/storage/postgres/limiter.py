@@ -6,7 +6,7 @@ from math import ceil
 
 from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.lane import Lane
-from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision, SlidingWindow
+from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision, estimated_use, estimated_wait_s
 from vectoll.ports.clock import Clock
 
 
@@ -93,6 +93,7 @@ def _state(limit: RateLimit, answer: _Answer, cost: int) -> LimitState:
     used, wait_s = answer.used, answer.wait_s
     if not limit.is_exact:
         left_s = limit.window_s - answer.now_s % limit.window_s
-        window = SlidingWindow(limit.window_s, left_s, answer.previous, answer.used)
-        used, wait_s = window.used, window.wait_s(limit.amount - cost)
+        window = limit.window_s, left_s, answer.previous, answer.used
+        used, at_most = estimated_use(*window), limit.amount - cost
+        wait_s = estimated_wait_s(*window, at_most) if used > at_most else 0.0
     return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))
