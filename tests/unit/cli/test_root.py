@@ -195,6 +195,7 @@ def test_ctrl_c_while_the_program_is_read_is_one_line() -> None:
 def test_ctrl_c_while_the_server_is_read_ends_it_also_where_an_exception_would_be_forgotten() -> None:
     code = (
         "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a job in the background may lack
         "class Interrupting:\n"
         "    def find_spec(self, name, *_):\n"
         "        try:\n"
