@@ -66,12 +66,8 @@ class CheckpointTokenizer:
         try:
             read = chain.from_iterable(self._read(texts, limit))
             return [Encoding(self._finish(index, ids, max_tokens)) for index, ids in enumerate(read)]
-        except TypeError:  # a str that has no UTF-8 form
-            raise _not_unicode(texts) from None
-        except BaseException as error:
-            if _is_panic(error):
-                raise InferenceFailed from None
-            raise
+        except BaseException as error:  # noqa: BLE001 - raised again, or what it means is
+            raise _explained(error, texts) from None
 
     def encode_in_slices(
         self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
@@ -82,12 +78,8 @@ class CheckpointTokenizer:
             for read in self._read(texts, limit):
                 yield [Encoding(self._finish(first + i, ids, max_tokens)) for i, ids in enumerate(read)]
                 first += len(read)
-        except TypeError:
-            raise _not_unicode(texts) from None
-        except BaseException as error:
-            if _is_panic(error):
-                raise InferenceFailed from None
-            raise
+        except BaseException as error:  # noqa: BLE001 - raised again, or what it means is
+            raise _explained(error, texts) from None
 
     def _read(self, texts: Sequence[str], limit: int | None) -> Iterable[list[list[int]]]:
         if self._words is None or sum(map(len, texts)) > MAX_CHARACTERS:
@@ -185,6 +177,13 @@ def _explaining(path: Path) -> Iterator[Path]:
         if isinstance(error, Exception) or _is_panic(error):  # the library raises no narrower class
             raise ConfigurationError(f"cannot read the tokenizer {path}: {error}") from None
         raise
+
+
+def _explained(error: BaseException, texts: Sequence[str]) -> BaseException:
+    """What an error of the library's, as it read these texts, means; any other as it is."""
+    if isinstance(error, TypeError):  # a str that has no UTF-8 form
+        return _not_unicode(texts)
+    return InferenceFailed() if _is_panic(error) else error
 
 
 def _is_panic(error: BaseException) -> bool:
