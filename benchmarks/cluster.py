@@ -34,6 +34,7 @@ from vectoll.cluster.placement import Needs
 from vectoll.core.batching.queue import BatchShape
 from vectoll.domain.catalog import ModelSource, ModelSpec, Pooling
 from vectoll.domain.embedding import Vector
+from vectoll.domain.identity import Caller
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.engines import LoadedEngine
@@ -64,7 +65,7 @@ class SimulatedEngine:
         self._service_s = service_s
         self._vector = np.full(self.dims, self.dims**-0.5, "<f4").data.toreadonly()
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:  # noqa: ARG002
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:  # noqa: ARG002
         return 0
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -76,7 +77,7 @@ class SimulatedEngine:
         _stream: int,
         *,
         is_alone: bool = True,  # noqa: ARG002
-        callers: Sequence[str] = (),  # noqa: ARG002
+        callers: Sequence[Caller] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         if self._service_s:
             time.sleep(self._service_s)
@@ -133,7 +134,7 @@ async def load(settings: Settings, in_flight: int, seconds: float, tokens: int, 
     async def client(name: str) -> None:
         nonlocal answered
         while time.perf_counter() < deadline:
-            await backend.compute(sequences, name)
+            await backend.compute(sequences, Caller.keyless(name))
             answered += 1
 
     await asyncio.gather(*(client(f"caller_{n}") for n in range(in_flight)))

@@ -37,6 +37,7 @@ from vectoll.core.batching.flow import Job
 from vectoll.core.batching.queue import BatchShape, FairQueue
 from vectoll.domain.catalog import CheckpointFacts, ModelSource, Pooling
 from vectoll.domain.errors import VectollError
+from vectoll.domain.identity import NOBODY
 from vectoll.engines import LoadedEngine, load_engine
 from vectoll.ports.engine import Engine
 from vectoll.settings import load_settings
@@ -132,7 +133,7 @@ def loaded(checkpoint: Checkpoint, **engine: object) -> LoadedEngine:
 def batched(sequences: Sequence[Ids], shape: BatchShape) -> list[list[Ids]]:
     """As the server's own queue cuts them."""
     queue = FairQueue(shape)
-    queue.push(Job("benchmark", sequences))
+    queue.push(Job(NOBODY, sequences))
     batches = []
     while batch := queue.next_batch():
         batches.append([item.ids for item in batch])

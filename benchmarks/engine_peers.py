@@ -36,6 +36,7 @@ from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint  # 
 from vectoll.adapters.engines.cores import available_cores  # noqa: E402
 from vectoll.adapters.tokenizers import load_tokenizer  # noqa: E402
 from vectoll.domain.catalog import ModelSource  # noqa: E402
+from vectoll.domain.identity import NOBODY  # noqa: E402
 from vectoll.engines import LoadedEngine  # noqa: E402
 from vectoll.loading import open_model  # noqa: E402
 from vectoll.ports.model import EmbeddingModel  # noqa: E402
@@ -116,7 +117,7 @@ async def embed_texts(model: EmbeddingModel, texts: Texts) -> np.ndarray[Any, An
     """As requests do, all at once."""
 
     async def request(part: Texts) -> list[Any]:
-        found = await model.embed(await model.tokenize(part), dimensions=None, caller="benchmark")
+        found = await model.embed(await model.tokenize(part), dimensions=None, caller=NOBODY)
         return list(found.vectors)
 
     parts = [texts[at : at + REQUEST_TEXTS] for at in range(0, len(texts), REQUEST_TEXTS)]
@@ -196,7 +197,7 @@ class Bench:
             for pause_s, seconds in queued.items():
                 await asyncio.sleep(pause_s)
                 started = time.perf_counter()
-                await model.embed(await model.tokenize([text]), dimensions=None, caller="benchmark")
+                await model.embed(await model.tokenize([text]), dimensions=None, caller=NOBODY)
                 seconds.append(time.perf_counter() - started)
         tokens = (await model.tokenize([text]))[0].token_count
         return {"queries": count, "tokens": QUERY_TOKENS, "engine": _percentiles(alone),

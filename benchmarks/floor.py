@@ -16,6 +16,7 @@ import orjson
 import uvicorn
 import uvloop
 
+from vectoll.domain.identity import NOBODY
 from vectoll.loading import open_model
 from vectoll.ports.model import EmbeddingModel
 from vectoll.settings import load_settings
@@ -49,7 +50,7 @@ def app_of(model: EmbeddingModel) -> Any:
 async def _answer(model: EmbeddingModel, body: bytes) -> bytes:
     texts = _DECODER.decode(body).input
     encodings = await model.tokenize([texts] if isinstance(texts, str) else texts)
-    result = await model.embed(encodings, dimensions=None, caller="all")
+    result = await model.embed(encodings, dimensions=None, caller=NOBODY)
     vectors = [np.frombuffer(vector, np.float32) for vector in result.vectors]
     return orjson.dumps(
         {"data": [{"embedding": vector} for vector in vectors]}, option=orjson.OPT_SERIALIZE_NUMPY

@@ -42,7 +42,7 @@ from vectoll.adapters.storage.sqlite import open_sqlite  # noqa: E402
 from vectoll.adapters.storage.sqlite.connection import connect, prepare, sql  # noqa: E402
 from vectoll.adapters.storage.sqlite.work import PAGE, _Account  # noqa: E402
 from vectoll.adapters.storage.times import period_starts, to_micros  # noqa: E402
-from vectoll.domain.identity import ApiKey, Principal, digest_of  # noqa: E402
+from vectoll.domain.identity import NOBODY, ApiKey, Principal, digest_of  # noqa: E402
 from vectoll.domain.ids import AccountId, KeyId, ModelId, RequestId, TransferId, new_id  # noqa: E402
 from vectoll.domain.ledger import Hold  # noqa: E402
 from vectoll.domain.money import Price, Quote  # noqa: E402
@@ -120,7 +120,7 @@ async def _seconds_for(model: EmbeddingModel, length: int, count: int, repeats: 
         started = time.perf_counter()
         encodings = await model.tokenize(texts)
         assert all(e.token_count == length for e in encodings)
-        await model.embed(encodings, dimensions=None, caller="growth")
+        await model.embed(encodings, dimensions=None, caller=NOBODY)
         found.append(time.perf_counter() - started)
     return statistics.median(found[2:])
 

@@ -26,7 +26,7 @@ from vectoll.bootstrap import open_services, open_store  # noqa: E402
 from vectoll.core.batching.queue import BatchShape  # noqa: E402
 from vectoll.domain.catalog import ModelSpec  # noqa: E402
 from vectoll.domain.embedding import Vector  # noqa: E402
-from vectoll.domain.identity import ApiKey  # noqa: E402
+from vectoll.domain.identity import ApiKey, Caller  # noqa: E402
 from vectoll.domain.ids import AccountId, TransferId  # noqa: E402
 from vectoll.domain.ledger import Transfer, TransferCode, system_account  # noqa: E402
 from vectoll.domain.money import usd  # noqa: E402
@@ -58,11 +58,11 @@ class InstantEngine:
         _stream: int,
         *,
         is_alone: bool = True,  # noqa: ARG002
-        callers: Sequence[str] = (),  # noqa: ARG002
+        callers: Sequence[Caller] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         return [self._vector] * len(batch)
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:  # noqa: ARG002
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:  # noqa: ARG002
         return 0
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:

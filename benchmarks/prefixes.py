@@ -30,6 +30,7 @@ from benchmarks.record import RESULTS, recording, versions  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint  # noqa: E402
 from vectoll.core.batching.batcher import Batcher  # noqa: E402
+from vectoll.domain.identity import NOBODY  # noqa: E402
 from vectoll.ports.metrics import NoMetrics  # noqa: E402
 
 OWN_TOKENS = 12
@@ -68,7 +69,7 @@ def served(checkpoint: Checkpoint, prefix_mib: int) -> tuple[Batcher, Compute]:
         max_wait_s=1e9,
         metrics=NoMetrics(),
     )
-    return batcher, lambda texts: batcher.compute(texts, "caller")
+    return batcher, lambda texts: batcher.compute(texts, NOBODY)
 
 
 async def compare(checkpoint: Checkpoint, rounds: int, peer: Torch | None) -> list[Row]:

@@ -172,6 +172,7 @@ def run_engine_only(row: Row, seconds: float) -> float:
 
     import uvloop
 
+    from vectoll.domain.identity import NOBODY
     from vectoll.loading import open_model
     from vectoll.settings import load_settings
 
@@ -180,7 +181,7 @@ def run_engine_only(row: Row, seconds: float) -> float:
         async with open_model(load_settings(environ={}), MODEL) as model:
 
             async def once() -> int:
-                await model.embed(await model.tokenize(texts), dimensions=None, caller="bench")
+                await model.embed(await model.tokenize(texts), dimensions=None, caller=NOBODY)
                 return len(texts)
 
             async def stream(deadline: float) -> int:

@@ -32,6 +32,7 @@ from benchmarks.record import recording, versions  # noqa: E402
 from vectoll.core.billing import Billing  # noqa: E402
 from vectoll.core.embed import EmbedResult  # noqa: E402
 from vectoll.domain.embedding import EncodingFormat, Usage  # noqa: E402
+from vectoll.domain.identity import NOBODY  # noqa: E402
 from vectoll.domain.ids import RequestId, new_id  # noqa: E402
 from vectoll.domain.money import Quote  # noqa: E402
 from vectoll.http.app import Application  # noqa: E402
@@ -84,7 +85,7 @@ async def measure_stages(services: Services, count: int) -> dict[str, float]:
     model = await services.models.get(spec)
     encodings = await model.tokenize(request.inputs)
     tokens = sum(e.token_count for e in encodings)
-    embeddings = await model.embed(encodings, dimensions=None, caller="stages")
+    embeddings = await model.embed(encodings, dimensions=None, caller=NOBODY)
     billing = Billing(services.ledger, services.metrics)
     quote = Quote(spec.id, tokens, spec.price)
     result = EmbedResult(spec, embeddings, cast(Any, None))
@@ -122,7 +123,7 @@ async def measure_stages(services: Services, count: int) -> dict[str, float]:
         "tokenise": await cost(lambda: model.tokenize(request.inputs), count),
         "tokenise, where no word was ever seen": await cost(lambda: model.tokenize([next(unseen)]), count),
         "queue, batch and answer (an engine that takes no time)": await cost(
-            lambda: model.embed(encodings, dimensions=None, caller="stages"), count, 64
+            lambda: model.embed(encodings, dimensions=None, caller=NOBODY), count, 64
         ),
         "hold and release": hold_only,
         "charge, durable": whole - hold_only,

@@ -18,7 +18,7 @@ from vectoll.core.models import ModelRegistry
 from vectoll.domain.catalog import Catalog, ModelSource, ModelSpec, Pooling
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import InputTooLong
-from vectoll.domain.identity import ApiKey, KeyKind, SpendLimit, digest_of, new_secret
+from vectoll.domain.identity import NOBODY, ApiKey, Caller, KeyKind, SpendLimit, digest_of, new_secret
 from vectoll.domain.ids import AccountId, KeyId, ModelId, TransferId, new_id
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import Price, usd
@@ -55,7 +55,7 @@ class FakeEmbeddingModel:
     cancelled: int = 0
     embedded: int = 0
 
-    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         encodings = [self._encode(each) for each in inputs]
         for index, encoding in enumerate(encodings):
             if encoding.token_count > self.spec.max_tokens:
@@ -68,7 +68,7 @@ class FakeEmbeddingModel:
         return Encoding(each)
 
     async def embed(
-        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
         self.started.set()
         if self.gate is not None:

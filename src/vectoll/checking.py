@@ -17,6 +17,7 @@ from vectoll.adapters.tokenizers import CheckpointTokenizer, load_tokenizer
 from vectoll.check_report import Report
 from vectoll.core.batching.batcher import Batcher
 from vectoll.domain.catalog import ModelSpec, Precision
+from vectoll.domain.identity import NOBODY
 from vectoll.engines import LoadedEngine, choose_device, load_engine, precision_of
 from vectoll.loading import open_model
 from vectoll.ports.metrics import NoMetrics
@@ -200,7 +201,7 @@ async def _speed(batcher: Batcher, tokenizer: CheckpointTokenizer, length: int) 
     while True:
         batch = [[rng.randrange(tokenizer.vocab_size) for _ in range(length)] for _ in range(count)]
         started = time.perf_counter()
-        await batcher.compute(batch, "check")
+        await batcher.compute(batch, NOBODY)
         seconds = time.perf_counter() - started
         if seconds >= MEASURE_S or count >= 65_536:
             return count * length / seconds
@@ -212,7 +213,7 @@ async def _ask(spec: ModelSpec, settings: Settings, report: Report) -> None:
     async with open_model(settings, spec.id) as model:
         started = time.perf_counter()
         encodings = await model.tokenize(list(TEXTS[:2]))
-        answer = await model.embed(encodings, dimensions=None, caller="check")
+        answer = await model.embed(encodings, dimensions=None, caller=NOBODY)
         seconds = time.perf_counter() - started
     bought = answer.usage.prompt_tokens
     found = f"vectors of {spec.dims} in {seconds * 1000:.0f} ms; {bought} tokens were bought for it"

@@ -27,6 +27,7 @@ from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.queue import BatchShape
 from vectoll.domain.catalog import Pooling, TokenIdPolicy
 from vectoll.domain.errors import ConfigurationError, Draining, InputTooLong, InvalidRequest, TokenIdsRefused
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.loading import open_model
 from vectoll.ports.metrics import NoMetrics
 from vectoll.ports.model import EmbeddingModel
@@ -64,7 +65,7 @@ async def served(folder: Path, precision: str = "f32", **how: Any) -> AsyncItera
 
 
 async def embed(
-    model: EmbeddingModel, inputs: Any, dimensions: int | None = None, caller: str = "a"
+    model: EmbeddingModel, inputs: Any, dimensions: int | None = None, caller: Caller = NOBODY
 ) -> Array:
     encodings = await model.tokenize(inputs)
     answer = await model.embed(encodings, dimensions=dimensions, caller=caller)
@@ -176,7 +177,7 @@ async def flood(backend: Batcher, requests: Sequence[list[list[int]]]) -> list[l
     """All at once from six callers, while as many again begin and leave."""
 
     async def leave(number: int, request: list[list[int]]) -> None:
-        task = asyncio.create_task(backend.compute(request, f"leaver-{number % 3}"))
+        task = asyncio.create_task(backend.compute(request, Caller.keyless(f"leaver-{number % 3}")))
         for _ in range(number % 4):
             await asyncio.sleep(0)
         task.cancel()
@@ -184,7 +185,7 @@ async def flood(backend: Batcher, requests: Sequence[list[list[int]]]) -> list[l
 
     async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as group:
         answers = [
-            group.create_task(backend.compute(request, f"caller-{number % 6}"))
+            group.create_task(backend.compute(request, Caller.keyless(f"caller-{number % 6}")))
             for number, request in enumerate(requests)
         ]
         for number, request in enumerate(requests):
@@ -248,7 +249,7 @@ async def test_closing_in_the_middle_of_a_flood_answers_everyone(name: str, fold
     checkpoint = read_checkpoint(folder)
     backend = batcher(openvino.load_engine(checkpoint, precision="f32", streams=2), 384, padded=False)
     requests = fuzz(name, checkpoint.max_tokens, checkpoint.architecture.vocab)
-    tasks = [asyncio.create_task(backend.compute(request, "a")) for request in requests]
+    tasks = [asyncio.create_task(backend.compute(request, NOBODY)) for request in requests]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     async with asyncio.timeout(BOUND_S):
         await backend.close()

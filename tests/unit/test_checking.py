@@ -21,6 +21,7 @@ from vectoll import checking
 from vectoll.cli import check as command
 from vectoll.cli.root import cli
 from vectoll.domain.embedding import Vector
+from vectoll.domain.identity import Caller
 from vectoll.engines import LoadedEngine
 
 
@@ -138,7 +139,7 @@ class Broken:
     def __init__(self, change: Callable[[Any, int], Any]) -> None:
         self._change = change
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:
         return 0
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -150,7 +151,7 @@ class Broken:
         stream: int,
         *,
         is_alone: bool = True,
-        callers: Sequence[str] = (),
+        callers: Sequence[Caller] = (),
     ) -> Sequence[Vector]:
         rng = np.random.default_rng(1)
         rows = [self._change(rng.standard_normal(32) + sum(ids) % 7, len(batch)) for ids in batch]

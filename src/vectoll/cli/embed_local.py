@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from vectoll.core.embed import check_dimensions
 from vectoll.domain.embedding import Vector
+from vectoll.domain.identity import NOBODY
 from vectoll.loading import open_model
 from vectoll.ports.model import EmbeddingModel
 from vectoll.settings import Settings
@@ -20,7 +21,7 @@ class LocalEmbedder:
     async def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
         """One vector per text, in order. Raises VectollError."""
         encodings = await self._model.tokenize(texts)
-        embeddings = await self._model.embed(encodings, dimensions=self._dimensions, caller="cli")
+        embeddings = await self._model.embed(encodings, dimensions=self._dimensions, caller=NOBODY)
         return embeddings.vectors
 
 

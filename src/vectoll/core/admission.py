@@ -2,12 +2,15 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from vectoll.domain.errors import AtCapacity, RateLimited
+from vectoll.domain.identity import Caller
 from vectoll.domain.limits import LimitState, RateLimit
 from vectoll.ports.limiter import RateLimiter
 from vectoll.settings import LimitsSettings
+
+K = TypeVar("K")
 
 ANY_MODEL = "-"
 """The bucket of requests that name no model that is served."""
@@ -25,37 +28,37 @@ UNCOUNTED_BYTES = 64 << 10
 
 
 class Admission:
-    """Hands out permits. A ``caller`` is an API key, an account, or the address of a stranger."""
+    """Hands out permits. What is counted per minute, and who is blocked, is a caller's key."""
 
     def __init__(self, limiter: RateLimiter, limits: LimitsSettings) -> None:
         self.limiter = limiter
         self._limits = limits
         self.requests = _per_minute(limits.requests_per_minute)
         self.tokens = _per_minute(limits.tokens_per_minute)
-        self._in_flight: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
+        self._in_flight: Counter[Caller] = Counter()
+        self._bytes: Counter[Caller] = Counter()
         self._bytes_of_accounts: Counter[str] = Counter()
         self._all_bytes = 0
 
-    async def admit(self, caller: str, in_flight: int | None = None, account: str | None = None) -> "Permit":
+    async def admit(self, caller: Caller, in_flight: int | None = None) -> "Permit":
         """A permit for one request, to be used as a context manager.
 
-        ``in_flight`` is this caller's own cap, where it is lower than everybody's; ``account`` whose key it is, where
-        it is one. Raises RateLimited for a caller who is blocked or has too many requests in flight.
+        ``in_flight`` is this caller's own cap, where it is lower than everybody's. Raises RateLimited for a caller who
+        is blocked or has too many requests in flight.
         """
-        await refuse_blocked(self.limiter, caller)
+        await refuse_blocked(self.limiter, caller.key)
         at_most = min(in_flight or self._limits.requests_in_flight, self._limits.requests_in_flight)
         self.check_in_flight(caller, at_most)
-        return Permit(self, caller, account or caller, at_most)
+        return Permit(self, caller, at_most)
 
-    async def record_failure(self, caller: str) -> None:
+    async def record_failure(self, caller: Caller) -> None:
         """Count a request that failed through its caller's fault; too many in the window block the caller."""
         limits = self._limits
         if not limits.failures_before_block:
             return
         window = RateLimit(limits.failures_before_block, limits.failure_window_s)
-        if not (await self.limiter.hit(window, "failures", caller)).allowed:
-            await self.limiter.block("failures", caller, duration_s=limits.block_s)
+        if not (await self.limiter.hit(window, "failures", caller.key)).allowed:
+            await self.limiter.block("failures", caller.key, duration_s=limits.block_s)
 
     async def check_sign_in(self, client: str) -> None:
         """Raises RateLimited for a client address whose wallets keep signing in with nothing to pay with."""
@@ -67,33 +70,33 @@ class Admission:
         """Count a sign-in of a wallet that cannot pay."""
         await self.limiter.hit(UNFUNDED_SIGN_INS, "unfunded-sign-ins", client)
 
-    async def requests_left(self, caller: str, model: str) -> LimitState | None:
+    async def requests_left(self, caller: Caller, model: str) -> LimitState | None:
         """Where a caller stands with the request limit, None for no limit. Counts nothing."""
-        return await self.limiter.peek(self.requests, "requests", caller, model) if self.requests else None
+        return (
+            await self.limiter.peek(self.requests, "requests", caller.key, model) if self.requests else None
+        )
 
-    async def tokens_left(self, caller: str, model: str) -> LimitState | None:
+    async def tokens_left(self, caller: Caller, model: str) -> LimitState | None:
         """Where a caller stands with the token limit, None for no limit. Counts nothing."""
-        return await self.limiter.peek(self.tokens, "tokens", caller, model) if self.tokens else None
+        return await self.limiter.peek(self.tokens, "tokens", caller.key, model) if self.tokens else None
 
-    def check_in_flight(self, caller: str, at_most: int) -> None:
+    def check_in_flight(self, caller: Caller, at_most: int) -> None:
         """Raises RateLimited when one more request would be too many."""
         if self._in_flight.get(caller, 0) >= at_most:
             raise RateLimited(f"Too many requests in flight: {at_most} at most.", 1)
 
-    def enter(self, caller: str, at_most: int) -> None:
+    def enter(self, caller: Caller, at_most: int) -> None:
         """One more request in flight. Checks again: others may have entered since this one was admitted."""
         self.check_in_flight(caller, at_most)
         self._in_flight[caller] += 1
 
-    def leave(self, caller: str) -> None:
+    def leave(self, caller: Caller) -> None:
         """One fewer; the last one out leaves no trace."""
-        self._in_flight[caller] -= 1
-        if not self._in_flight[caller]:
-            del self._in_flight[caller]
+        _subtract(self._in_flight, caller, 1)
 
-    def hold_bytes(self, caller: str, account: str, before: int, now: int) -> None:
+    def hold_bytes(self, caller: Caller, before: int, now: int) -> None:
         """One request takes ``now`` bytes instead of ``before``. Raises RateLimited, AtCapacity."""
-        own, of_account = self._bytes[caller] - before, self._bytes_of_accounts[account] - before
+        own, of_account = self._bytes[caller] - before, self._bytes_of_accounts[caller.account] - before
         others = self._all_bytes - before
         for taken, most in ((own, MAX_BYTES_EACH), (of_account, MAX_BYTES_OF_ACCOUNT)):
             if taken and taken + now > most:
@@ -101,16 +104,14 @@ class Admission:
                 raise RateLimited(f"Too much in flight: {what}.", 1)
         if others and others + now > MAX_BYTES:
             raise AtCapacity(1)
-        self._bytes[caller], self._bytes_of_accounts[account] = own + now, of_account + now
+        self._bytes[caller], self._bytes_of_accounts[caller.account] = own + now, of_account + now
         self._all_bytes = others + now
 
-    def free_bytes(self, caller: str, account: str, size: int) -> None:
+    def free_bytes(self, caller: Caller, size: int) -> None:
         """A request is over that took these."""
         self._all_bytes -= size
-        for counter, who in ((self._bytes, caller), (self._bytes_of_accounts, account)):
-            counter[who] -= size
-            if not counter[who]:
-                del counter[who]
+        _subtract(self._bytes, caller, size)
+        _subtract(self._bytes_of_accounts, caller.account, size)
 
 
 @dataclass(slots=True)
@@ -118,9 +119,7 @@ class Permit:
     """One request's place, and where its caller stands with each limit, for the answer's headers."""
 
     _admission: Admission
-    caller: str
-    account: str
-    """Whose key the caller is, or the caller."""
+    caller: Caller
     in_flight: int
     """How many requests the caller may have in flight."""
     requests: LimitState | None = None
@@ -148,19 +147,19 @@ class Permit:
             self._is_in = False
             self._admission.leave(self.caller)
         if self._bytes:
-            self._admission.free_bytes(self.caller, self.account, self._bytes)
+            self._admission.free_bytes(self.caller, self._bytes)
             self._bytes = 0
 
     def hold_bytes(self, size: int) -> None:
         """This request takes so much memory by now, until it leaves. Raises RateLimited, AtCapacity."""
         if size > UNCOUNTED_BYTES:
-            self._admission.hold_bytes(self.caller, self.account, self._bytes, size)
+            self._admission.hold_bytes(self.caller, self._bytes, size)
             self._bytes = size
 
     async def take_request(self, model: str = ANY_MODEL) -> None:
         """Count one request for a model. Raises RateLimited."""
         if limit := self._admission.requests:
-            decision = await self._admission.limiter.hit(limit, "requests", self.caller, model)
+            decision = await self._admission.limiter.hit(limit, "requests", self.caller.key, model)
             self.requests = decision.state
             if not decision.allowed:
                 raise decision.state.refusal(f"{limit.amount} requests per minute")
@@ -168,7 +167,7 @@ class Permit:
     async def take_tokens(self, model: str, tokens: int) -> None:
         """Count the tokens of one request for a model. Raises RateLimited."""
         if limit := self._admission.tokens:
-            decision = await self._admission.limiter.hit(limit, "tokens", self.caller, model, cost=tokens)
+            decision = await self._admission.limiter.hit(limit, "tokens", self.caller.key, model, cost=tokens)
             self.tokens = decision.state
             if not decision.allowed:
                 what = f"{limit.amount} tokens per minute, this request has {tokens}"
@@ -180,6 +179,13 @@ async def refuse_blocked(limiter: RateLimiter, caller: str) -> None:
     blocked_s = await limiter.blocked_s("failures", caller)
     if blocked_s:
         raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
+
+
+def _subtract(counter: Counter[K], who: K, amount: int) -> None:
+    """Nothing is kept of who has nothing."""
+    counter[who] -= amount
+    if not counter[who]:
+        del counter[who]
 
 
 def _per_minute(amount: int) -> RateLimit | None:

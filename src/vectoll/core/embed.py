@@ -54,16 +54,14 @@ class EmbedService:
         _check(principal, request, spec)
         model = await self._models.get(spec)
         watch = Stopwatch(self._metrics, spec.id)
-        encodings = await model.tokenize(request.inputs, principal.caller)
+        encodings = await model.tokenize(request.inputs, permit.caller)
         watch.lap("tokenize")
         quote = Quote(spec.id, sum(e.token_count for e in encodings), spec.price)
         await permit.take_tokens(spec.id, quote.tokens)
         async with self._billing.hold(principal, quote, request, request_id, idempotency_key) as hold:
             watch.lap("hold")
             try:
-                embeddings = await model.embed(
-                    encodings, dimensions=request.dimensions, caller=principal.caller
-                )
+                embeddings = await model.embed(encodings, dimensions=request.dimensions, caller=permit.caller)
             except (asyncio.CancelledError, InvalidRequest) as error:
                 if isinstance(owed := error.__cause__, Forfeit):
                     await hold.forfeit(owed.usage, is_whole=owed.is_whole)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from vectoll.domain.errors import AtCapacity
+from vectoll.domain.identity import Caller
 
 
 class FairGate:
@@ -16,10 +17,10 @@ class FairGate:
         self._max_wait_s = max_wait_s
         self._max_waiting = max_waiting
         self._waiting = 0
-        self._waiters: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiters: dict[Caller, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
-    async def slot(self, caller: str, *, goes_on: bool = False) -> AsyncIterator[None]:
+    async def slot(self, caller: Caller, *, goes_on: bool = False) -> AsyncIterator[None]:
         """Hold one slot. Raises AtCapacity at once when ``max_waiting`` wait already, or after ``max_wait_s``.
 
         What ``goes_on`` is before all else that waits of this caller.
@@ -34,7 +35,7 @@ class FairGate:
         finally:
             self._release()
 
-    async def _acquire(self, caller: str, *, goes_on: bool) -> None:
+    async def _acquire(self, caller: Caller, *, goes_on: bool) -> None:
         if self._free:
             self._free -= 1
             return
@@ -53,7 +54,7 @@ class FairGate:
             self._give_up(caller, turn)
             raise
 
-    def _give_up(self, caller: str, turn: "asyncio.Future[None]") -> None:
+    def _give_up(self, caller: Caller, turn: "asyncio.Future[None]") -> None:
         """A cancelled waiter leaves the line, unless it is out already, or passes on the slot that it was given."""
         if not turn.cancelled():
             self._release()

@@ -8,6 +8,7 @@ from vectoll.core.reading import Readers
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.embedding import Inputs
 from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
+from vectoll.domain.identity import Caller
 from vectoll.ports.model import ForeignTokens
 
 INLINE_IDS = 2_000
@@ -15,7 +16,7 @@ INLINE_IDS = 2_000
 
 
 async def read_texts(
-    inputs: Inputs, spec: ModelSpec, foreign: ForeignTokens | None, readers: Readers, caller: str
+    inputs: Inputs, spec: ModelSpec, foreign: ForeignTokens | None, readers: Readers, caller: Caller
 ) -> Sequence[str]:
     """The texts, or what another model's token ids stand for, the model's prompt before each.
 

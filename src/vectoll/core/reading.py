@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from vectoll.core.gate import FairGate
+from vectoll.domain.identity import Caller
 
 FEW_TEXTS = 4
 """Fewer are one slice."""
@@ -44,7 +45,7 @@ class Readers:
         self._threads = threads
         self._gate = FairGate(count, MAX_WAITING, max_wait_s)
 
-    async def read(self, parts: Iterable[Sequence[T]], caller: str) -> Sequence[T]:
+    async def read(self, parts: Iterable[Sequence[T]], caller: Caller) -> Sequence[T]:
         """All parts as one, each made in a thread when it is its turn. Raises AtCapacity, and what making one raises.
 
         Between two of them others have theirs; those of the same caller that have begun go before those that have not.
@@ -55,7 +56,7 @@ class Readers:
             found += part
         return found
 
-    async def run(self, work: Callable[[], T], caller: str, *, goes_on: bool = False) -> T:
+    async def run(self, work: Callable[[], T], caller: Caller, *, goes_on: bool = False) -> T:
         """What ``work`` returns, or raises, in a thread. Raises AtCapacity."""
         async with self._gate.slot(caller, goes_on=goes_on):
             done = asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs
 from vectoll.domain.errors import AtCapacity, Draining, ModelOffline
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.domain.ids import ModelId
 from vectoll.ports.model import EmbeddingModel
 
@@ -112,7 +113,7 @@ class ResidentModel:
         """Whether somebody uses it now."""
         return self._users > 0
 
-    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Raises ModelOffline and AtCapacity, too."""
         model = await self._enter()
         try:
@@ -121,7 +122,7 @@ class ResidentModel:
             self._users -= 1
 
     async def embed(
-        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
         """See ``EmbeddingModel.embed``. Raises ModelOffline, too: it may have been unloaded since ``tokenize``."""
         model = await self._enter()

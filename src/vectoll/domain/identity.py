@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from vectoll.domain.ids import AccountId, KeyId, new_id
 from vectoll.domain.money import Amount
@@ -103,6 +104,24 @@ class ApiKey:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
+class Caller(NamedTuple):
+    """Whose turn it is, and who is counted. Equal shares are first an account's, then its keys'."""
+
+    account: str
+    """An account, or a stranger's address."""
+    key: str
+    """An API key of the account; the same as the account where there is none."""
+
+    @classmethod
+    def keyless(cls, account: str) -> "Caller":
+        """A wallet, the bearer of a JWT, or a stranger."""
+        return cls(account, account)
+
+
+NOBODY = Caller.keyless("")
+"""Asks for no customer: a command, a check."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A caller who has proved who they are: whose credit is spent, and under which limits."""
@@ -117,9 +136,9 @@ class Principal:
     """The wallet that signed this request, where one did."""
 
     @property
-    def caller(self) -> str:
+    def caller(self) -> Caller:
         """Who shares one rate limit and one place in the fair queue."""
-        return self.key or self.account
+        return Caller(self.account, self.key or self.account)
 
 
 def new_secret() -> str:

@@ -19,7 +19,7 @@ from vectoll.domain.errors import (
     Unauthenticated,
     WalletBalanceTooLow,
 )
-from vectoll.domain.identity import Principal
+from vectoll.domain.identity import Caller, Principal
 from vectoll.domain.payments import MIN_WALLET_BALANCE, PaymentAlreadyCredited, PaymentHeaderNotAccepted
 from vectoll.domain.wallets import parse_wallet
 from vectoll.http.body import may_exceed, read_json_body
@@ -64,12 +64,12 @@ async def _identify(request: Request, ask: Callable[[Mapping[str, str], str], Aw
 
 async def _admit_principal(request: Request, principal: Principal) -> Permit:
     services, record = services_of(request), record_of(request.scope)
-    record.principal, record.caller = principal, principal.caller
+    record.principal, record.caller = principal, (caller := principal.caller)
     if principal.wallet is None:
-        record.permit = permit = await services.admission.admit(principal.caller, account=principal.account)
+        record.permit = permit = await services.admission.admit(caller)
         return permit
     in_flight = services.settings.x402.requests_in_flight
-    record.permit = permit = await services.admission.admit(principal.caller, in_flight)
+    record.permit = permit = await services.admission.admit(caller, in_flight)
     record.funds = (await services.ledger.balance(principal.account)).total
     if record.funds < MIN_WALLET_BALANCE:
         await services.admission.record_unfunded(stranger(request.scope))
@@ -109,7 +109,7 @@ async def _admit_payer(request: Request, wallets: WalletServices, header: str) -
     """Top up and let the payer in: once, for on a public chain everybody can read a settled signature."""
     permit = await admit_stranger(request)
     await permit.take_request()
-    outcome = await wallets.top_ups.top_up(header, permit.caller)
+    outcome = await wallets.top_ups.top_up(header, permit.caller.key)
     if not outcome.is_new:
         raise PaymentAlreadyCredited(outcome.intent.id)
     record_of(request.scope).settlement = settlement_header(outcome.intent)
@@ -177,7 +177,7 @@ async def admit_stranger(request: Request) -> Permit:
     """A permit for a caller who is only known by address. Raises RateLimited, Draining."""
     _refuse_when_draining(request)
     record = record_of(request.scope)
-    record.caller = stranger(request.scope)
+    record.caller = Caller.keyless(stranger(request.scope))
     record.permit = permit = await services_of(request).admission.admit(record.caller)
     return permit
 

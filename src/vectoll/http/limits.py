@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 from vectoll.core.admission import Admission
 from vectoll.domain.errors import Unavailable
+from vectoll.domain.identity import Caller
 from vectoll.domain.limits import LimitState
 from vectoll.http.errors import CALLERS_FAULT
 from vectoll.http.headers import RawHeaders
@@ -27,7 +28,7 @@ class LimitHeaders:
         if not is_api(scope):
             return
         record = record_of(scope)
-        caller = record.caller or stranger(scope)
+        caller = record.caller or Caller.keyless(stranger(scope))
         with suppress(Unavailable):
             if response.status_code in CALLERS_FAULT:
                 await self._admission.record_failure(caller)

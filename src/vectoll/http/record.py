@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from starlette.types import Scope
 
 from vectoll.core.admission import ANY_MODEL, Permit
-from vectoll.domain.identity import Principal
+from vectoll.domain.identity import Caller, Principal
 from vectoll.domain.ids import RequestId, new_id
 from vectoll.domain.money import Amount
 
@@ -47,7 +47,7 @@ class RequestRecord:
     ambiguous: Sequence[str] = ()
     """Names that were given more than once, where only one can be meant."""
     started: float = field(default_factory=time.perf_counter)
-    caller: str | None = None
+    caller: Caller | None = None
     """Who is counted; None as long as nobody has asked who is calling."""
     principal: Principal | None = None
     permit: Permit | None = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vectoll.domain.embedding import Vector
+from vectoll.domain.identity import Caller
 
 
 class Engine(Protocol):
@@ -25,7 +26,7 @@ class Engine(Protocol):
         stream: int,
         *,
         is_alone: bool = True,
-        callers: Sequence[str] = (),
+        callers: Sequence[Caller] = (),
     ) -> Sequence[Vector]:
         """Embed one batch on one stream. Blocks, and releases the GIL while it computes.
 
@@ -37,7 +38,7 @@ class Engine(Protocol):
         """
         ...
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:
         """How many of a sequence's tokens need not be computed: its first, which this caller sent before."""
         ...
 
@@ -53,7 +54,7 @@ class Engine(Protocol):
 class Backend(Protocol):
     """Where a model's sequences are computed for many callers at once: on this process's engine, or on a cluster's."""
 
-    async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[Vector]:
+    async def compute(self, sequences: Sequence[Sequence[int]], caller: Caller) -> Sequence[Vector]:
         """One finite, L2-normalised vector of the native size per sequence, in order.
 
         ``caller`` shares one fair place in the queue. Raises AtCapacity at once when the wait would be too long,

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
+from vectoll.domain.identity import NOBODY, Caller
 
 
 class Forfeit(Exception):
@@ -25,7 +26,7 @@ class EmbeddingModel(Protocol):
         """How it is read, limited and priced."""
         ...
 
-    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         """What the model will read, one Encoding per input, special tokens included. Callers with much text take turns.
 
         Raises AtCapacity, InputTooLong for the first input over ``spec.max_tokens`` (unless ``spec.truncate``) and
@@ -34,7 +35,7 @@ class EmbeddingModel(Protocol):
         ...
 
     async def embed(
-        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
         """One finite, L2-normalised vector per encoding, in order. ``caller`` shares one fair place in the queue.
 

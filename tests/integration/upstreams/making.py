@@ -13,6 +13,7 @@ from vectoll.adapters.upstreams.retries import RetryPolicy
 from vectoll.core.reading import Readers
 from vectoll.domain.catalog import ModelKind, ModelSource, ModelSpec, Pooling, TokenIdPolicy, Upstream
 from vectoll.domain.embedding import Embeddings, Inputs
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.ports.metrics import Metrics, NoMetrics
@@ -64,6 +65,6 @@ async def upstream_model(*urls: str, key: str = KEY, **how: Any) -> AsyncIterato
 
 
 async def embed(
-    model: UpstreamModel, inputs: Inputs, dimensions: int | None = None, caller: str = "a"
+    model: UpstreamModel, inputs: Inputs, dimensions: int | None = None, caller: Caller = NOBODY
 ) -> Embeddings:
     return await model.embed(await model.tokenize(inputs), dimensions=dimensions, caller=caller)

@@ -28,6 +28,7 @@ from vectoll.domain.errors import (
     UpstreamUnavailable,
     VectollError,
 )
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.ports.model import Forfeit
 
 SECRET_TEXT = "the callers secret text"
@@ -50,7 +51,7 @@ async def failure_of(provider: ProviderServer, *others: str, **how: Any) -> Vect
     async with upstream_model(provider.url, *others, **how) as model:
         encodings = await model.tokenize([SECRET_TEXT])
         with pytest.raises(VectollError) as caught:
-            await model.embed(encodings, dimensions=None, caller="a")
+            await model.embed(encodings, dimensions=None, caller=NOBODY)
     assert SECRET_TEXT not in str(caught.value)
     assert KEY not in str(caught.value)
     return caught.value
@@ -292,7 +293,9 @@ async def test_a_provider_that_hangs_takes_the_time_of_one_request_and_is_back_w
         with pytest.raises(UpstreamUnavailable):
             await embed(model, ["x"])
         provider.faults.extend([Fault(until=back)] * 200)
-        requests = [asyncio.create_task(embed(model, ["x"], caller=str(i))) for i in range(200)]
+        requests = [
+            asyncio.create_task(embed(model, ["x"], caller=Caller.keyless(str(i)))) for i in range(200)
+        ]
         done, _ = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
         for failed in done:
             assert isinstance(failed.exception(), UpstreamUnavailable)

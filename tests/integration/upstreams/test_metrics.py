@@ -12,6 +12,7 @@ from tests.integration.upstreams.test_failover import dead_url
 from vectoll.adapters.metrics import PrometheusMetrics
 from vectoll.core.tracing import TracedMetrics
 from vectoll.domain.errors import VectollError
+from vectoll.domain.identity import Caller
 
 
 def samples(metrics: PrometheusMetrics, name: str) -> list[tuple[dict[str, str], float]]:
@@ -104,7 +105,7 @@ async def test_with_tracing_on_nothing_is_lost_and_no_label_holds_a_secret() -> 
         provider_server() as provider,
         upstream_model(provider.url, metrics=TracedMetrics(metrics)) as model,
     ):
-        await embed(model, ["a secret text"], caller="a-secret-caller")
+        await embed(model, ["a secret text"], caller=Caller.keyless("a-secret-caller"))
     assert calls(metrics, provider.url) == {"answered": 1}
     for secret in (KEY, "a secret text", "a-secret-caller"):
         assert secret not in metrics.render().decode()

@@ -18,6 +18,7 @@ from tests.integration.upstreams.provider_server import (
 from vectoll.core.tracing import Tracer
 from vectoll.domain.catalog import TokenIdPolicy, UsageMissing
 from vectoll.domain.errors import InputTooLong, InvalidRequest
+from vectoll.domain.identity import Caller
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ async def test_base64_vectors_are_the_providers_bit_for_bit() -> None:
 
 async def test_the_request_is_what_openai_documents_with_our_key_and_nothing_of_the_callers() -> None:
     async with provider_server() as provider, upstream_model(provider.url) as model:
-        await embed(model, ["one"], 4, caller="vtk_callers-own-key")
+        await embed(model, ["one"], 4, caller=Caller.keyless("vtk_callers-own-key"))
         await embed(model, ["one"])
     first, second = provider.seen
     assert first.path == "/v1/embeddings"
@@ -241,9 +242,11 @@ async def test_a_bulk_caller_does_not_keep_another_waiting() -> None:
         provider_server(gate=gate) as provider,
         upstream_model(provider.url, max_batch_inputs=1) as model,
     ):
-        bulk = [asyncio.create_task(embed(model, ["bulk"] * 4, caller="bulk")) for _ in range(40)]
+        bulk = [
+            asyncio.create_task(embed(model, ["bulk"] * 4, caller=Caller.keyless("bulk"))) for _ in range(40)
+        ]
         await provider.active_calls(64)
-        single = asyncio.create_task(embed(model, ["single"], caller="other"))
+        single = asyncio.create_task(embed(model, ["single"], caller=Caller.keyless("other")))
         await asyncio.sleep(0)
         gate.set()
         await asyncio.gather(single, *bulk)

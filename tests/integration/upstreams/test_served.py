@@ -35,7 +35,7 @@ from vectoll.domain.errors import (
     UpstreamUnavailable,
     VectollError,
 )
-from vectoll.domain.identity import Principal
+from vectoll.domain.identity import NOBODY, Principal
 from vectoll.domain.ids import AccountId, ModelId, RequestId, new_id
 from vectoll.domain.ledger import Balance, Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount
@@ -71,7 +71,7 @@ class Caller:
 
     async def embed(self, model: str, inputs: Sequence[str] | Sequence[Sequence[int]]) -> EmbedResult:
         request = EmbeddingRequest(ModelId(model), inputs)
-        with await self._admission.admit("c") as permit:
+        with await self._admission.admit(NOBODY) as permit:
             return await self._service.embed(Principal(ACCOUNT), permit, request, RequestId(new_id("req")))
 
     async def balance(self) -> Balance:
@@ -268,8 +268,8 @@ async def test_langchains_token_ids_give_the_embedded_model_the_vectors_of_the_p
     async with open_model(Settings(), "all-MiniLM-L6-v2") as model:
         from_ids = await model.tokenize(ids)
         assert from_ids == await model.tokenize(texts)
-        embedded = await model.embed(from_ids, dimensions=None, caller="c")
-        plain = await model.embed(await model.tokenize(texts), dimensions=None, caller="c")
+        embedded = await model.embed(from_ids, dimensions=None, caller=NOBODY)
+        plain = await model.embed(await model.tokenize(texts), dimensions=None, caller=NOBODY)
     assert [bytes(v) for v in embedded.vectors] == [bytes(v) for v in plain.vectors]
 
 

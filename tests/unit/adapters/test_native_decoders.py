@@ -22,6 +22,7 @@ from vectoll.adapters.checkpoints import (
 from vectoll.adapters.checkpoints.safetensors import Entry
 from vectoll.adapters.engines.native import NativeEngine
 from vectoll.domain.catalog import Pooling
+from vectoll.domain.identity import NOBODY
 
 Array = np.ndarray[Any, Any]
 VOCABULARY, POSITIONS = 50, 128
@@ -170,7 +171,7 @@ def test_a_decoder_of_any_shape_gives_what_numpy_gives_in_float64(
         )
         vectors = np.array(engine.embed(batch, 0))
         for _ in range(3):  # the last time, all but what the last tokens need is known
-            assert np.array_equal(np.array(engine.embed(batch, 0, callers=["a"] * len(batch))), vectors)
+            assert np.array_equal(np.array(engine.embed(batch, 0, callers=[NOBODY] * len(batch))), vectors)
         assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
         if (
             case.sharpness == 1 or products != "bf16"

@@ -19,13 +19,14 @@ from vectoll.adapters.engines.native.engine import NativeEngine, _Team
 from vectoll.adapters.engines.native.library import F32_AVX2, PREFIX_BLOCK, load_library
 from vectoll.adapters.engines.native.prefixes import FIRST_SEEN, Prefixes
 from vectoll.domain.catalog import Pooling
+from vectoll.domain.identity import NOBODY, Caller
 
 Array = np.ndarray[Any, Any]
 BLOCK_BYTES = 64
 LENGTH = 5 * PREFIX_BLOCK
 
 
-def left(prefixes: Prefixes, *sequences: Sequence[int], caller: str = "a") -> list[int]:
+def left(prefixes: Prefixes, *sequences: Sequence[int], caller: Caller = NOBODY) -> list[int]:
     """Compute a batch; what each of its sequences left to compute."""
     lengths = np.array([len(ids) for ids in sequences], np.int32)
     ids = np.concatenate([np.array(ids, np.int32) for ids in sequences])
@@ -60,7 +61,7 @@ def test_what_one_caller_sent_is_not_known_of_another(prefixes: Prefixes) -> Non
     text = list(range(LENGTH + 1))
     for _ in range(3):
         left(prefixes, text)
-    assert left(prefixes, text, caller="b") == [LENGTH + 1]
+    assert left(prefixes, text, caller=Caller.keyless("b")) == [LENGTH + 1]
     assert left(prefixes, text) == [1]
 
 
@@ -81,7 +82,9 @@ def test_the_same_tokens_behind_others_are_not_the_same(prefixes: Prefixes) -> N
 
 def test_texts_of_one_batch_that_begin_alike_are_kept_once(prefixes: Prefixes) -> None:
     texts = [[*range(LENGTH), end] for end in range(6)]
-    begun = prefixes.begin(np.array(texts, np.int32).ravel(), np.array([LENGTH + 1] * 6, np.int32), ["a"] * 6)
+    begun = prefixes.begin(
+        np.array(texts, np.int32).ravel(), np.array([LENGTH + 1] * 6, np.int32), [NOBODY] * 6
+    )
     assert begun
     assert [len(beginning.kept) for beginning in begun.beginnings] == [0, LENGTH // PREFIX_BLOCK, 0, 0, 0, 0]
     prefixes.keep(begun)
@@ -128,7 +131,7 @@ def test_what_came_once_has_a_limit(prefixes: Prefixes, monkeypatch: pytest.Monk
 def test_what_was_not_computed_after_all_is_not_known(prefixes: Prefixes) -> None:
     ids = np.arange(LENGTH + 1, dtype=np.int32)
     for _ in range(4):  # begun, and never kept: the engine failed
-        prefixes.begin(ids, np.array([len(ids)], np.int32), ["a"])
+        prefixes.begin(ids, np.array([len(ids)], np.int32), [NOBODY])
     assert [left(prefixes, ids.tolist()) for _ in range(2)] == [[LENGTH + 1], [1]]
 
 
@@ -150,7 +153,7 @@ PRODUCTS = ["f32_avx2", *(["f32", "bf16"] if HAS_AVX512_BF16 else [])]
 MODELS = ["qwen3", "bge-en-icl"]
 """With norms of queries and keys; with a sliding window."""
 SENT = st.tuples(
-    st.sampled_from("ab"),
+    st.builds(Caller.keyless, st.sampled_from("ab")),
     st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=3),
 )
 """Who, and runs of the same token: of few kinds, so that many begin alike."""
@@ -206,7 +209,7 @@ def test_streams_side_by_side_share_what_is_known(tiny_of: Callable[[str], Check
 
     def run(stream: int) -> bool:
         order = random.Random(stream).sample(range(200), 200)
-        got = [np.array(engine.embed([texts[i]], stream, is_alone=False, callers=["a"])[0]) for i in order]
+        got = [np.array(engine.embed([texts[i]], stream, is_alone=False, callers=[NOBODY])[0]) for i in order]
         return all(np.array_equal(vector, wanted[i]) for vector, i in zip(got, order, strict=True))
 
     with ThreadPoolExecutor(4) as threads:
@@ -229,6 +232,6 @@ def test_a_model_whose_tokens_see_what_follows_or_that_needs_them_all_shares_not
 ) -> None:
     engine = load_engine(tiny_of(model), pooling=pooling, streams=1, prefix_bytes=2**20)
     text = [5] * 20
-    first = np.array(engine.embed([text], 0, callers=["a"]))
-    assert all(np.array_equal(np.array(engine.embed([text], 0, callers=["a"])), first) for _ in range(3))
+    first = np.array(engine.embed([text], 0, callers=[NOBODY]))
+    assert all(np.array_equal(np.array(engine.embed([text], 0, callers=[NOBODY])), first) for _ in range(3))
     assert engine._prefixes is None

@@ -23,6 +23,7 @@ from vectoll.cluster.replica import MAX_QUESTION_BYTES, EngineReplica, ReplicaPl
 from vectoll.core.batching.queue import BatchShape
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.embedding import Vector
+from vectoll.domain.identity import Caller
 from vectoll.engines import LoadedEngine
 from vectoll.settings import EngineSettings, QueueSettings, TracingSettings
 
@@ -44,7 +45,7 @@ class FakeEngine:
     streams = 1
     dims = SPEC.dims
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:
         return 0
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -56,7 +57,7 @@ class FakeEngine:
         stream: int,
         *,
         is_alone: bool = True,
-        callers: Sequence[str] = (),
+        callers: Sequence[Caller] = (),
     ) -> Sequence[Vector]:
         self.batches.append([len(ids) for ids in batch])
         self.started.set()
@@ -87,7 +88,7 @@ def replica_with(engine: FakeEngine, plan: ReplicaPlan = PLAN) -> EngineReplica:
 
 
 def question(*sequences: Sequence[int], caller: str = "key_1") -> bytes:
-    return encode_question(Question(sequences, caller))
+    return encode_question(Question(sequences, Caller.keyless(caller)))
 
 
 async def test_vectors_are_in_order_of_the_sequences(engine: FakeEngine) -> None:

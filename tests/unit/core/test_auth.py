@@ -45,7 +45,7 @@ async def test_valid_key_is_its_account() -> None:
     secret = new_secret()
     principal = await (await with_key(secret, is_pro=True)).identify(bearer(secret), CLIENT)
     assert principal == Principal(AccountId("acct_1"), KeyId("key_1"), is_pro=True)
-    assert principal.caller == "key_1"
+    assert principal.caller == (principal.account, "key_1")
 
 
 @pytest.mark.parametrize(

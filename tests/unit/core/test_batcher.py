@@ -14,6 +14,7 @@ from vectoll.core.batching.batcher import Batcher
 from vectoll.core.batching.queue import BatchShape
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import AtCapacity, Draining, InferenceFailed
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.ports.metrics import NoMetrics
 
 DIMS = 4
@@ -34,7 +35,7 @@ class GatedEngine:
         self.started = threading.Semaphore(0)
         self.batches: list[list[int]] = []
         self.were_alone: list[bool] = []
-        self.callers: list[list[str]] = []
+        self.callers: list[list[Caller]] = []
         self.fail_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.forget_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.known: Callable[[Sequence[int]], int] = lambda ids: 0
@@ -42,7 +43,7 @@ class GatedEngine:
         self.poison = False
         self.is_closed = False
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:
         return self.known(ids)
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -54,7 +55,7 @@ class GatedEngine:
         stream: int,
         *,
         is_alone: bool = True,
-        callers: Sequence[str] = (),
+        callers: Sequence[Caller] = (),
     ) -> Sequence[Vector]:
         self.started.release()
         assert self.gate.wait(10)
@@ -89,7 +90,7 @@ class Bench:
         )
 
     def submit(self, caller: str, *sequences: Sequence[int]) -> "asyncio.Task[list[Vector]]":
-        return asyncio.create_task(self.batcher.compute(sequences, caller))
+        return asyncio.create_task(self.batcher.compute(sequences, Caller.keyless(caller)))
 
     async def engine_busy(self) -> None:
         await asyncio.to_thread(self.engine.started.acquire)
@@ -146,7 +147,7 @@ async def test_what_the_engine_knows_fills_no_batch_and_is_no_token_computed(eng
     options = {"model": "m", "max_queue_tokens": 10_000, "max_wait_s": 1e9}
     batcher = Batcher(engine, shape, metrics=Noted(), **options)  # type: ignore[arg-type]
     engine.gate.set()
-    await batcher.compute([[1] * 20] * 10, "a")
+    await batcher.compute([[1] * 20] * 10, NOBODY)
     await batcher.close()
     assert Noted.batches == [(10, 20, 20, 64)]
 
@@ -158,7 +159,7 @@ async def test_an_engine_is_told_who_sent_what(bench: Bench) -> None:
     await asyncio.gather(*waiting)
     senders = {"a": {1, 2}, "b": {3}}
     for sums, callers in zip(bench.engine.batches, bench.engine.callers, strict=True):
-        assert all(number in senders[caller] for number, caller in zip(sums, callers, strict=True))
+        assert all(number in senders[caller.key] for number, caller in zip(sums, callers, strict=True))
     assert sum(map(len, bench.engine.callers)) == 3
 
 

@@ -31,7 +31,7 @@ from vectoll.domain.errors import (
     UnknownModel,
     VectollError,
 )
-from vectoll.domain.identity import Principal
+from vectoll.domain.identity import NOBODY, Caller, Principal
 from vectoll.domain.ids import AccountId, ModelId, RequestId, new_id
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount, Price
@@ -62,13 +62,13 @@ class FakeModel:
     gate: asyncio.Event | None = None
     embedded: int = 0
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    callers: list[str] = field(default_factory=list)
+    callers: list[Caller] = field(default_factory=list)
 
-    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         return [Encoding([1] * len(each)) for each in inputs]
 
     async def embed(
-        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
         self.embedded += 1
         self.started.set()

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from vectoll.core.gate import FairGate
 from vectoll.domain.errors import AtCapacity
+from vectoll.domain.identity import Caller
 
 
 async def enter(gate: FairGate, caller: str, log: list[str], hold: asyncio.Event) -> None:
-    async with gate.slot(caller):
+    async with gate.slot(Caller.keyless(caller)):
         log.append(caller)
         await hold.wait()
 
@@ -38,7 +39,7 @@ async def test_what_goes_on_is_before_the_rest_of_its_caller() -> None:
     gate, log, hold = FairGate(1, 100, 60), list[str](), asyncio.Event()
 
     async def go_on() -> None:
-        async with gate.slot("a", goes_on=True):
+        async with gate.slot(Caller.keyless("a"), goes_on=True):
             log.append("goes on")
 
     tasks = [asyncio.create_task(enter(gate, caller, log, hold)) for caller in "aab"]
@@ -55,11 +56,11 @@ async def test_full_is_refused_at_once() -> None:
     tasks = [asyncio.create_task(enter(gate, "a", [], hold)) for _ in range(2)]
     await settle()
     with pytest.raises(AtCapacity):
-        async with gate.slot("b"):
+        async with gate.slot(Caller.keyless("b")):
             pass
     hold.set()
     await asyncio.gather(*tasks)
-    async with gate.slot("b"):
+    async with gate.slot(Caller.keyless("b")):
         pass
 
 
@@ -69,11 +70,11 @@ async def test_a_wait_that_is_too_long_is_refused_and_leaves_no_trace() -> None:
     await settle()
     for _ in range(3):
         with pytest.raises(AtCapacity):
-            async with gate.slot("b"):
+            async with gate.slot(Caller.keyless("b")):
                 pass
     hold.set()
     await task
-    async with gate.slot("b"):
+    async with gate.slot(Caller.keyless("b")):
         pass
 
 
@@ -95,7 +96,7 @@ def test_no_slot_is_lost_whoever_is_cancelled_when(plan: list[tuple[str, bool, i
             if is_cancelled:
                 task.cancel()  # some wait, some hold a slot, some were given one and do not know yet
         await asyncio.gather(*tasks, return_exceptions=True)
-        inside = [gate.slot("z") for _ in range(slots)]
+        inside = [gate.slot(Caller.keyless("z")) for _ in range(slots)]
         async with asyncio.timeout(0.5):
             for slot in inside:
                 await slot.__aenter__()
@@ -107,7 +108,7 @@ def test_no_slot_is_lost_whoever_is_cancelled_when(plan: list[tuple[str, bool, i
 
 async def test_a_waiter_that_is_cancelled_as_its_turn_comes_passes_it_on() -> None:
     gate, log, hold = FairGate(1, 100, 60), [], asyncio.Event()  # type: ignore[var-annotated]
-    slot = gate.slot("first")
+    slot = gate.slot(Caller.keyless("first"))
     await slot.__aenter__()
     second, third = (asyncio.create_task(enter(gate, name, log, hold)) for name in ("second", "third"))
     await settle()

@@ -15,6 +15,7 @@ from vectoll.core.reading import MAX_SLICE_TEXTS, Readers, slices
 from vectoll.domain.catalog import ModelSource, ModelSpec, Pooling, TokenIdPolicy
 from vectoll.domain.embedding import Encoding, Vector
 from vectoll.domain.errors import InputTooLong, InvalidRequest
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.domain.ids import ModelId
 from vectoll.domain.money import Price
 from vectoll.ports.metrics import NoMetrics
@@ -50,7 +51,7 @@ class SpreadEngine:
     streams = 1
     dims = 4
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:
         return 0
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -62,7 +63,7 @@ class SpreadEngine:
         stream: int,
         *,
         is_alone: bool = True,
-        callers: Sequence[str] = (),
+        callers: Sequence[Caller] = (),
     ) -> Sequence[Vector]:
         rows = np.array([[len(ids), sum(ids), 1, 3] for ids in batch], dtype=np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -93,7 +94,7 @@ def with_spec(model: LocalModel, **changes: object) -> LocalModel:
 
 async def test_text_is_counted_with_its_special_tokens(model: LocalModel) -> None:
     encodings = await model.tokenize(["one two", "three"])
-    embeddings = await model.embed(encodings, dimensions=None, caller="c")
+    embeddings = await model.embed(encodings, dimensions=None, caller=NOBODY)
     assert embeddings.usage.prompt_tokens == 4 + 3
     assert embeddings.dims == 4
 
@@ -108,10 +109,10 @@ async def test_one_callers_many_texts_do_not_keep_anothers_waiting(
     model: LocalModel, tokenizer: WordTokenizer
 ) -> None:
     bulk = ["bulk " * 5] * (10 * MAX_SLICE_TEXTS)
-    waiting = [asyncio.create_task(model.tokenize(bulk, "bulk")) for _ in range(20)]
+    waiting = [asyncio.create_task(model.tokenize(bulk, Caller.keyless("bulk"))) for _ in range(20)]
     await asyncio.sleep(0)
     single = "x" * INLINE_CHARACTERS
-    await model.tokenize([single], "single")
+    await model.tokenize([single], Caller.keyless("single"))
     assert tokenizer.seen.index(single) <= 2 * MAX_SLICE_TEXTS
     assert [len(encodings) for encodings in await asyncio.gather(*waiting)] == [len(bulk)] * 20
 
@@ -209,8 +210,8 @@ async def test_token_ids_can_be_refused_altogether(model: LocalModel) -> None:
 
 async def test_shortened_vectors_are_unit_length_again(model: LocalModel) -> None:
     encodings = await model.tokenize(["one", "two three"])
-    full = await model.embed(encodings, dimensions=4, caller="c")
-    short = await model.embed(encodings, dimensions=2, caller="c")
+    full = await model.embed(encodings, dimensions=4, caller=NOBODY)
+    short = await model.embed(encodings, dimensions=2, caller=NOBODY)
     for whole, cut in zip(full.vectors, short.vectors, strict=True):
         head = np.asarray(whole)[:2]
         np.testing.assert_allclose(np.asarray(cut), head / np.linalg.norm(head), rtol=1e-6)

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from vectoll.core.batching.flow import Item, Job, bucket_of
 from vectoll.core.batching.queue import BatchShape, FairQueue
+from vectoll.domain.identity import Caller
 
 
 def job(caller: str, *lengths: int) -> Job:
-    return Job(caller, [[1] * length for length in lengths])
+    return Job(Caller.keyless(caller), [[1] * length for length in lengths])
 
 
 def queue_of(
@@ -82,14 +83,14 @@ def test_a_single_query_goes_before_another_callers_backlog() -> None:
     queue = queue_of(job("bulk", *[16] * 2048))
     queue.next_batch()
     queue.push(job("single", 16))
-    assert "single" in {item.job.caller for item in queue.next_batch()}
+    assert "single" in {item.job.caller.key for item in queue.next_batch()}
 
 
 def test_a_single_query_of_another_length_seeds_the_next_batch() -> None:
     queue = queue_of(job("bulk", *[60] * 2048))
     queue.next_batch()
     queue.push(job("single", 3))
-    assert queue.next_batch()[0].job.caller == "single"
+    assert queue.next_batch()[0].job.caller.key == "single"
 
 
 def test_where_length_does_not_matter_whoever_is_next_joins() -> None:
@@ -146,7 +147,7 @@ def test_two_backlogs_share_the_engine_by_tokens() -> None:
     served: Counter[str] = Counter()
     for _ in range(60):
         for item in queue.next_batch():
-            served[item.job.caller] += item.length
+            served[item.job.caller.key] += item.length
     assert abs(served["short"] - served["long"]) <= 2 * 64
 
 
@@ -160,9 +161,9 @@ def test_callers_who_send_one_query_after_the_other_leave_a_backlog_its_share(
     served: Counter[str] = Counter()
     for _ in range(30 * (callers + 1)):
         for item in queue.next_batch():
-            served[item.job.caller] += 1
-            if item.job.caller != "bulk":
-                queue.push(job(item.job.caller, 60))  # its answer is here, and the next goes out
+            served[item.job.caller.key] += 1
+            if item.job.caller.key != "bulk":
+                queue.push(job(item.job.caller.key, 60))  # its answer is here, and the next goes out
     assert all(abs(count - 30) <= 1 for count in served.values())
 
 
@@ -185,7 +186,7 @@ def test_an_idle_caller_saves_up_no_credit() -> None:
     served: Counter[str] = Counter()
     for _ in range(20):
         for item in queue.next_batch():
-            served[item.job.caller] += item.length
+            served[item.job.caller.key] += item.length
     assert abs(served["steady"] - served["guest"]) <= 2 * 64
 
 
@@ -210,13 +211,13 @@ def test_tokens_ahead_are_few_for_a_newcomer_and_a_small_request_and_the_backlog
     None
 ):
     queue = queue_of(job("bulk", *[16] * 1000))
-    assert queue.tokens_ahead("newcomer", 16_000) == 64
-    assert queue.tokens_ahead("bulk", 16_000) == 16_000
-    assert queue.tokens_ahead("bulk", 16) == 16
+    assert queue.tokens_ahead(Caller.keyless("newcomer"), 16_000) == 64
+    assert queue.tokens_ahead(Caller.keyless("bulk"), 16_000) == 16_000
+    assert queue.tokens_ahead(Caller.keyless("bulk"), 16) == 16
     queue.next_batch()
-    assert queue.tokens_ahead("bulk", 16_000) == 16_000 - 64
-    assert queue.has_room("bulk", 64, 16_000)
-    assert not queue.has_room("bulk", 65, 16_000)
+    assert queue.tokens_ahead(Caller.keyless("bulk"), 16_000) == 16_000 - 64
+    assert queue.has_room(Caller.keyless("bulk"), 64, 16_000)
+    assert not queue.has_room(Caller.keyless("bulk"), 65, 16_000)
 
 
 @given(
@@ -231,7 +232,7 @@ def test_a_small_request_starts_after_the_tokens_that_are_said_to_be_ahead_of_it
     for _ in range(min(begun, sum(sizes) - 1)):
         queue.next_batch()
     last = job("a", *[1] * late)
-    ahead = queue.tokens_ahead("a", late)
+    ahead = queue.tokens_ahead(Caller.keyless("a"), late)
     queue.push(last)
     waited = 0
     while queue.next_batch()[0].job is not last:
@@ -241,15 +242,15 @@ def test_a_small_request_starts_after_the_tokens_that_are_said_to_be_ahead_of_it
 
 def test_room_that_many_small_callers_leave_is_anybodys_and_nobody_fills_the_queue_for_the_others() -> None:
     queue = queue_of(*(job(f"single{n}", 10) for n in range(100)), job("bulk", 10))
-    assert queue.has_room("bulk", 8_000, 10_000)
+    assert queue.has_room(Caller.keyless("bulk"), 8_000, 10_000)
     queue.push(job("bulk", *[80] * 100))
-    assert not queue.has_room("bulk", 1_000, 10_000)
+    assert not queue.has_room(Caller.keyless("bulk"), 1_000, 10_000)
     queue.push(job("bulk", 980))
     assert queue.tokens == 9_990
-    assert queue.has_room("single0", 80, 10_000)
-    assert queue.has_room("newcomer", 8_000, 10_000)
-    assert not queue.has_room("single0", 100, 10_000)
-    assert not queue.has_room("newcomer", 9_100, 10_000)
+    assert queue.has_room(Caller.keyless("single0"), 80, 10_000)
+    assert queue.has_room(Caller.keyless("newcomer"), 8_000, 10_000)
+    assert not queue.has_room(Caller.keyless("single0"), 100, 10_000)
+    assert not queue.has_room(Caller.keyless("newcomer"), 9_100, 10_000)
 
 
 def test_whose_first_request_is_given_up_stands_where_the_next_came_in() -> None:
@@ -311,7 +312,7 @@ def test_whoever_was_served_least_is_next_whatever_came_and_went(
     now = 0
 
     def waits(caller: str) -> bool:
-        return any(each.caller == caller and each.waiting for each in jobs)
+        return any(each.caller.key == caller and each.waiting for each in jobs)
 
     for step in [*steps, *[None] * 200]:
         if isinstance(step, tuple):
@@ -326,19 +327,19 @@ def test_whoever_was_served_least_is_next_whatever_came_and_went(
             for each in jobs[step : step + 1]:
                 queue.discard(each)
         else:
-            waiting = {each.caller: list(each.waiting) for each in jobs if each.waiting}
+            waiting = {each.caller.key: list(each.waiting) for each in jobs if each.waiting}
             left = Counter(dict.fromkeys(served, 0))
             for each in jobs:
-                left[each.caller] += len(each.waiting)
+                left[each.caller.key] += len(each.waiting)
             batch = queue.next_batch()
             assert bool(batch) == bool(waiting)
             for position, item in enumerate(batch):
                 least = min(served[caller] for caller in served if left[caller])
-                assert served[item.job.caller] == least
+                assert served[item.job.caller.key] == least
                 if position == 0:
                     now = max(now, least)
-                served[item.job.caller] += item.length
-                left[item.job.caller] -= 1
+                served[item.job.caller.key] += item.length
+                left[item.job.caller.key] -= 1
     assert not any(each.waiting for each in jobs)
 
 

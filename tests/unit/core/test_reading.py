@@ -9,6 +9,9 @@ import pytest
 
 from vectoll.core.reading import MAX_SLICE_CHARACTERS, MAX_SLICE_TEXTS, Readers, slices
 from vectoll.domain.errors import AtCapacity
+from vectoll.domain.identity import Caller
+
+A, B = Caller.keyless("a"), Caller.keyless("b")
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_slices_hold_every_text_once_and_are_bounded() -> None:
 async def test_callers_take_turns_and_each_finishes_what_has_begun(readers: Readers) -> None:
     log: list[str] = []
     names = ["a1", "a2", "a3", "a4", "b"]
-    reading = [asyncio.create_task(readers.read(parts(name, log), name[0])) for name in names]
+    reading = [asyncio.create_task(readers.read(parts(name, log), Caller.keyless(name[0]))) for name in names]
     assert await asyncio.gather(*reading) == [[f"{name}{n}" for n in range(3)] for name in names]
     assert [log.index("b"), 14 - log[::-1].index("b")] == [2, 8]
     begun = [{name for name in names[:4] if 0 < log[:at].count(name) < 3} for at in range(len(log))]
@@ -53,8 +56,8 @@ async def test_what_making_a_part_raises_is_raised_and_the_thread_is_free_again(
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await readers.read(broken(), "a")
-    assert await readers.run(lambda: 1, "a") == 1
+        await readers.read(broken(), A)
+    assert await readers.run(lambda: 1, A) == 1
 
 
 async def test_a_thread_is_taken_until_it_has_finished_also_where_nobody_waits(
@@ -66,12 +69,12 @@ async def test_a_thread_is_taken_until_it_has_finished_also_where_nobody_waits(
         has_begun.set()
         return may_end.wait(10)
 
-    left = asyncio.create_task(readers.run(work, "a"))
+    left = asyncio.create_task(readers.run(work, A))
     await asyncio.to_thread(has_begun.wait, 10)
     left.cancel()
     with pytest.raises(AtCapacity):
-        await readers.run(lambda: 1, "b")
+        await readers.run(lambda: 1, B)
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await left
-    assert await readers.run(lambda: 1, "b") == 1
+    assert await readers.run(lambda: 1, B) == 1

@@ -13,6 +13,7 @@ from vectoll.core.models import ModelRegistry
 from vectoll.core.residency import Residency, ResidentModel
 from vectoll.domain.catalog import Catalog, ModelSpec
 from vectoll.domain.errors import AtCapacity, Draining, ModelOffline
+from vectoll.domain.identity import NOBODY
 from vectoll.domain.ids import ModelId
 from vectoll.ports.model import EmbeddingModel
 
@@ -68,7 +69,7 @@ class Diarist(FakeEmbeddingModel):
 async def use(*models: ResidentModel) -> None:
     for model in models:
         encodings = await model.tokenize(["text"])
-        await model.embed(encodings, dimensions=None, caller="c")
+        await model.embed(encodings, dimensions=None, caller=NOBODY)
 
 
 async def test_a_model_is_loaded_on_first_use_and_once() -> None:

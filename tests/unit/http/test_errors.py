@@ -14,6 +14,7 @@ from vectoll.core.parts import for_each
 from vectoll.core.reading import Readers
 from vectoll.domain.embedding import Encoding, Inputs
 from vectoll.domain.errors import InputTooLong
+from vectoll.domain.identity import NOBODY, Caller
 
 
 class Texts(list[str]):
@@ -28,7 +29,7 @@ Way = Callable[[Texts], Awaitable[object]]
 
 async def in_a_thread(texts: Texts) -> object:
     with ThreadPoolExecutor(1) as threads:
-        return await Readers(threads, 1, 10.0).run(texts.refuse, "caller")
+        return await Readers(threads, 1, 10.0).run(texts.refuse, NOBODY)
 
 
 async def in_parts(texts: Texts) -> object:
@@ -69,7 +70,7 @@ async def test_an_error_that_is_answered_holds_nothing_of_its_request(
 ) -> None:
     sent: list[weakref.ref[Texts]] = []
 
-    async def tokenize(inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+    async def tokenize(inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         texts = Texts(map(str, inputs))
         sent.append(weakref.ref(texts))
         await way(texts)

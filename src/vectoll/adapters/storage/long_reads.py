@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from vectoll.core.gate import FairGate
 from vectoll.domain.errors import AtCapacity, Unavailable
+from vectoll.domain.identity import Caller
 
 MAX_WAITING = 1_000
 
@@ -21,7 +22,7 @@ class LongReads:
     async def turn(self, reader: str) -> AsyncIterator[None]:
         """Each ``reader`` has its own, one after the other. Raises Unavailable."""
         try:
-            async with self._gate.slot(reader):
+            async with self._gate.slot(Caller.keyless(reader)):
                 yield
         except AtCapacity:
             raise Unavailable(self._busy, retry_after_s=1) from None

@@ -34,6 +34,7 @@ from vectoll.domain.errors import (
     UpstreamUnavailable,
     VectollError,
 )
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.ports.model import ForeignTokens, Forfeit, Tokenizer
 
 PARALLEL_CALLS = 4
@@ -82,7 +83,7 @@ class UpstreamModel:
         """How it is read, limited and priced."""
         return self._spec
 
-    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Encodings carry the text, or the ids where they go out as they came."""
         if self._spec.token_ids is TokenIdPolicy.NATIVE and not isinstance(inputs[0], str):
             return self._adopt(cast("Sequence[Sequence[int]]", inputs))
@@ -115,7 +116,7 @@ class UpstreamModel:
         return [Encoding(ids, None, len(ids) + room) for ids in sequences]
 
     async def embed(
-        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
         """See ``EmbeddingModel.embed``. What is cancelled before its first call is sent has cost nothing."""
         purchase = Purchase()
@@ -137,7 +138,7 @@ class UpstreamModel:
                 self._idle.set()
 
     async def _embed(
-        self, encodings: Sequence[Encoding], dimensions: int | None, caller: str, purchase: Purchase
+        self, encodings: Sequence[Encoding], dimensions: int | None, caller: Caller, purchase: Purchase
     ) -> Embeddings:
         if self._provider.cuts_silently:
             await self._refuse_long(encodings, caller)
@@ -150,7 +151,7 @@ class UpstreamModel:
         vectors = [vector for answer in answers for vector in answer.vectors]
         return Embeddings(vectors, dimensions or self._spec.dims, usage)
 
-    async def _billed(self, purchase: Purchase, caller: str) -> int:
+    async def _billed(self, purchase: Purchase, caller: Caller) -> int:
         """The tokens that were bought and will not be delivered; 0 where nobody can say."""
         if not purchase.bought:
             return 0
@@ -159,7 +160,7 @@ class UpstreamModel:
         except VectollError:
             return 0
 
-    async def _refuse_long(self, encodings: Sequence[Encoding], caller: str) -> None:
+    async def _refuse_long(self, encodings: Sequence[Encoding], caller: Caller) -> None:
         """Have the provider count what may be too long, for it would cut it in silence."""
         limit = self._spec.max_tokens
         suspects = [(i, [e]) for i, e in enumerate(encodings) if e.token_count >= limit]
@@ -171,7 +172,7 @@ class UpstreamModel:
 
         await for_each(suspects, check, at_once=PARALLEL_CALLS)
 
-    async def _buy(self, part: Part, dimensions: int | None, caller: str, purchase: Purchase) -> Answer:
+    async def _buy(self, part: Part, dimensions: int | None, caller: Caller, purchase: Purchase) -> Answer:
         first, encodings = part
         try:
             async with self._gate.slot(caller):
@@ -185,7 +186,7 @@ class UpstreamModel:
         purchase.is_void |= not isinstance(error, InvalidRequest)
         raise error
 
-    async def _count(self, part: Part, caller: str) -> int:
+    async def _count(self, part: Part, caller: Caller) -> int:
         first, encodings = part
         async with self._gate.slot(caller):
             try:
@@ -196,7 +197,7 @@ class UpstreamModel:
             raise self._no_usage()
         return tokens
 
-    async def _usage(self, bought: Sequence[Bought], caller: str) -> Usage:
+    async def _usage(self, bought: Sequence[Bought], caller: Caller) -> Usage:
         """What is charged: the provider's number, at most the quote; or, by setting, a count."""
         quoted = sum(_quoted(part) for part in bought)
         used = sum(part.answer.prompt_tokens or 0 for part in bought)
@@ -208,7 +209,7 @@ class UpstreamModel:
             )
         return Usage(min(used, quoted))
 
-    async def _count_bought(self, uncounted: Sequence[Bought], caller: str) -> int:
+    async def _count_bought(self, uncounted: Sequence[Bought], caller: Caller) -> int:
         """The tokens of what the provider gave no number for, each part by itself as it was sent."""
         if self._upstream.usage_missing is UsageMissing.FAIL:
             raise self._no_usage()

@@ -19,6 +19,7 @@ from vectoll.core.batching.queue import BatchShape, FairQueue
 from vectoll.core.batching.vectors import all_finite
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import AtCapacity, Draining, InferenceFailed, VectollError
+from vectoll.domain.identity import Caller
 from vectoll.ports.engine import Engine
 from vectoll.ports.metrics import Metrics
 
@@ -85,7 +86,7 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> list[Vector]:
+    async def compute(self, sequences: Sequence[Sequence[int]], caller: Caller) -> list[Vector]:
         """One vector per sequence, in order.
 
         Raises AtCapacity at once, InferenceFailed, or Draining. Cancelling forgets what still waits.

@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vectoll.domain.identity import Caller
+
 Bucket = int
 
 KNOWN_PER_TOKEN = 64
@@ -16,7 +18,7 @@ where the hidden size is 1,024)."""
 class Job:
     """One request's sequences, and how many of them are still to be computed."""
 
-    caller: str
+    caller: Caller
     sequences: Sequence[Sequence[int]]
     remaining: int = field(init=False)
     waiting: OrderedDict["Item", None] = field(init=False, default_factory=OrderedDict)
@@ -58,7 +60,7 @@ class Item:
 class Flow:
     """One caller's waiting sequences. ``served`` is its virtual time: tokens, ever growing while it waits."""
 
-    caller: str
+    caller: Caller
     served: int
     place: tuple[int, int] = (-1, -1)
     """Where it stands among the others, lowest first: by service, then by how long its next sequence has waited."""

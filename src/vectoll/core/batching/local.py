@@ -9,6 +9,7 @@ from vectoll.core.inputs import check_ids, check_lengths, read_texts
 from vectoll.core.reading import Readers
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
+from vectoll.domain.identity import NOBODY, Caller
 from vectoll.ports.engine import Backend
 from vectoll.ports.model import ForeignTokens, Tokenizer
 
@@ -72,7 +73,7 @@ class LocalModel:
         """How it is read, limited and priced."""
         return self._spec
 
-    async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
+    async def tokenize(self, inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``."""
         if self._spec.token_ids is TokenIdPolicy.NATIVE and not isinstance(inputs[0], str):
             sequences = cast("Sequence[Sequence[int]]", inputs)
@@ -84,7 +85,7 @@ class LocalModel:
         check_lengths((encoding.token_count for encoding in encodings), self._spec)
         return encodings
 
-    async def _encode(self, texts: Sequence[str], caller: str) -> Sequence[Encoding]:
+    async def _encode(self, texts: Sequence[str], caller: Caller) -> Sequence[Encoding]:
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             return await self._short.encode(texts)
         check_characters(texts, self._spec.max_tokens)
@@ -93,7 +94,7 @@ class LocalModel:
         return await self._readers.read(encodings, caller)
 
     async def embed(
-        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: str
+        self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
         """See ``EmbeddingModel.embed``."""
         vectors: Sequence[memoryview] = await self._backend.compute([e.ids for e in encodings], caller)

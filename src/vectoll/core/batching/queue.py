@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vectoll.core.batching.flow import Bucket, Flow, Item, Job, bucket_of
+from vectoll.domain.identity import Caller
 
 MAX_LEFT = 64
 """Places that nobody is at any more, and callers who have left: beyond so many, and as many as are needed, they are
@@ -42,14 +43,14 @@ class FairQueue:
         self.tokens = 0
         self._order = 0
         self._now = 0
-        self._flows: dict[str, Flow] = {}
-        self._left: dict[str, int] = {}
+        self._flows: dict[Caller, Flow] = {}
+        self._left: dict[Caller, int] = {}
         """What callers of whom nothing waits have been served, while others wait: they may be back at once."""
         self._sweep_at = MAX_LEFT
         self._places: list[tuple[int, int, int, Flow]] = []
         """A heap of the flows' places, and of some that they have left. The third number tells equals apart."""
         self._placed = 0
-        self._in_bucket: dict[Bucket, dict[str, Flow]] = {}
+        self._in_bucket: dict[Bucket, dict[Caller, Flow]] = {}
 
     def push(self, job: Job) -> None:
         """Add every sequence of a job, shortest first so that neighbours are alike."""
@@ -139,7 +140,7 @@ class FairQueue:
                 return flow
             heapq.heappop(places)
 
-    def tokens_ahead(self, caller: str, tokens: int) -> int:
+    def tokens_ahead(self, caller: Caller, tokens: int) -> int:
         """An upper bound on the tokens computed before a new request of this caller and size starts, unless the caller
         itself sends what goes before it.
         """
@@ -149,7 +150,7 @@ class FairQueue:
         others = len(self._flows) - (flow is not None)
         return min(self.tokens, own + others * (own + max(0, lead - self._now) + self.shape.budget_tokens))
 
-    def has_room(self, caller: str, tokens: int, limit_tokens: int) -> bool:
+    def has_room(self, caller: Caller, tokens: int, limit_tokens: int) -> bool:
         """Whether a request of this size may wait.
 
         What is free is anybody's. Beyond that a caller who already waits has an equal share of the limit, and a

@@ -44,14 +44,16 @@ async def generate_key(request: Request) -> Response:
         await permit.take_request()
         wanted = decode_json(await read_json_body(request, MAX_BODY_BYTES), _GENERATE)
         limiter = services.admission.limiter
-        standing = await limiter.peek(FREE_CREATIONS, "wallet-keys", permit.caller)
+        standing = await limiter.peek(FREE_CREATIONS, "wallet-keys", permit.caller.key)
         if not standing.remaining:
             raise standing.refusal(FREE_CREATIONS_LIMIT)  # before a nonce is used up
-        principal = await wallets.keys.redeem(wanted.address, wanted.token, wanted.signature, permit.caller)
+        principal = await wallets.keys.redeem(
+            wanted.address, wanted.token, wanted.signature, permit.caller.key
+        )
         secret = new_secret()
         key = new_key(wanted, principal, secret, services.clock.now())
         await require_room(services, principal)
-        await take_free_creation(services, permit.caller)
+        await take_free_creation(services, permit.caller.key)
         await services.keys.add(key)
         return json_response(schemas.CreateApiKeyResponse(created(key, secret)))
 

@@ -39,9 +39,9 @@ async def top_up(request: Request) -> Response:
             now = services_of(request).clock.now()
             asked.headers["payment-required"] = wallets.asking.header(request.scope["path"], now)
             return asked
-        outcome = await wallets.top_ups.top_up(header, permit.caller)
+        outcome = await wallets.top_ups.top_up(header, permit.caller.key)
         is_payer = outcome.is_from_sender or await _is_signed_in_as(
-            request, permit.caller, outcome.intent.payer
+            request, permit.caller.key, outcome.intent.payer
         )
     intent = outcome.intent
     result = schemas.TopUpResult(

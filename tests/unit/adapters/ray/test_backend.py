@@ -20,6 +20,7 @@ from vectoll.adapters.engines.ray.frames import (
 )
 from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
 from vectoll.domain.errors import AtCapacity, Draining, InferenceFailed, ModelOffline, Unavailable
+from vectoll.domain.identity import Caller
 
 TUNING = Tuning(part_tokens=100, parts_in_flight=4, max_queued=64, max_wait_s=5.0, timeout_s=5.0)
 
@@ -81,7 +82,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def compute(route: FakeRoute, *sequences: list[int], tuning: Tuning = TUNING) -> list[list[int]]:
-    found = await ClusterBackend(SPEC, route, tuning).compute(sequences, "key_1")
+    found = await ClusterBackend(SPEC, route, tuning).compute(sequences, Caller.keyless("key_1"))
     return [[int(x) for x in v][: len(s)] for v, s in zip(found, sequences, strict=True)]
 
 
@@ -90,7 +91,7 @@ async def test_vectors_come_back_in_order_although_parts_travel_apart() -> None:
     sequences = [[n] * (1 + n * 7 % 30) for n in range(64)]
     assert await compute(route, *sequences) == sequences
     assert len(route.asked) > 4
-    assert {asked.caller for asked in route.asked} == {"key_1"}
+    assert {asked.caller for asked in route.asked} == {Caller.keyless("key_1")}
 
 
 async def test_one_request_has_a_bounded_number_of_parts_under_way() -> None:
@@ -105,14 +106,14 @@ async def test_short_query_overtakes_a_bulk_request_that_waits() -> None:
     gate = asyncio.Event()
     route = FakeRoute(gate=gate)
     backend = ClusterBackend(SPEC, route, TUNING)
-    bulk = asyncio.create_task(backend.compute([[1] * 100] * 50, "bulk"))
+    bulk = asyncio.create_task(backend.compute([[1] * 100] * 50, Caller.keyless("bulk")))
     await route.until_asked(TUNING.parts_in_flight)
-    query = asyncio.create_task(backend.compute([[2]], "query"))
+    query = asyncio.create_task(backend.compute([[2]], Caller.keyless("query")))
     await asyncio.sleep(0)
     gate.set()
     await asyncio.gather(bulk, query)
     callers = [asked.caller for asked in route.asked]
-    assert callers.index("query") <= TUNING.parts_in_flight + 1
+    assert callers.index(Caller.keyless("query")) <= TUNING.parts_in_flight + 1
 
 
 @pytest.mark.parametrize(
@@ -185,10 +186,10 @@ async def test_too_many_waiting_parts_are_refused_at_once() -> None:
     tuning = Tuning(part_tokens=100, parts_in_flight=1, max_queued=2, max_wait_s=5, timeout_s=5)
     route = FakeRoute(gate=asyncio.Event())
     backend = ClusterBackend(SPEC, route, tuning)
-    waiting = [asyncio.create_task(backend.compute([[1]], f"key_{n}")) for n in range(3)]
+    waiting = [asyncio.create_task(backend.compute([[1]], Caller.keyless(f"key_{n}"))) for n in range(3)]
     await asyncio.sleep(0.01)
     with pytest.raises(AtCapacity):
-        await backend.compute([[1]], "key_9")
+        await backend.compute([[1]], Caller.keyless("key_9"))
     assert route.gate is not None
     route.gate.set()
     await asyncio.gather(*waiting)
@@ -214,12 +215,12 @@ async def test_failure_of_one_part_cancels_the_others() -> None:
 async def test_close_lets_requests_finish() -> None:
     route = FakeRoute(gate=asyncio.Event())
     backend = ClusterBackend(SPEC, route, TUNING)
-    work = asyncio.create_task(backend.compute([[1]], "key_1"))
+    work = asyncio.create_task(backend.compute([[1]], Caller.keyless("key_1")))
     await asyncio.sleep(0.01)
     closing = asyncio.create_task(backend.close(5))
     await asyncio.sleep(0.01)
     with pytest.raises(Draining):
-        await backend.compute([[1]], "key_1")
+        await backend.compute([[1]], Caller.keyless("key_1"))
     assert route.gate is not None
     route.gate.set()
     assert len(await work) == 1
@@ -230,7 +231,7 @@ async def test_close_lets_requests_finish() -> None:
 async def test_close_cuts_off_what_takes_too_long() -> None:
     route = FakeRoute(gate=asyncio.Event())
     backend = ClusterBackend(SPEC, route, TUNING)
-    work = [asyncio.create_task(backend.compute([[1] * 100] * n, "key_1")) for n in (1, 3)]
+    work = [asyncio.create_task(backend.compute([[1] * 100] * n, Caller.keyless("key_1"))) for n in (1, 3)]
     await asyncio.sleep(0.01)
     async with asyncio.timeout(5):
         await backend.close(0.01)
@@ -245,5 +246,5 @@ async def test_trace_travels_with_each_part() -> None:
         yield {"traceparent": f"00-{name}"}
 
     route = FakeRoute()
-    await ClusterBackend(SPEC, route, TUNING, onward).compute([[1] * 100] * 3, "key_1")
+    await ClusterBackend(SPEC, route, TUNING, onward).compute([[1] * 100] * 3, Caller.keyless("key_1"))
     assert [asked.headers for asked in route.asked] == [{"traceparent": "00-replica"}] * 3

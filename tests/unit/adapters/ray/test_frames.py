@@ -18,6 +18,7 @@ from vectoll.adapters.engines.ray.frames import (
     encode_refusal,
     outcome_of,
 )
+from vectoll.domain.identity import NOBODY, Caller
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20), min_size=1, max_size=20)
 
@@ -27,12 +28,18 @@ def vectors(count: int, dims: int = 3) -> list[memoryview]:
     return [row.data.toreadonly() for row in rows]
 
 
-@given(SEQUENCES, st.text(max_size=20))
-def test_question_survives_the_way(sequences: list[list[int]], caller: str) -> None:
-    headers = {"traceparent": "00-1-2-01"}
+@given(SEQUENCES, st.text(min_size=1, max_size=20), st.text(max_size=20))
+def test_question_survives_the_way(sequences: list[list[int]], account: str, key: str) -> None:
+    headers, caller = {"traceparent": "00-1-2-01"}, Caller(account, key)
     asked = decode_question(encode_question(Question(sequences, caller, headers)))
     assert [list(s) for s in asked.sequences] == sequences
     assert (asked.caller, asked.headers) == (caller, headers)
+
+
+def test_who_sends_a_question_without_an_account_is_one_of_its_own() -> None:
+    meta = b'{"caller":"key_1","headers":{}}'
+    asked = decode_question(b"VTQ1" + struct.pack("<I", len(meta)) + meta + struct.pack("<Iii", 1, 1, 5))
+    assert asked.caller == Caller.keyless("key_1")
 
 
 @given(st.binary(max_size=200))
@@ -47,7 +54,7 @@ def test_any_other_bytes_are_a_bad_frame(noise: bytes) -> None:
 
 @given(SEQUENCES, st.data())
 def test_question_that_was_cut_short_is_a_bad_frame(sequences: list[list[int]], data: st.DataObject) -> None:
-    frame = encode_question(Question(sequences, "key_1"))
+    frame = encode_question(Question(sequences, NOBODY))
     with pytest.raises(BadFrame):
         decode_question(frame[: data.draw(st.integers(0, len(frame) - 1))])
 
@@ -55,7 +62,7 @@ def test_question_that_was_cut_short_is_a_bad_frame(sequences: list[list[int]], 
 @pytest.mark.parametrize("sequences", [[], [[]], [[1], []]])
 def test_question_without_tokens_is_a_bad_frame(sequences: list[list[int]]) -> None:
     with pytest.raises(BadFrame):
-        decode_question(encode_question(Question(sequences, "key_1")))
+        decode_question(encode_question(Question(sequences, NOBODY)))
 
 
 def test_lengths_that_overflow_are_a_bad_frame() -> None:

@@ -29,6 +29,7 @@ from vectoll.adapters.engines.native.tower import PackedTower, unsuitable
 from vectoll.domain.catalog import Pooling, Precision
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.identity import Caller
 
 TEAM_THREADS = 8
 """Most cores that a batch is spread over."""
@@ -84,7 +85,7 @@ class NativeEngine:
         stream: int,
         *,
         is_alone: bool = True,
-        callers: Sequence[str] = (),
+        callers: Sequence[Caller] = (),
     ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
         packed = self._packed  # held to the end: what C reads lives as long
@@ -138,7 +139,7 @@ class NativeEngine:
             scratch = self._scratch[stream] = aligned(size_bytes)
         return scratch
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:
         """See the port."""
         return self._prefixes.known(ids, caller) if self._prefixes else 0
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Prefix
 from vectoll.adapters.engines.native.packing import Array, aligned
+from vectoll.domain.identity import Caller
 
 MAX_SEEN = 32_768
 """How many blocks that came once are remembered. One takes about 200 bytes."""
@@ -25,7 +26,7 @@ FIRST_SEEN = 16
 """Of a text, how many, and behind what is known as many again: documents that begin like no other leave little, and a
 beginning of 1,000 tokens is known from its seventh time on."""
 
-_Key = tuple[str | int, bytes]
+_Key = tuple[Caller | int, bytes]
 """A block's tokens, behind those of another block's number or, as its first, of a caller."""
 
 
@@ -87,9 +88,9 @@ class Prefixes:
         self._numbers = count()
         self._lock = threading.Lock()
 
-    def known(self, ids: Sequence[int], caller: str) -> int:
+    def known(self, ids: Sequence[int], caller: Caller) -> int:
         """How many tokens of one sequence ``begin`` would find known. Does not wait for others."""
-        parent: str | int = caller
+        parent: Caller | int = caller
         end = (len(ids) - 1) // PREFIX_BLOCK * PREFIX_BLOCK
         for at in range(0, end, PREFIX_BLOCK):
             block = self._filled.get((parent, array("i", ids[at : at + PREFIX_BLOCK]).tobytes()))
@@ -98,7 +99,7 @@ class Prefixes:
             parent = block.number
         return end
 
-    def begin(self, ids: Array, lengths: Array, callers: Sequence[str]) -> BegunBatch | None:
+    def begin(self, ids: Array, lengths: Array, callers: Sequence[Caller]) -> BegunBatch | None:
         """Of a batch [B] of sequences back to back in [T] ``ids`` (both int32) what is known, never a last token.
 
         None where nothing is known, and nothing is to be kept.
@@ -113,10 +114,10 @@ class Prefixes:
             return BegunBatch(ids, lengths, found)
         return None
 
-    def _begin(self, ids: Array, caller: str, taken: set[_Key]) -> _Beginning:
+    def _begin(self, ids: Array, caller: Caller, taken: set[_Key]) -> _Beginning:
         """``taken`` are those that others of the batch fill."""
         beginning, keys = _Beginning(), []
-        parent: str | int = caller
+        parent: Caller | int = caller
         step = PREFIX_BLOCK * ids.itemsize
         tokens = ids[: (len(ids) - 1) // PREFIX_BLOCK * PREFIX_BLOCK].tobytes()
         at, end, is_new = 0, min(len(tokens), self._capacity * step), False

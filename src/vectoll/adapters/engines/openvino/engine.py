@@ -20,6 +20,7 @@ from vectoll.adapters.engines.openvino.runtime import ov
 from vectoll.domain.catalog import Pooling, Precision
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.identity import Caller
 
 WIDE_PARAMETERS = 32_000_000
 """In matrix products. Up to here packing the weights a second time is worth what a lone query gains."""
@@ -80,7 +81,7 @@ class OpenVinoEngine:
         stream: int,
         *,
         is_alone: bool = True,
-        callers: Sequence[str] = (),  # noqa: ARG002
+        callers: Sequence[Caller] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
         shape = self._architecture
@@ -109,7 +110,7 @@ class OpenVinoEngine:
             with self._lock:
                 self._running -= 1
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:  # noqa: ARG002
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:  # noqa: ARG002
         """See the port."""
         return 0
 

@@ -28,6 +28,7 @@ from vectoll.domain.errors import (
     Unavailable,
     VectollError,
 )
+from vectoll.domain.identity import Caller
 
 PARALLEL_PARTS = 16
 """Parts that one request may have under way; the rest follow."""
@@ -77,7 +78,7 @@ class ClusterBackend:
         self._idle = asyncio.Event()
         self._is_closing = False
 
-    async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[Vector]:
+    async def compute(self, sequences: Sequence[Sequence[int]], caller: Caller) -> Sequence[Vector]:
         """See the port. Raises ModelOffline, too, and Unavailable when no replica answers."""
         if self._is_closing:
             raise Draining
@@ -98,7 +99,7 @@ class ClusterBackend:
                 self._idle.set()
 
     async def _compute_parts(
-        self, parts: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]], caller: str
+        self, parts: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]], caller: Caller
     ) -> list[Vector]:
         """A few parts at a time, each the positions of its sequences."""
 
@@ -111,7 +112,7 @@ class ClusterBackend:
             vectors.update(zip(positions, of_part, strict=True))
         return [vectors[position] for position in range(len(sequences))]
 
-    async def _compute_part(self, sequences: Sequence[Sequence[int]], caller: str) -> list[Vector]:
+    async def _compute_part(self, sequences: Sequence[Sequence[int]], caller: Caller) -> list[Vector]:
         """Ask until a replica gives what was asked for, at most ``MAX_TRIES`` times."""
         failure: VectollError | None = None
         for trial in range(MAX_TRIES):
@@ -134,7 +135,7 @@ class ClusterBackend:
         assert failure is not None
         raise failure
 
-    async def _ask(self, sequences: Sequence[Sequence[int]], caller: str) -> bytes:
+    async def _ask(self, sequences: Sequence[Sequence[int]], caller: Caller) -> bytes:
         with self._onward("replica") as headers:
             question = encode_question(Question(sequences, caller, headers))
             async with asyncio.timeout(self._tuning.timeout_s):

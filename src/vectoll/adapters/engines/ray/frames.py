@@ -2,7 +2,7 @@
 
 ::
 
-    question   b"VTQ1"  u32 size of meta   meta: JSON {caller, headers}
+    question   b"VTQ1"  u32 size of meta   meta: JSON {caller, headers, account}
                u32 n    i32 lengths[n]     i32 ids[sum of lengths]
     answer     b"VTA1"  u32 outcome        u32 n   u32 dims   f32 vectors[n * dims]
 
@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from vectoll.core.batching.vectors import all_finite
 from vectoll.domain.embedding import Vector
+from vectoll.domain.identity import Caller
 
 MEDIA_TYPE = "application/x-vectoll-frame"
 MAX_META_BYTES = 16_384
@@ -57,6 +58,8 @@ class BadFrame(ValueError):
 class _Meta(Struct, frozen=True):
     caller: str
     headers: dict[str, str] = {}
+    account: str = ""
+    """Whose key the caller is; not said by gateways of before, each of whose callers is one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,14 @@ class Question:
     """Sequences of token ids, who they are computed for, and the trace that they belong to."""
 
     sequences: Sequence[Sequence[int]]
-    caller: str
+    caller: Caller
     headers: Mapping[str, str] = field(default_factory=dict)
     """``traceparent`` and its like; empty where nothing is traced."""
 
 
 def encode_question(question: Question) -> bytes:
     """Raises OverflowError for a token id that does not fit 32 bits."""
-    meta = msgspec.json.encode(_Meta(question.caller, dict(question.headers)))
+    meta = msgspec.json.encode(_Meta(question.caller.key, dict(question.headers), question.caller.account))
     lengths = array("i", map(len, question.sequences))
     ids = array("i", chain.from_iterable(question.sequences))
     return b"".join(
@@ -106,7 +109,8 @@ def decode_question(frame: bytes) -> Question:
     for length in lengths:
         sequences.append(words[start : start + length])
         start += length
-    return Question(cast("Sequence[Sequence[int]]", sequences), meta.caller, meta.headers)
+    caller = Caller(meta.account or meta.caller, meta.caller)
+    return Question(cast("Sequence[Sequence[int]]", sequences), caller, meta.headers)
 
 
 def encode_answer(vectors: Sequence[Vector], dims: int) -> bytes:

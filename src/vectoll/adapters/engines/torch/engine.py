@@ -16,6 +16,7 @@ from vectoll.adapters.engines.torch.weights import CheckpointTensors
 from vectoll.domain.catalog import Pooling, Precision
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.identity import Caller
 
 BATCH_OPERATIONS = 20e12
 """Floating-point operations that make a good batch: 30 to 50 ms on a chip of the Hopper class."""
@@ -100,7 +101,7 @@ class TorchEngine:
         stream: int,  # noqa: ARG002
         *,
         is_alone: bool = True,  # noqa: ARG002
-        callers: Sequence[str] = (),  # noqa: ARG002
+        callers: Sequence[Caller] = (),  # noqa: ARG002
     ) -> Sequence[Vector]:
         """See ``Engine.embed``. Raises ValueError for ids or lengths that the model cannot read."""
         if not batch:
@@ -133,7 +134,7 @@ class TorchEngine:
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._cuda_stream is None else torch.cuda.stream(self._cuda_stream)
 
-    def known_tokens(self, ids: Sequence[int], caller: str) -> int:  # noqa: ARG002
+    def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:  # noqa: ARG002
         """See the port."""
         return 0
 
