@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import ClassVar
 
@@ -89,8 +90,9 @@ class Bench:
             metrics=NoMetrics(),
         )
 
-    def submit(self, caller: str, *sequences: Sequence[int]) -> "asyncio.Task[list[Vector]]":
-        return asyncio.create_task(self.batcher.compute(sequences, Caller.keyless(caller)))
+    def submit(self, caller: str | Caller, *sequences: Sequence[int]) -> "asyncio.Task[list[Vector]]":
+        who = Caller.keyless(caller) if isinstance(caller, str) else caller
+        return asyncio.create_task(self.batcher.compute(sequences, who))
 
     async def engine_busy(self) -> None:
         await asyncio.to_thread(self.engine.started.acquire)
@@ -230,6 +232,25 @@ async def test_single_query_waits_for_the_batch_in_flight_only(bench: Bench) -> 
     before_single = bench.engine.batches.index([10])
     assert before_single == 1
     await bulk
+
+
+async def test_an_account_that_sends_by_twenty_keys_gets_as_much_as_one_that_sends_by_one() -> None:
+    bench = Bench(GatedEngine(), budget_tokens=120, max_queue_tokens=10**6)
+    running = bench.submit("first", [1] * 60)
+    await bench.engine_busy()
+    many = [bench.submit(Caller("many", f"many/{n}"), *[[2] * 60] * 40) for n in range(20)]
+    one = bench.submit(Caller("one", "one/0"), *[[3] * 60] * 800)
+    query = bench.submit(Caller("many", "many/query"), [4] * 60)
+    await asyncio.sleep(0)
+    bench.engine.gate.set()
+    await asyncio.gather(running, one, query, *many)
+    callers = [caller for batch in bench.engine.callers for caller in batch]
+    half = Counter(caller.account for caller in callers[:801])
+    assert abs(half["many"] - half["one"]) <= 3
+    keys = Counter(caller.key for caller in callers[:801] if caller.account == "many")
+    assert {keys[f"many/{n}"] for n in range(20)} <= {19, 20, 21}
+    assert Caller("many", "many/query") in callers[: 2 * 22]
+    await bench.batcher.close()
 
 
 async def test_full_queue_refuses_at_once() -> None:

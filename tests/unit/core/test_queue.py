@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectoll.core.batching.flow import Item, Job, bucket_of
+from vectoll.core.batching.flow import Flow, Item, Job, bucket_of
 from vectoll.core.batching.queue import BatchShape, FairQueue
 from vectoll.domain.identity import Caller
 
@@ -127,7 +127,8 @@ def test_what_a_caller_gave_up_is_forgotten_whole() -> None:
         given_up = job("a", *[16] * 1000)
         queue.push(given_up)
         queue.discard(given_up)
-    (flow,) = queue._flows.values()
+    (flow,) = queue._accounts.flows.values()
+    assert isinstance(flow, Flow)
     assert (len(flow.jobs), len(flow.sharing), queue.tokens) == (1, 1, 1600)
     assert sum(len(batch) for batch in drain(queue)) == 100
 
@@ -173,9 +174,9 @@ def test_who_has_left_is_forgotten() -> None:
         queue.push(job(f"query {n}", 16))
         queue.next_batch()  # the query's
         queue.next_batch()
-    assert len(queue._left) < 200
+    assert len(queue._accounts._left) < 200
     drain(queue)
-    assert not queue._left
+    assert not queue._accounts._left
 
 
 def test_an_idle_caller_saves_up_no_credit() -> None:
@@ -203,7 +204,7 @@ def test_discarded_job_leaves_nothing_behind() -> None:
     queue.discard(gone)
     drain(queue)
     assert queue.tokens == 0
-    assert not queue._flows
+    assert not queue._accounts.flows
     assert not queue._in_bucket
 
 
@@ -349,4 +350,4 @@ def test_places_that_were_left_are_swept_out() -> None:
         query = job("a", 1)
         queue.push(query)
         queue.discard(query)
-    assert len(queue._places) < 100
+    assert len(queue._accounts._places) < 100

@@ -1,10 +1,15 @@
-"""What one caller has waiting, and in which order it is to be computed."""
+"""What one key has waiting, and in which order it is to be computed; and what an account has by several keys.
+
+While only one key of an account waits, its ``Flow`` takes the account's turns; a second one makes a ``Group`` of them.
+"""
 
 import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
+from vectoll.core.batching.turns import NOWHERE, Place, Turns
 from vectoll.domain.identity import Caller
 
 Bucket = int
@@ -33,6 +38,7 @@ class Item:
     """One sequence that waits."""
 
     job: Job
+    flow: "Flow"
     index: int
     length: int
     order: int
@@ -58,12 +64,18 @@ class Item:
 
 @dataclass(slots=True, eq=False)
 class Flow:
-    """One caller's waiting sequences. ``served`` is its virtual time: tokens, ever growing while it waits."""
+    """One key's waiting sequences."""
 
     caller: Caller
     served: int
-    place: tuple[int, int] = (-1, -1)
-    """Where it stands among the others, lowest first: by service, then by how long its next sequence has waited."""
+    """Virtual time among those that it has turns with: tokens, ever growing while it waits."""
+    began: int
+    """What ``served`` was before the last of its sequences that was taken."""
+    group: "Group | None" = None
+    """Whose turns it shares."""
+    place: Place = NOWHERE
+    placed: int = 0
+    """The number of its entry in ``Turns``; 0 where it has none."""
     tokens: int = 0
     count: int = 0
     jobs: list[tuple[float, int, Job]] = field(default_factory=list)
@@ -75,9 +87,9 @@ class Flow:
     """A heap of what ``shared`` is when a job would be finished, of those that would not be yet."""
     by_bucket: dict[Bucket, OrderedDict[int, Item]] = field(default_factory=dict)
 
-    def enter(self, job: Job, order: int) -> None:
+    def enter(self, job: Job, tokens: int, order: int) -> None:
         """Give a job its place."""
-        finish = self.shared + sum(map(len, job.sequences))
+        finish = self.shared + tokens
         heapq.heappush(self.sharing, finish)
         heapq.heappush(self.jobs, (finish, order, job))
 
@@ -100,10 +112,6 @@ class Flow:
             tokens -= until_next
             self.shared = heapq.heappop(self.sharing)
 
-    def ahead_of(self, tokens: int) -> int:
-        """How many of its tokens are computed before a new job of this size, at most: as many of each job."""
-        return min(self.tokens, tokens * len(self.jobs))
-
     def first(self) -> Item | None:
         """What is to be computed next."""
         while self.jobs:
@@ -115,6 +123,92 @@ class Flow:
     def first_in(self, bucket: Bucket) -> Item | None:
         """The oldest of a bucket."""
         return next(iter(self.by_bucket.get(bucket, {}).values()), None)
+
+    def tokens_ahead(self, key: str, tokens: int, slack: int) -> int:
+        """How many of the account's are computed before a new job of this key and size: of the key's own jobs as many
+        of each, at most; of another key's those of one batch, ``slack``.
+        """
+        return min(self.tokens, tokens * len(self.jobs) if key == self.caller.key else slack)
+
+    def has_room(self, key: str, tokens: int, share: int, *, is_alone: bool) -> bool:
+        """Whether an account that has its share may have more. ``is_alone`` says that no other waits."""
+        return key != self.caller.key and (is_alone or tokens <= share)
+
+
+class Group:
+    """An account's flows, from when a second key's joined the first's until nothing of the account waits."""
+
+    def __init__(self, first: Flow) -> None:
+        """In place of the first, which from now on has turns with the account's other keys."""
+        self.served = first.served
+        self.tokens = first.tokens
+        self.place: Place = NOWHERE
+        self.placed = 0
+        self.turns: Turns[Flow] = Turns(first.began)
+        self.turns.flows[first.caller.key] = first
+        first.group, first.place = self, NOWHERE
+        self.turns.place(first)
+        self.by_bucket: dict[Bucket, dict[Flow, None]] = {bucket: {first: None} for bucket in first.by_bucket}
+
+    def flow_of(self, caller: Caller) -> Flow:
+        """A key's, that one sequence at least will wait in."""
+        flow = self.turns.flows.get(caller.key)
+        if flow is None:
+            start = self.turns.start_of(caller.key)
+            flow = self.turns.flows[caller.key] = Flow(caller, start, start, self)
+        return flow
+
+    def serve(self, tokens: int) -> None:
+        """So many of what waits are computed; whose they are is noted after this."""
+        self.turns.now = self.turns.first().served
+        self.served += tokens
+
+    def remove(self, flow: Flow, tokens: int) -> None:
+        """A sequence of a flow waits no more."""
+        self.tokens -= tokens
+        if not flow.count:
+            flow.group = None
+            self.turns.leave(flow.caller.key)
+
+    def with_place_of(self, flow: Flow) -> "Group":
+        """Note where a flow now stands among the account's."""
+        self.turns.place(flow)
+        return self
+
+    def first(self) -> Item | None:
+        """What is to be computed next."""
+        return self.turns.first().first() if self.turns.flows else None
+
+    def first_in(self, bucket: Bucket) -> Item | None:
+        """The oldest of a bucket, of the key that was served least."""
+        flows = self.by_bucket.get(bucket)
+        return min(flows, key=attrgetter("place")).first_in(bucket) if flows else None
+
+    def with_bucket_of(self, flow: Flow, bucket: Bucket) -> "Group":
+        """Note that a flow has something in a bucket."""
+        self.by_bucket.setdefault(bucket, {})[flow] = None
+        return self
+
+    def leave_bucket(self, flow: Flow, bucket: Bucket) -> bool:
+        """A flow has nothing in it any more; whether another has."""
+        flows = self.by_bucket[bucket]
+        del flows[flow]
+        if not flows:
+            del self.by_bucket[bucket]
+        return bool(flows)
+
+    def tokens_ahead(self, key: str, tokens: int, slack: int) -> int:
+        """See ``Flow.tokens_ahead``."""
+        flow = self.turns.flows.get(key)
+        own = flow.tokens_ahead(key, tokens, slack) if flow else 0
+        return min(self.tokens, self.turns.tokens_ahead(key, own, slack))
+
+    def has_room(self, key: str, tokens: int, share: int, *, is_alone: bool) -> bool:
+        """See ``Flow.has_room``."""
+        flow = self.turns.flows.get(key)
+        if flow is not None:
+            return flow.tokens + tokens <= share // len(self.turns.flows)
+        return self.turns.lets_in(tokens, share, is_alone=is_alone)
 
 
 def bucket_of(length: int) -> Bucket:

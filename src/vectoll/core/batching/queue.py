@@ -1,11 +1,13 @@
 """The fair, length-aware queue: pure data, no threads, no clock.
 
-Fairness is start-time fair queuing (Goyal et al., SIGCOMM 1996) over callers, counted in tokens: each batch is
-seeded with a sequence of the caller who has been served least, so a caller's single query never waits behind another's
-backlog; who comes back stands where they left, so that queries one after the other leave a backlog its share. Among one
-caller's requests the one goes first that would finish first under processor sharing (Friedman and Henderson, SIGMETRICS
-2003): equal ones in the order of arrival, a query before the rest of a bulk request. The rest of the batch is filled
-with what would be next, or, where an engine pads, with sequences of similar length.
+Fairness is hierarchical start-time fair queuing (Goyal et al., SIGCOMM 1996; Bennett and Zhang, IEEE/ACM Transactions
+on Networking 1997), counted in tokens: first over accounts, then over an account's keys, so that who sends by many keys
+has no more than who sends by one. Each batch is seeded with a sequence of the account that has been served least, and
+in it of such a key: a single query never waits behind another's backlog. Who comes back stands where they left, so that
+queries one after the other leave a backlog its share. Among one key's requests the one goes first that would finish
+first under processor sharing (Friedman and Henderson, SIGMETRICS 2003): equal ones in the order of arrival, a query
+before the rest of a bulk request. The rest of the batch is filled with what would be next, or, where an engine pads,
+with sequences of similar length.
 """
 
 import heapq
@@ -13,12 +15,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vectoll.core.batching.flow import Bucket, Flow, Item, Job, bucket_of
+from vectoll.core.batching.flow import Bucket, Flow, Group, Item, Job, bucket_of
+from vectoll.core.batching.turns import Turns
 from vectoll.domain.identity import Caller
-
-MAX_LEFT = 64
-"""Places that nobody is at any more, and callers who have left: beyond so many, and as many as are needed, they are
-swept out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,128 +41,124 @@ class FairQueue:
         self.shape = shape
         self.tokens = 0
         self._order = 0
-        self._now = 0
-        self._flows: dict[Caller, Flow] = {}
-        self._left: dict[Caller, int] = {}
-        """What callers of whom nothing waits have been served, while others wait: they may be back at once."""
-        self._sweep_at = MAX_LEFT
-        self._places: list[tuple[int, int, int, Flow]] = []
-        """A heap of the flows' places, and of some that they have left. The third number tells equals apart."""
-        self._placed = 0
-        self._in_bucket: dict[Bucket, dict[Caller, Flow]] = {}
+        self._accounts: Turns[Flow | Group] = Turns()
+        self._in_bucket: dict[Bucket, dict[Flow | Group, None]] = {}
 
     def push(self, job: Job) -> None:
         """Add every sequence of a job, shortest first so that neighbours are alike."""
-        flow = self._flows.get(job.caller)
-        if flow is None:
-            served = max(self._now, self._left.pop(job.caller, 0))
-            flow = self._flows[job.caller] = Flow(job.caller, served)
-        flow.enter(job, self._order)
-        sequences = job.sequences
-        for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
-            self._add(flow, job, index, len(sequences[index]))
-        self._place(flow)
+        flow = self._flow_of(job.caller)
+        lengths = list(map(len, job.sequences))
+        tokens = sum(lengths)
+        flow.enter(job, tokens, self._order)
+        flow.count += len(lengths)
+        flow.tokens += tokens
+        self.tokens += tokens
+        group = flow.group
+        if group is not None:
+            group.tokens += tokens
+        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+            self._add(flow, job, index, lengths[index])
+        self._accounts.place(flow if group is None else group.with_place_of(flow))
+
+    def _flow_of(self, caller: Caller) -> Flow:
+        """A key's, that one sequence at least will wait in."""
+        waits = self._accounts.flows.get(caller.account)
+        if waits is None:
+            start = self._accounts.start_of(caller.account)
+            flow = self._accounts.flows[caller.account] = Flow(caller, start, start)
+            return flow
+        if isinstance(waits, Flow):
+            if waits.caller.key == caller.key:
+                return waits
+            waits = self._group(waits)
+        return waits.flow_of(caller)
+
+    def _group(self, first: Flow) -> Group:
+        """Let a second key into an account's turns."""
+        group = self._accounts.flows[first.caller.account] = Group(first)
+        for bucket in first.by_bucket:
+            accounts = self._in_bucket[bucket]
+            del accounts[first]
+            accounts[group] = None
+        return group
 
     def _add(self, flow: Flow, job: Job, index: int, length: int) -> None:
         self._order += 1
-        item = Item(job, index, length, self._order, bucket_of(length))
+        item = Item(job, flow, index, length, self._order, bucket_of(length))
         job.waiting[item] = None
-        flow.count += 1
-        flow.tokens += length
-        self.tokens += length
         if not self.shape.alike:
             return
         alike = flow.by_bucket.get(item.bucket)
         if alike is None:
             alike = flow.by_bucket[item.bucket] = OrderedDict()
-            self._in_bucket.setdefault(item.bucket, {})[flow.caller] = flow
+            account = flow if flow.group is None else flow.group.with_bucket_of(flow, item.bucket)
+            self._in_bucket.setdefault(item.bucket, {})[account] = None
         alike[item.order] = item
 
     def discard(self, job: Job) -> None:
         """Forget what of a job still waits: its caller has left, or it has failed."""
         if not job.waiting:
             return
-        flow = self._flows[job.caller]
+        flow = next(iter(job.waiting)).flow
+        group = flow.group
         flow.leave(job)
         for item in job.waiting:
             self._remove(flow, item)
         job.waiting.clear()
-        self._place(flow)
+        self._accounts.place(flow if group is None else group.with_place_of(flow))
 
     def _remove(self, flow: Flow, item: Item) -> None:
+        group = flow.group
         flow.count -= 1
         flow.tokens -= item.length
         self.tokens -= item.length
-        if not flow.count:
-            del self._flows[flow.caller]
-            self._note_left(flow)
+        if group is not None:
+            group.remove(flow, item.length)
+        if not flow.count and (group is None or not group.turns.flows):
+            self._accounts.leave(flow.caller.account)
         if not self.shape.alike:
             return
         alike = flow.by_bucket[item.bucket]
         del alike[item.order]
-        if not alike:
-            del flow.by_bucket[item.bucket]
-            flows = self._in_bucket[item.bucket]
-            del flows[flow.caller]
-            if not flows:
-                del self._in_bucket[item.bucket]
-
-    def _note_left(self, flow: Flow) -> None:
-        """Nothing of a caller waits any more. Where nothing waits at all, nobody was served more than another."""
-        if not self._flows:
-            self._left.clear()
+        if alike:
             return
-        self._left[flow.caller] = flow.served
-        if len(self._left) > self._sweep_at:
-            self._left = {caller: served for caller, served in self._left.items() if served > self._now}
-            self._sweep_at = 2 * len(self._left) + MAX_LEFT
-
-    def _place(self, flow: Flow) -> None:
-        """Note where a flow now stands, if anything of it waits."""
-        item = flow.first()
-        if item is None or flow.place == (flow.served, item.order):
+        del flow.by_bucket[item.bucket]
+        if group is not None and group.leave_bucket(flow, item.bucket):
             return
-        flow.place = flow.served, item.order
-        self._placed += 1
-        heapq.heappush(self._places, (*flow.place, self._placed, flow))
-        if len(self._places) > 2 * len(self._flows) + MAX_LEFT:
-            self._places = [(*other.place, at, other) for at, other in enumerate(self._flows.values())]
-            self._placed = len(self._places)
-            heapq.heapify(self._places)
-
-    def _least_served(self) -> Flow:
-        """Whose turn it is."""
-        places = self._places
-        while True:
-            served, order, _, flow = places[0]
-            if flow.count and flow.place == (served, order):
-                return flow
-            heapq.heappop(places)
+        accounts = self._in_bucket[item.bucket]
+        del accounts[flow if group is None else group]
+        if not accounts:
+            del self._in_bucket[item.bucket]
 
     def tokens_ahead(self, caller: Caller, tokens: int) -> int:
         """An upper bound on the tokens computed before a new request of this caller and size starts, unless the caller
         itself sends what goes before it.
         """
-        flow = self._flows.get(caller)
-        own = flow.ahead_of(tokens) if flow else 0
-        lead = flow.served if flow else self._left.get(caller, 0)
-        others = len(self._flows) - (flow is not None)
-        return min(self.tokens, own + others * (own + max(0, lead - self._now) + self.shape.budget_tokens))
+        if not self.tokens:
+            return 0
+        slack = self.shape.budget_tokens
+        account = self._accounts.flows.get(caller.account)
+        own = account.tokens_ahead(caller.key, tokens, slack) if account else 0
+        return min(self.tokens, self._accounts.tokens_ahead(caller.account, own, slack))
 
     def has_room(self, caller: Caller, tokens: int, limit_tokens: int) -> bool:
         """Whether a request of this size may wait.
 
-        What is free is anybody's. Beyond that a caller who already waits has an equal share of the limit, and a
-        newcomer is measured against what all but the largest caller have waiting, so nobody can fill the queue for
-        everybody; on an otherwise empty queue a request of any size may wait.
+        What is free is anybody's. Beyond that an account of which something waits has an equal share of the limit, and
+        within that share each of its keys likewise. Newcomers, accounts and keys, are measured against what all but the
+        largest have waiting, so nobody can fill the queue for everybody, nor one key an account's share for the others;
+        beside a single one that waits a request of any size may.
         """
         if self.tokens + tokens <= limit_tokens:
             return True
-        flow = self._flows.get(caller)
-        if flow is not None:
-            return flow.tokens + tokens <= limit_tokens // len(self._flows)
-        rest = self.tokens - max((other.tokens for other in self._flows.values()), default=0)
-        return rest == 0 or rest + tokens <= limit_tokens
+        account = self._accounts.flows.get(caller.account)
+        if account is None:
+            return self._accounts.lets_in(tokens, limit_tokens, is_alone=True)
+        accounts = len(self._accounts.flows)
+        share = limit_tokens // accounts
+        if account.tokens + tokens <= share:
+            return True
+        return account.has_room(caller.key, tokens, share, is_alone=accounts == 1)
 
     def next_batch(self, idle_workers: int = 1, known: Callable[[Item], int] = lambda _: 0) -> list[Item]:
         """Take the next batch; empty when nothing waits. What waits is spread over the idle workers.
@@ -171,7 +166,7 @@ class FairQueue:
         ``known`` says how many of an item's tokens need not be computed: only the others fill a batch, where no other
         worker is there to take what is left.
         """
-        if not self._flows:
+        if not self._accounts.flows:
             return []
         budget = self.shape.budget_tokens
         if idle_workers > 1:
@@ -204,10 +199,11 @@ class FairQueue:
         return waste > self.shape.overhead_tokens
 
     def _take_seed(self) -> Item:
-        """The next sequence of the least-served caller. Virtual time follows the caller in service."""
-        flow = self._least_served()
-        self._now = max(self._now, flow.served)
-        seed = flow.first()
+        """The next sequence of the least-served account. Virtual time follows the one in service."""
+        accounts = self._accounts
+        account = accounts.first()
+        accounts.now = max(accounts.now, account.served)
+        seed = account.first()
         assert seed is not None
         self._take(seed)
         return seed
@@ -217,8 +213,8 @@ class FairQueue:
         asking on.
         """
         if not self.shape.alike:
-            while self._flows:
-                item = self._least_served().first()
+            while self._accounts.flows:
+                item = self._accounts.first().first()
                 assert item is not None
                 yield item
             return
@@ -228,24 +224,27 @@ class FairQueue:
             yield from self._in(other)
 
     def _in(self, bucket: Bucket) -> Iterator[Item]:
-        """One bucket's sequences, least-served caller first, each caller's oldest first."""
-        flows = self._in_bucket.get(bucket, {}).values()
-        heap = [(*flow.place, flow) for flow in flows]
+        """One bucket's sequences, least-served account first, in it the least-served key, each key's oldest first."""
+        heap = [(*account.place, account) for account in self._in_bucket.get(bucket, ())]
         heapq.heapify(heap)
         while heap:
-            flow = heap[0][-1]
-            item = flow.first_in(bucket)
+            account = heap[0][-1]
+            item = account.first_in(bucket)
             assert item is not None
             yield item
-            if flow.first_in(bucket) is None:
+            if account.first_in(bucket) is None:
                 heapq.heappop(heap)
             else:
-                heapq.heapreplace(heap, (*flow.place, flow))
+                heapq.heapreplace(heap, (*account.place, account))
 
     def _take(self, item: Item) -> None:
-        flow = self._flows[item.job.caller]
-        flow.served += item.length
-        flow.serve(item.length)
+        flow, length = item.flow, item.length
+        group = flow.group
+        if group is not None:
+            group.serve(length)
+        flow.began = flow.served
+        flow.served += length
+        flow.serve(length)
         del item.job.waiting[item]
         self._remove(flow, item)
-        self._place(flow)
+        self._accounts.place(flow if group is None else group.with_place_of(flow))
