@@ -125,10 +125,13 @@ class Flow:
         return next(iter(self.by_bucket.get(bucket, {}).values()), None)
 
     def tokens_ahead(self, key: str, tokens: int, slack: int) -> int:
-        """How many of the account's are computed before a new job of this key and size: of the key's own jobs as many
-        of each, at most; of another key's those of one batch, ``slack``.
+        """How many of the account's are computed before a new job of this key and size, at most.
+
+        Of the key's own jobs as many of each, also of those that are done before their time: the others wait for as
+        much. Of another key's those of one batch, ``slack``.
         """
-        return min(self.tokens, tokens * len(self.jobs) if key == self.caller.key else slack)
+        own = tokens * max(len(self.jobs), len(self.sharing))
+        return min(self.tokens, own if key == self.caller.key else slack)
 
     def has_room(self, key: str, tokens: int, share: int, *, is_alone: bool) -> bool:
         """Whether an account that has its share may have more. ``is_alone`` says that no other waits."""
