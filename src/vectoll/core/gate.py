@@ -1,4 +1,4 @@
-"""Who may call next: a bounded number of calls outwards, shared evenly between callers."""
+"""Who may call next: a bounded number of calls outwards, shared evenly between accounts, and between one's keys."""
 
 import asyncio
 from collections import deque
@@ -10,14 +10,15 @@ from vectoll.domain.identity import Caller
 
 
 class FairGate:
-    """``slots`` calls at once; the rest wait, one per caller in turn. One event loop only."""
+    """``slots`` calls at once; the rest wait, one per account in turn, of its keys in turn. One event loop only."""
 
     def __init__(self, slots: int, max_waiting: int, max_wait_s: float) -> None:
         self._free = slots
         self._max_wait_s = max_wait_s
         self._max_waiting = max_waiting
         self._waiting = 0
-        self._waiters: dict[Caller, deque[asyncio.Future[None]]] = {}
+        self._lines: dict[str, dict[str, deque[asyncio.Future[None]]]] = {}
+        """Who waits, by account and key, whose turn it is first."""
 
     @asynccontextmanager
     async def slot(self, caller: Caller, *, goes_on: bool = False) -> AsyncIterator[None]:
@@ -42,7 +43,7 @@ class FairGate:
         if self._waiting >= self._max_waiting:
             raise AtCapacity(1)
         turn = asyncio.get_running_loop().create_future()
-        line = self._waiters.setdefault(caller, deque())
+        line = self._lines.setdefault(caller.account, {}).setdefault(caller.key, deque())
         if goes_on:
             line.appendleft(turn)
         else:
@@ -59,23 +60,34 @@ class FairGate:
         if not turn.cancelled():
             self._release()
             return
-        line = self._waiters.get(caller)
+        keys = self._lines.get(caller.account, {})
+        line = keys.get(caller.key)
         if line is not None and turn in line:
             line.remove(turn)
             self._waiting -= 1
             if not line:
-                del self._waiters[caller]
+                del keys[caller.key]
+            if not keys:
+                del self._lines[caller.account]
 
     def _release(self) -> None:
-        """Give the slot to the next caller in turn. Free slots exist only while nobody waits."""
-        while self._waiters:
-            caller = next(iter(self._waiters))
-            line = self._waiters.pop(caller)
-            turn = line.popleft()
-            self._waiting -= 1
-            if line:
-                self._waiters[caller] = line  # to the end: every other caller comes first
+        """Give the slot to the next in turn. Free slots exist only while nobody waits."""
+        while self._lines:
+            turn = self._take_turn()
             if not turn.cancelled():
                 turn.set_result(None)
                 return
         self._free += 1
+
+    def _take_turn(self) -> "asyncio.Future[None]":
+        """The next waiter. Its account and its key go to the end: every other comes first."""
+        account, keys = next(iter(self._lines.items()))
+        key, line = next(iter(keys.items()))
+        turn = line.popleft()
+        self._waiting -= 1
+        del self._lines[account], keys[key]
+        if line:
+            keys[key] = line
+        if keys:
+            self._lines[account] = keys
+        return turn

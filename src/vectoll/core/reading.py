@@ -38,7 +38,7 @@ def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 class Readers:
-    """Threads that callers share evenly, however much each of them has sent."""
+    """Threads that accounts share evenly, and an account's keys its share, however much each of them has sent."""
 
     def __init__(self, threads: Executor, count: int, max_wait_s: float) -> None:
         """``threads`` are ``count``; for one of them nobody waits longer than ``max_wait_s``."""

@@ -35,6 +35,23 @@ async def test_callers_take_turns_however_many_calls_each_has() -> None:
     assert log == ["a", "a", "b", "c", "a", "b", "a"]
 
 
+async def test_accounts_take_turns_and_each_accounts_keys_take_those_that_it_has() -> None:
+    gate, log, hold = FairGate(1, 100, 60), list[str](), asyncio.Event()
+
+    async def enter_as(caller: Caller) -> None:
+        async with gate.slot(caller):
+            log.append(caller.key)
+            await hold.wait()
+
+    tasks = []
+    for key in ["a1", "a1", "a1", "a2", "a3", "b1", "b1", "b1"]:
+        tasks.append(asyncio.create_task(enter_as(Caller(key[0], key))))
+        await settle()
+    hold.set()
+    await asyncio.gather(*tasks)
+    assert log == ["a1", "a1", "b1", "a2", "b1", "a3", "b1", "a1"]
+
+
 async def test_what_goes_on_is_before_the_rest_of_its_caller() -> None:
     gate, log, hold = FairGate(1, 100, 60), list[str](), asyncio.Event()
 

@@ -226,7 +226,9 @@ def test_tokens_ahead_are_few_for_a_newcomer_and_a_small_request_and_the_backlog
     late=st.integers(1, 300),
     begun=st.integers(0, 40),
 )
-@example(sizes=[2, 2], late=1, begun=2)  # the first is done, the second, which has its share of that, is not begun
+@example(
+    sizes=[2, 2], late=1, begun=2
+)  # the first is done, the second, which has its share of that, is not begun
 def test_a_small_request_starts_after_the_tokens_that_are_said_to_be_ahead_of_it(
     sizes: list[int], late: int, begun: int
 ) -> None:
