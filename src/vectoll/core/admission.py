@@ -23,6 +23,9 @@ MAX_BYTES_EACH, MAX_BYTES_OF_ACCOUNT, MAX_BYTES = 256 << 20, 512 << 20, 1 << 30
 """Memory that one caller's requests in flight may take, those of all the keys of an account, and everybody's: what was
 sent, and the vectors that are asked for. A request that is alone may take any."""
 
+KEYS_IN_FLIGHT = 4
+"""How many of its keys' requests in flight an account may have: what is not counted of each is memory, too."""
+
 UNCOUNTED_BYTES = 64 << 10
 """Of each request: single queries are never refused for the memory that bulk requests take."""
 
@@ -36,6 +39,7 @@ class Admission:
         self.requests = _per_minute(limits.requests_per_minute)
         self.tokens = _per_minute(limits.tokens_per_minute)
         self._in_flight: Counter[Caller] = Counter()
+        self._in_flight_of_accounts: Counter[str] = Counter()
         self._bytes: Counter[Caller] = Counter()
         self._bytes_of_accounts: Counter[str] = Counter()
         self._all_bytes = 0
@@ -84,15 +88,21 @@ class Admission:
         """Raises RateLimited when one more request would be too many."""
         if self._in_flight.get(caller, 0) >= at_most:
             raise RateLimited(f"Too many requests in flight: {at_most} at most.", 1)
+        of_account = KEYS_IN_FLIGHT * self._limits.requests_in_flight
+        if self._in_flight_of_accounts.get(caller.account, 0) >= of_account:
+            what = f"{of_account} at most, by all keys of an account"
+            raise RateLimited(f"Too many requests in flight: {what}.", 1)
 
     def enter(self, caller: Caller, at_most: int) -> None:
         """One more request in flight. Checks again: others may have entered since this one was admitted."""
         self.check_in_flight(caller, at_most)
         self._in_flight[caller] += 1
+        self._in_flight_of_accounts[caller.account] += 1
 
     def leave(self, caller: Caller) -> None:
         """One fewer; the last one out leaves no trace."""
         _subtract(self._in_flight, caller, 1)
+        _subtract(self._in_flight_of_accounts, caller.account, 1)
 
     def hold_bytes(self, caller: Caller, before: int, now: int) -> None:
         """One request takes ``now`` bytes instead of ``before``. Raises RateLimited, AtCapacity."""

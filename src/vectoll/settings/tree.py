@@ -35,7 +35,9 @@ class LimitsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     )
     failure_window_s: Positive = 30  # The window in which failures are counted, in seconds.
     block_s: Positive = 30  # How long a blocked caller stays blocked, in seconds.
-    requests_in_flight: Positive = 256  # Requests that one caller may have in flight.
+    requests_in_flight: Positive = (
+        256  # Requests of one caller in flight; of all keys of an account four times as many.
+    )
     max_body_bytes: Positive = 33_554_432  # Largest request body, after which the answer is 413.
 
 

@@ -114,3 +114,23 @@ async def test_of_two_that_were_admitted_before_either_entered_one_is_let_in() -
     with second:
         pass
     assert not door._in_flight
+
+
+async def test_an_accounts_keys_have_four_times_as_many_requests_in_flight_as_one_of_them() -> None:
+    door = admission(requests_in_flight=2)
+    permits = [await door.admit(Caller("rich", f"key_{n // 2}")) for n in range(9)]
+    for permit in permits[:8]:
+        permit.__enter__()
+    with pytest.raises(RateLimited, match="8 at most, by all keys of an account"), permits[8]:
+        pass
+    with pytest.raises(RateLimited):
+        await door.admit(Caller("rich", "key_9"))
+    with await door.admit(Caller("other", "key_10")):
+        pass
+    permits[0].leave()
+    with permits[8]:
+        pass
+    for permit in permits[1:8]:
+        permit.leave()
+    assert not door._in_flight
+    assert not door._in_flight_of_accounts
