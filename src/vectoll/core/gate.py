@@ -22,9 +22,10 @@ class FairGate:
 
     @asynccontextmanager
     async def slot(self, caller: Caller, *, goes_on: bool = False) -> AsyncIterator[None]:
-        """Hold one slot. Raises AtCapacity at once when ``max_waiting`` wait already, or after ``max_wait_s``.
+        """Hold one slot. Raises AtCapacity at once when too many wait already, or after ``max_wait_s``.
 
-        What ``goes_on`` is before all else that waits of this caller.
+        ``max_waiting`` are too many, but for an account that has less than an equal share of them and for such a key of
+        another; twice as many for everybody. What ``goes_on`` is before all else that waits of this caller.
         """
         try:
             async with asyncio.timeout(self._max_wait_s):
@@ -40,7 +41,7 @@ class FairGate:
         if self._free:
             self._free -= 1
             return
-        if self._waiting >= self._max_waiting:
+        if self._waiting >= self._max_waiting and not self._has_share(caller):
             raise AtCapacity(1)
         turn = asyncio.get_running_loop().create_future()
         line = self._lines.setdefault(caller.account, {}).setdefault(caller.key, deque())
@@ -54,6 +55,17 @@ class FairGate:
         except asyncio.CancelledError:
             self._give_up(caller, turn)
             raise
+
+    def _has_share(self, caller: Caller) -> bool:
+        """Whether one more may wait where others have taken what was free."""
+        if self._waiting >= 2 * self._max_waiting:
+            return False
+        keys = self._lines.get(caller.account, {})
+        share = self._max_waiting // (len(self._lines) + (not keys))
+        if sum(map(len, keys.values())) < share:
+            return True
+        line = keys.get(caller.key, ())
+        return len(line) < share // (len(keys) + (not line))
 
     def _give_up(self, caller: Caller, turn: "asyncio.Future[None]") -> None:
         """A cancelled waiter leaves the line, unless it is out already, or passes on the slot that it was given."""

@@ -81,6 +81,34 @@ async def test_full_is_refused_at_once() -> None:
         pass
 
 
+async def test_nobody_fills_it_for_others_nor_one_key_for_the_others_of_its_account() -> None:
+    gate, hold = FairGate(1, 8, 60), asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def let_in(account: str, key: str) -> int:
+        """How many of twenty more may wait."""
+
+        async def enter_as() -> None:
+            async with gate.slot(Caller(account, key)):
+                await hold.wait()
+
+        more = [asyncio.create_task(enter_as()) for _ in range(20)]
+        await settle()
+        tasks.extend(task for task in more if not task.done())
+        refused = [task for task in more if task.done()]
+        assert all(isinstance(task.exception(), AtCapacity) for task in refused)
+        return 20 - len(refused)
+
+    assert await let_in("a", "bulk") == 1 + 8, "one has the slot, and what is free is anybody's"
+    assert await let_in("a", "bulk") == 0
+    assert await let_in("a", "query") == 4, "half of its account's"
+    assert await let_in("b", "bulk") == 4, "half of all"
+    assert [await let_in(account, "other") for account in "abcd"] == [0] * 4, "twice as many are enough"
+    assert gate._waiting == 16
+    hold.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_a_wait_that_is_too_long_is_refused_and_leaves_no_trace() -> None:
     gate, hold = FairGate(1, 1, 0.01), asyncio.Event()
     task = asyncio.create_task(enter(gate, "a", [], hold))
