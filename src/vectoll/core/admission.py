@@ -38,8 +38,8 @@ class Admission:
         self._limits = limits
         self.requests = _per_minute(limits.requests_per_minute)
         self.tokens = _per_minute(limits.tokens_per_minute)
-        self._in_flight: Counter[Caller] = Counter()
-        self._in_flight_of_accounts: Counter[str] = Counter()
+        self._in_flight: dict[Caller, int] = {}
+        self._in_flight_of_accounts: dict[str, int] = {}
         self._bytes: Counter[Caller] = Counter()
         self._bytes_of_accounts: Counter[str] = Counter()
         self._all_bytes = 0
@@ -96,8 +96,9 @@ class Admission:
     def enter(self, caller: Caller, at_most: int) -> None:
         """One more request in flight. Checks again: others may have entered since this one was admitted."""
         self.check_in_flight(caller, at_most)
-        self._in_flight[caller] += 1
-        self._in_flight_of_accounts[caller.account] += 1
+        account = caller.account
+        self._in_flight[caller] = self._in_flight.get(caller, 0) + 1
+        self._in_flight_of_accounts[account] = self._in_flight_of_accounts.get(account, 0) + 1
 
     def leave(self, caller: Caller) -> None:
         """One fewer; the last one out leaves no trace."""
@@ -191,7 +192,7 @@ async def refuse_blocked(limiter: RateLimiter, caller: str) -> None:
         raise RateLimited(f"Too many failed requests: blocked for {blocked_s} more seconds.", blocked_s)
 
 
-def _subtract(counter: Counter[K], who: K, amount: int) -> None:
+def _subtract(counter: dict[K, int], who: K, amount: int) -> None:
     """Nothing is kept of who has nothing."""
     counter[who] -= amount
     if not counter[who]:

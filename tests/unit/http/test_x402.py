@@ -525,7 +525,7 @@ async def test_a_wallet_has_at_most_five_requests_in_flight(shop: Shop, wallet: 
     running = [asyncio.create_task(shop.embed(wallet.sign_in())) for _ in range(5)]
     await shop.fake.model.started.wait()
     async with asyncio.timeout(5):
-        while shop.fake.services.admission._in_flight[Caller.keyless(wallet.id)] < 5:  # noqa: ASYNC110 - counts, and tells nobody
+        while shop.fake.services.admission._in_flight.get(Caller.keyless(wallet.id), 0) < 5:  # noqa: ASYNC110 - counts, and tells nobody
             await asyncio.sleep(0)
     assert (await shop.embed(wallet.sign_in())).status_code == 429
     shop.fake.model.gate.set()
