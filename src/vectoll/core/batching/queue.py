@@ -57,7 +57,12 @@ class FairQueue:
         if group is not None:
             group.tokens += tokens
         for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-            self._add(flow, job, index, lengths[index])
+            self._order += 1
+            length = lengths[index]
+            item = Item(job, flow, index, length, self._order, bucket_of(length))
+            job.waiting[item] = None
+            if self.shape.alike:
+                self._sort_in(flow, item)
         self._accounts.place(flow if group is None else group.with_place_of(flow))
 
     def _flow_of(self, caller: Caller) -> Flow:
@@ -82,12 +87,8 @@ class FairQueue:
             accounts[group] = None
         return group
 
-    def _add(self, flow: Flow, job: Job, index: int, length: int) -> None:
-        self._order += 1
-        item = Item(job, flow, index, length, self._order, bucket_of(length))
-        job.waiting[item] = None
-        if not self.shape.alike:
-            return
+    def _sort_in(self, flow: Flow, item: Item) -> None:
+        """Put a sequence beside those of like length."""
         alike = flow.by_bucket.get(item.bucket)
         if alike is None:
             alike = flow.by_bucket[item.bucket] = OrderedDict()
@@ -116,8 +117,11 @@ class FairQueue:
             group.remove(flow, item.length)
         if not flow.count and (group is None or not group.turns.flows):
             self._accounts.leave(flow.caller.account)
-        if not self.shape.alike:
-            return
+        if self.shape.alike:
+            self._sort_out(flow, group, item)
+
+    def _sort_out(self, flow: Flow, group: Group | None, item: Item) -> None:
+        """Take a sequence from those of like length."""
         alike = flow.by_bucket[item.bucket]
         del alike[item.order]
         if alike:
@@ -134,11 +138,11 @@ class FairQueue:
         """An upper bound on the tokens computed before a new request of this caller and size starts, unless the caller
         itself sends what goes before it.
         """
-        if not self.tokens:
-            return 0
         slack = self.shape.budget_tokens
         account = self._accounts.flows.get(caller.account)
         own = account.tokens_ahead(caller.key, tokens, slack) if account else 0
+        if len(self._accounts.flows) == (account is not None):
+            return own  # no other waits
         return min(self.tokens, self._accounts.tokens_ahead(caller.account, own, slack))
 
     def has_room(self, caller: Caller, tokens: int, limit_tokens: int) -> bool:
