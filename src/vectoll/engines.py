@@ -28,6 +28,8 @@ from vectoll.settings import EngineSettings
 NATIVE_BATCH_TOKENS = 256
 OPENVINO_BATCH_TOKENS = 384
 """Tokens per batch: the fastest on a core with 1 MiB of its own cache (docs/decisions/cpu-engine.md)."""
+QUERY_TOKENS = 128
+"""A request of so many is computed beside larger ones, where the native engine computes: a sentence or a paragraph."""
 
 WIDENED = 4
 """Times what 16-bit weights take on disk in OpenVINO's f32: f32, twice. Measured as 3.5 times, with all else."""
@@ -86,7 +88,8 @@ def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
         cores=settings.cores,
         prefix_bytes=settings.prefix_mib * 2**20,
     )
-    shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=False, alike=False)
+    budget = settings.batch_tokens or NATIVE_BATCH_TOKENS
+    shape = BatchShape(budget, padded=False, alike=False, query_tokens=min(QUERY_TOKENS, budget // 2))
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "native")
 
 

@@ -11,7 +11,9 @@ class Engine(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many calls may run side by side, from a thread each."""
+        """How many calls may run side by side, from a thread each; one more, with this number, where the shape of its
+        batches says so (``BatchShape.query_tokens``).
+        """
         ...
 
     @property

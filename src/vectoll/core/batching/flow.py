@@ -19,11 +19,14 @@ class Job:
     caller: str
     sequences: Sequence[Sequence[int]]
     remaining: int = field(init=False)
+    tokens: int = field(init=False)
+    """Of all of them."""
     waiting: OrderedDict["Item", None] = field(init=False, default_factory=OrderedDict)
     """In the order in which they are to be computed."""
 
     def __post_init__(self) -> None:
         self.remaining = len(self.sequences)
+        self.tokens = sum(map(len, self.sequences))
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +78,7 @@ class Flow:
 
     def enter(self, job: Job, order: int) -> None:
         """Give a job its place."""
-        finish = self.shared + sum(map(len, job.sequences))
+        finish = self.shared + job.tokens
         heapq.heappush(self.sharing, finish)
         heapq.heappush(self.jobs, (finish, order, job))
 

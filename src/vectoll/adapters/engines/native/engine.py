@@ -51,6 +51,7 @@ class NativeEngine:
         prefix_bytes: int = 0,
     ) -> None:
         """With more ``cores_each`` than one every stream has its own team; else all share one, for what is alone.
+        One call more than ``streams`` may run, with this number: on one core.
 
         ``prefix_bytes`` may be kept of what callers' texts begin with.
         """
@@ -62,7 +63,7 @@ class NativeEngine:
         self._packed: PackedTower | None = PackedTower(architecture, weights, pooling, products)
         block_bytes = self._packed.block_bytes
         self._prefixes = Prefixes(block_bytes, prefix_bytes) if 0 < block_bytes <= prefix_bytes else None
-        self._scratch: list[Array] = [aligned(0)] * streams
+        self._scratch: list[Array] = [aligned(0)] * (streams + 1)
         self._stepped_back = threading.local()
         self._has_own_teams = cores_each > 1
         count, size = (streams, cores_each) if cores_each > 1 else (1, min(streams, available_cores()))
@@ -71,7 +72,7 @@ class NativeEngine:
     @property
     def streams(self) -> int:
         """See the port."""
-        return len(self._scratch)
+        return len(self._scratch) - 1
 
     @property
     def dims(self) -> int:
@@ -117,7 +118,7 @@ class NativeEngine:
 
     def _team_of(self, stream: int, *, is_alone: bool) -> "_Team | None":
         if self._has_own_teams:
-            return self._teams[stream]
+            return self._teams[stream] if stream < self.streams else None
         return self._teams[0] if is_alone else None
 
     def _step_back(self) -> None:
