@@ -90,10 +90,8 @@ async def _list(settings: Settings) -> Sequence[_Found]:
     now = datetime.now(UTC)
     async with open_store(settings, must_exist=True) as store:
         keys = Counter(key.account for key in await store.keys.list() if key.is_active(now))
-        return [
-            _found(settings, account, await store.ledger.balance(account), keys[account])
-            for account in sorted(await store.allowances.accounts())
-        ]
+        balances = await store.ledger.balances()
+    return [_found(settings, account, balances[account], keys[account]) for account in sorted(balances)]
 
 
 async def _show(settings: Settings, account: AccountId) -> tuple[_Found, Sequence[ApiKey]]:

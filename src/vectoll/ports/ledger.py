@@ -100,6 +100,10 @@ class Ledger(Protocol):
         """Zero for an account that nobody has credited yet."""
         ...
 
+    async def balances(self) -> Mapping[AccountId, Balance]:
+        """Every customer's, from one moment. Reads all accounts: for commands, not for requests."""
+        ...
+
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:
         """One transfer by id."""
         ...

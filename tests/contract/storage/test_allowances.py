@@ -255,6 +255,23 @@ async def test_accounts_are_the_customers(store: Store) -> None:
     assert sorted(await store.allowances.accounts()) == [ALICE, BOB]
 
 
+async def test_the_balances_of_all_customers_are_what_each_ones_is(store: Store, clock: FixedClock) -> None:
+    await store.ledger.post(make_credit(5 * TOKEN))
+    await store.ledger.post(make_credit(TOKEN, AccountId("carol")))
+    for account in (ALICE, BOB):
+        await store.allowances.grant(account, tokens(3))
+    await spend(store, 1)
+    await store.ledger.hold(make_hold(4))
+    for _ in range(2):  # on the next day nothing is spent, and the grants have no rows of it yet
+        balances = await store.ledger.balances()
+        assert sorted(balances) == [ALICE, BOB, "carol"]
+        for account, balance in balances.items():
+            assert balance == await store.ledger.balance(account)
+        assert balances[ALICE].held == tokens(4)
+        clock.advance(days=1)
+    assert balances[ALICE].allowance == tokens(3)
+
+
 async def test_house_accounts_get_none(store: Store) -> None:
     with pytest.raises(Forbidden):
         await store.allowances.grant(AccountId("$revenue:2026-11"), tokens(1))

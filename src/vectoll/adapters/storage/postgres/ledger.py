@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.charges import Charges, Wish
-from vectoll.adapters.storage.postgres.database import Database
+from vectoll.adapters.storage.postgres.database import LONG_S, Database, sql
 from vectoll.adapters.storage.postgres.holds import HoldRows, key_of
 from vectoll.adapters.storage.postgres.verification import verify
 from vectoll.adapters.storage.rows import from_transfer, to_transfer
@@ -88,9 +89,14 @@ class PostgresLedger:
 
     async def balance(self, account: AccountId) -> Balance:
         """What an account has and what is held of it, from one moment."""
-        rows = await self._database.fetch("balance", account, day_of(self._clock.now()))
-        balance, held, allowance, granted = (Amount(int(value)) for value in rows[0])
-        return Balance(balance, held, allowance, granted)
+        [row] = await self._database.fetch("balance", account, day_of(self._clock.now()))
+        return _balance(*row)
+
+    async def balances(self) -> Mapping[AccountId, Balance]:
+        """Every customer's, from one moment."""
+        async with self._database.snapshot() as db:
+            rows = await db.fetch(sql("balances"), day_of(self._clock.now()), timeout=LONG_S)
+        return {AccountId(account): _balance(*facts) for account, *facts in rows}
 
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:
         """One transfer by id."""
@@ -153,6 +159,12 @@ class PostgresLedger:
         """An amount that no account can have is refused here: it may not fit the database's integers."""
         if amount > MAX_AMOUNT:
             raise InsufficientBalance(amount, (await self.balance(hold.principal.account)).available)
+
+
+def _balance(*facts: int | Decimal) -> Balance:
+    """From what the database says, whose sums are decimals."""
+    balance, held, allowance, granted = (Amount(int(value)) for value in facts)
+    return Balance(balance, held, allowance, granted)
 
 
 def _window(query: UsageQuery) -> tuple[AccountId, int, int, int]:

@@ -106,6 +106,10 @@ class SqliteLedger:
         """What an account has and what is held of it, at a moment when the two agree."""
         return await self._writer.when_quiet(lambda: self._balance(account))
 
+    async def balances(self) -> Mapping[AccountId, Balance]:
+        """Every customer's, at a moment when all agree."""
+        return await self._writer.when_quiet(self._balances)
+
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:
         """One transfer by id."""
         return self._reader.read(lambda db: read_transfer(db, transfer_id))
@@ -145,8 +149,20 @@ class SqliteLedger:
     def _balance(self, account: AccountId) -> Balance:
         facts = (account, day_of(self._clock.now()))
         row = self._reader.read(lambda db: db.execute(sql("balance_and_allowance"), facts).fetchone())
-        balance, granted, spent = (Amount(value or ZERO) for value in row)
-        return Balance(balance, self._holds.held(account), Amount(granted - spent), granted)
+        return self._balance_of(account, *row)
+
+    def _balances(self) -> Mapping[AccountId, Balance]:
+        today = day_of(self._clock.now())
+        rows = self._reader.read(lambda db: db.execute(sql("balances_and_allowances"), (today,)).fetchall())
+        return {account: self._balance_of(account, *facts) for account, *facts in rows}
+
+    def _balance_of(
+        self, account: AccountId, balance: int | None, granted: int | None, spent: int | None
+    ) -> Balance:
+        left = (granted or ZERO) - (spent or ZERO)
+        return Balance(
+            Amount(balance or ZERO), self._holds.held(account), Amount(left), Amount(granted or ZERO)
+        )
 
     def _try_hold(self, hold: Hold) -> Transfer | None:
         """One step: on what was read since the last delivery, else (and before a refusal) on what the file says."""
