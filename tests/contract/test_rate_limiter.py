@@ -79,7 +79,8 @@ async def test_a_database_whose_clock_is_set_back_forgets_who_was_blocked(databa
     limiter = PostgresRateLimiter(database)
     await limiter.block("before", duration_s=30)
     await execute(
-        database_url, "UPDATE vectoll.limit_blocks SET blocked_at = blocked_at + 3600, expires_at = expires_at + 3600"
+        database_url,
+        "UPDATE vectoll.limit_blocks SET blocked_at = blocked_at + 3600, expires_at = expires_at + 3600",
     )
     await limiter.block("since", duration_s=30)
     await database.fetch("sweep_limits")

@@ -16,6 +16,8 @@ EJECTION_S = 5.0
 CLOCK_STEP_S = 0.01
 """A wait with less than this left is over: timers may end a little early."""
 MAX_EJECTION_S = 60.0
+MAX_HEEDED_S = 3600.0
+"""The longest that an endpoint is not asked because it has said so: what it wants may have been a mistake."""
 MAX_TRIAL_WAIT_S = 1.0
 """How long to wait for the outcome of a call that another request makes."""
 
@@ -136,13 +138,15 @@ class Endpoints:
         endpoint.ejected_until = self._clock() + pause_s
         return True
 
-    def asked_to_wait(self, endpoint: Endpoint, seconds: float | None) -> None:
-        """It is well, and busy; for so many seconds, where it has said so."""
+    def asked_to_wait(self, endpoint: Endpoint, seconds: float | None) -> float:
+        """It is well, and busy; for so many seconds, where it has said so. Returns how many are heeded."""
         endpoint.failures = endpoint.silences = 0
-        until = self._clock() + min(MAX_EJECTION_S, seconds or 1.0)
+        heeded_s = min(MAX_HEEDED_S, seconds or 1.0)
+        until = self._clock() + heeded_s
         endpoint.ejected_until = max(endpoint.ejected_until, until)
         if seconds:
             endpoint.waits_until = max(endpoint.waits_until, until)
+        return heeded_s
 
     def wait_s(self, endpoint: Endpoint) -> float:
         """How long it still wants not to be asked: who asks all the same is only told to wait for longer."""

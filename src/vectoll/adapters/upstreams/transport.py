@@ -206,8 +206,9 @@ class Transport:
     def _note(self, endpoint: Endpoint, failure: UpstreamFailure, attempt: int) -> None:
         host = urlsplit(endpoint.url).netloc
         if isinstance(failure, Busy):
-            self._endpoints.asked_to_wait(endpoint, failure.retry_after_s)
-            _log.warning("upstream %s is busy (attempt %d): %s", host, attempt, failure)
+            seconds = self._endpoints.asked_to_wait(endpoint, failure.retry_after_s)
+            until = f", not asked for {seconds:.1f} s" if failure.retry_after_s else ""
+            _log.warning("upstream %s is busy (attempt %d): %s%s", host, attempt, failure, until)
             return
         is_ejected = self._endpoints.failed(endpoint, is_silent=isinstance(failure, Silence))
         consequence = ", left alone for now" if is_ejected else ""
