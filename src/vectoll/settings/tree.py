@@ -251,7 +251,7 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str | None = None  # An upstream's tokenizer: cl100k_base, r50k_base or a tokenizer.json.
     usage_missing: UsageMissing | None = None  # An upstream's answer without usage: fail or count.
     max_batch_inputs: Positive | None = None  # Most inputs that one call to the upstream may have (TEI: 32).
-    timeout_s: Seconds | None = None  # Longest wait for an upstream, retries included, in seconds.
+    timeout_s: Seconds | None = None  # Longest call to an upstream, wait and retries included, in seconds.
     prompt: str | None = None  # Put before every text input.
     token_ids: TokenIdPolicy | None = None  # Token ids: native, cl100k_base, r50k_base or reject.
     truncate: bool | None = None  # Cut over-length text instead of answering 400.

@@ -173,11 +173,11 @@ class UpstreamModel:
 
     async def _buy(self, part: Part, dimensions: int | None, caller: str, purchase: Purchase) -> Answer:
         first, encodings = part
+        deadline = self._deadline()
         try:
             async with self._gate.slot(caller):
-                return await purchase.make(
-                    self._provider.embed(encodings, dimensions, purchase.left), encodings
-                )
+                call = self._provider.embed(encodings, dimensions, purchase.left, deadline)
+                return await purchase.make(call, encodings)
         except UpstreamFailure as failure:
             error = self._translate(failure, first, len(encodings))
         except AtCapacity as full:
@@ -187,14 +187,19 @@ class UpstreamModel:
 
     async def _count(self, part: Part, caller: str) -> int:
         first, encodings = part
+        deadline = self._deadline()
         async with self._gate.slot(caller):
             try:
-                tokens = await self._provider.count(encodings)
+                tokens = await self._provider.count(encodings, deadline)
             except UpstreamFailure as failure:
                 raise self._translate(failure, first, len(encodings)) from None
         if tokens is None:
             raise self._no_usage()
         return tokens
+
+    def _deadline(self) -> float:
+        """Of a call that is asked for now: the wait for a place is part of its time."""
+        return asyncio.get_running_loop().time() + self._upstream.timeout_s
 
     async def _usage(self, bought: Sequence[Bought], caller: str) -> Usage:
         """What is charged: the provider's number, at most the quote; or, by setting, a count."""

@@ -39,14 +39,17 @@ class Provider(Protocol):
         """Whether it shortens an input that is too long instead of refusing it: long ones are counted first."""
         ...
 
-    async def embed(self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event) -> Answer:
-        """One unit vector of ``dimensions`` (None: the native size) per input, in order.
+    async def embed(
+        self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event, deadline: float, /
+    ) -> Answer:
+        """One unit vector of ``dimensions`` (None: the native size) per input, in order, before the event loop's time
+        is ``deadline``.
 
         Once ``left`` is set, what was sent ends and nothing is sent again.
         """
         ...
 
-    async def count(self, part: Sequence[Encoding], /) -> int | None:
+    async def count(self, part: Sequence[Encoding], deadline: float, /) -> int | None:
         """The provider's own count of tokens, without embedding; None where it has no such call."""
         ...
 

@@ -62,7 +62,7 @@ class Transport:
         model: str,
         metrics: Metrics,
     ) -> None:
-        """``headers`` carry our key; ``timeout_s`` bounds one ``post`` with all its retries.
+        """``headers`` carry our key; a call gets half of ``timeout_s`` at most, so that there is time for another.
 
         ``metrics`` are told of every call, as ``model``'s.
         """
@@ -88,14 +88,15 @@ class Transport:
         classify: Classify,
         max_bytes: int,
         left: asyncio.Event,
+        deadline: float,
     ) -> T:
         """Send ``body`` to ``path`` below a base URL until one answers; what ``parse`` makes of the answer.
 
         Goes on to the next healthy URL at once, and pauses when all were tried. What gave a BadAnswer, which may
         have cost money, or Refused is not asked again. Raises the last UpstreamFailure when tries or time are used
-        up, or nobody waits any more (``left``), and InputRefused at once. ``max_bytes`` bounds the answer.
+        up (``deadline``, of the loop), or nobody waits any more (``left``), and InputRefused at once. ``max_bytes``
+        bounds the answer.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
         tried: set[Endpoint] = set()
         endpoint = self._endpoints.any()
         attempt = 0
