@@ -30,6 +30,7 @@ from vectoll.engines import (
     memory_budget,
     memory_need,
     open_checkpoint,
+    precision_of,
 )
 from vectoll.ports.engine import Backend
 from vectoll.ports.metrics import Metrics, NoMetrics
@@ -231,7 +232,7 @@ async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: 
 
     tokenizer = await threads.load(load)
     if settings.engine.backend == "ray":
-        backend = await threads.load(_reach, spec, settings)
+        backend = await _reach(spec, settings, threads)
     else:
         backend = await _compute_here(spec, settings, metrics, threads)
     return LocalModel(spec, tokenizer, backend, threads.readers, _foreign_tokens(spec))
@@ -258,12 +259,21 @@ async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics, t
     )
 
 
-def _reach(spec: ModelSpec, settings: Settings) -> Backend:
-    """The model's replicas on a Ray cluster. Raises ModelOffline, ConfigurationError."""
-    from vectoll.adapters.engines.ray import open_cluster_backend
+async def _reach(spec: ModelSpec, settings: Settings, threads: _Threads) -> Backend:
+    """The model's replicas on a Ray cluster. Raises ModelOffline, also where they compute something else, and
+    ConfigurationError.
+    """
+    from vectoll.adapters.engines.ray import marks_of, open_cluster_backend
     from vectoll.core.tracing import onward
 
-    return open_cluster_backend(spec, settings.cluster, settings.queue, onward)
+    marks = marks_of(spec, precision_of(spec, settings.engine))
+    backend = await threads.load(open_cluster_backend, spec, settings.cluster, settings.queue, onward, marks)
+    try:
+        await backend.check()
+    except BaseException:
+        await backend.close()
+        raise
+    return backend
 
 
 def _connect(spec: ModelSpec, upstream: Upstream, metrics: Metrics, readers: Readers) -> EmbeddingModel:

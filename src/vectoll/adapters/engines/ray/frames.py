@@ -2,13 +2,15 @@
 
 ::
 
-    question   b"VTQ1"  u32 size of meta   meta: JSON {caller, headers}
+    question   b"VTQ1"  u32 size of meta   meta: JSON {caller, headers, marks}
                u32 n    i32 lengths[n]     i32 ids[sum of lengths]
     answer     b"VTA1"  u32 outcome        u32 n   u32 dims   f32 vectors[n * dims]
 
-An answer that is not OK has no vectors; where it is FULL, ``n`` is the seconds after which to come back.
+An answer that is not OK has no vectors; where it is FULL, ``n`` is the seconds after which to come back; where it is
+DIFFERENT, the names of what differs follow, with commas between them.
 """
 
+import re
 import struct
 import sys
 from array import array
@@ -48,6 +50,8 @@ class Outcome(IntEnum):
     """It is shutting down: ask another."""
     REFUSED = 4
     """The question is malformed, or not for this replica's model."""
+    DIFFERENT = 5
+    """The gateway's settings are not this replica's: its vectors would be others."""
 
 
 class BadFrame(ValueError):
@@ -57,6 +61,7 @@ class BadFrame(ValueError):
 class _Meta(Struct, frozen=True):
     caller: str
     headers: dict[str, str] = {}
+    marks: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +72,13 @@ class Question:
     caller: str
     headers: Mapping[str, str] = field(default_factory=dict)
     """``traceparent`` and its like; empty where nothing is traced."""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """What the gateway takes the model to be (``marks``)."""
 
 
 def encode_question(question: Question) -> bytes:
     """Raises OverflowError for a token id that does not fit 32 bits."""
-    meta = msgspec.json.encode(_Meta(question.caller, dict(question.headers)))
+    meta = msgspec.json.encode(_Meta(question.caller, dict(question.headers), dict(question.marks)))
     lengths = array("i", map(len, question.sequences))
     ids = array("i", chain.from_iterable(question.sequences))
     return b"".join(
@@ -106,7 +113,7 @@ def decode_question(frame: bytes) -> Question:
     for length in lengths:
         sequences.append(words[start : start + length])
         start += length
-    return Question(cast("Sequence[Sequence[int]]", sequences), meta.caller, meta.headers)
+    return Question(cast("Sequence[Sequence[int]]", sequences), meta.caller, meta.headers, meta.marks)
 
 
 def encode_answer(vectors: Sequence[Vector], dims: int) -> bytes:
@@ -117,6 +124,19 @@ def encode_answer(vectors: Sequence[Vector], dims: int) -> bytes:
 def encode_refusal(outcome: Outcome, retry_after_s: int = 0) -> bytes:
     """An answer without vectors."""
     return _HEAD.pack(_ANSWER, outcome, retry_after_s, 0)
+
+
+def encode_difference(names: Sequence[str]) -> bytes:
+    """The DIFFERENT answer."""
+    return encode_refusal(Outcome.DIFFERENT) + ",".join(names).encode()
+
+
+def decode_difference(frame: bytes) -> list[str]:
+    """What a DIFFERENT answer names. Raises BadFrame for what cannot be shown to a caller."""
+    names = frame[_HEAD.size :]
+    if not re.fullmatch(rb"[a-z_]{1,20}(,[a-z_]{1,20}){0,20}", names):
+        raise BadFrame("a difference without names")
+    return names.decode().split(",")
 
 
 def outcome_of(frame: bytes) -> tuple[Outcome, int]:

@@ -1,6 +1,7 @@
 """From settings to a backend that reaches the cluster."""
 
-from vectoll.adapters.engines.ray.backend import ClusterBackend, Onward, Tuning, untraced
+from vectoll.adapters.engines.ray.backend import NO_MARKS, ClusterBackend, Onward, Tuning, untraced
+from vectoll.adapters.engines.ray.marks import Marks
 from vectoll.adapters.engines.ray.routes import NotServed, Route
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import ConfigurationError, ModelOffline
@@ -11,7 +12,11 @@ MIN_SECRET = 16
 
 
 def open_cluster_backend(
-    spec: ModelSpec, cluster: ClusterSettings, queue: QueueSettings, onward: Onward = untraced
+    spec: ModelSpec,
+    cluster: ClusterSettings,
+    queue: QueueSettings,
+    onward: Onward = untraced,
+    marks: Marks = NO_MARKS,
 ) -> ClusterBackend:
     """Blocks while it connects. Raises ModelOffline, or ConfigurationError for a setting that is wrong."""
     tuning = Tuning(
@@ -21,7 +26,7 @@ def open_cluster_backend(
         max_wait_s=queue.max_wait_s,
         timeout_s=cluster.timeout_s,
     )
-    return ClusterBackend(spec, _route(spec, cluster), tuning, onward)
+    return ClusterBackend(spec, _route(spec, cluster), tuning, onward, marks)
 
 
 def _route(spec: ModelSpec, cluster: ClusterSettings) -> Route:
