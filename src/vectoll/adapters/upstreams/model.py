@@ -85,7 +85,7 @@ class UpstreamModel:
     async def tokenize(self, inputs: Inputs, caller: str = "") -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Encodings carry the text, or the ids where they go out as they came."""
         if self._spec.token_ids is TokenIdPolicy.NATIVE and not isinstance(inputs[0], str):
-            return self._adopt(cast("Sequence[Sequence[int]]", inputs))
+            return await self._adopt(cast("Sequence[Sequence[int]]", inputs))
         texts = await read_texts(inputs, self._spec, self._foreign, self._readers, caller)
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             counts: Sequence[int] = list(chain.from_iterable(self._count_tokens(texts)))
@@ -107,9 +107,9 @@ class UpstreamModel:
             yield [min(_bound(index, text), limit) for index, text in enumerate(few, first)]
             first += len(few)
 
-    def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
+    async def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""
-        check_ids(sequences, self._spec, self._tokenizer.vocab_size if self._tokenizer else 2**31)
+        await check_ids(sequences, self._spec, self._tokenizer.vocab_size if self._tokenizer else 2**31)
         check_lengths(map(len, sequences), self._spec)
         room = 0 if self._tokenizer else SPECIAL_TOKENS
         return [Encoding(ids, None, len(ids) + room) for ids in sequences]
