@@ -35,7 +35,8 @@ class Admission:
         self._in_flight: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._bytes_of_accounts: Counter[str] = Counter()
-        self._all_bytes = 0
+        self.bytes_in_flight = 0
+        """Of all callers."""
 
     async def admit(self, caller: str, in_flight: int | None = None, account: str | None = None) -> "Permit":
         """A permit for one request, to be used as a context manager.
@@ -94,7 +95,7 @@ class Admission:
     def hold_bytes(self, caller: str, account: str, before: int, now: int) -> None:
         """One request takes ``now`` bytes instead of ``before``. Raises RateLimited, AtCapacity."""
         own, of_account = self._bytes[caller] - before, self._bytes_of_accounts[account] - before
-        others = self._all_bytes - before
+        others = self.bytes_in_flight - before
         for taken, most in ((own, MAX_BYTES_EACH), (of_account, MAX_BYTES_OF_ACCOUNT)):
             if taken and taken + now > most:
                 what = f"{most >> 20} MiB of requests and their vectors at most"
@@ -102,11 +103,11 @@ class Admission:
         if others and others + now > MAX_BYTES:
             raise AtCapacity(1)
         self._bytes[caller], self._bytes_of_accounts[account] = own + now, of_account + now
-        self._all_bytes = others + now
+        self.bytes_in_flight = others + now
 
     def free_bytes(self, caller: str, account: str, size: int) -> None:
         """A request is over that took these."""
-        self._all_bytes -= size
+        self.bytes_in_flight -= size
         for counter, who in ((self._bytes, caller), (self._bytes_of_accounts, account)):
             counter[who] -= size
             if not counter[who]:

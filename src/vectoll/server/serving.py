@@ -30,6 +30,7 @@ from vectoll.ports.clock import SystemClock
 from vectoll.server.accepting import Acceptor
 from vectoll.server.connection import Connection
 from vectoll.server.descriptors import allow_open_files
+from vectoll.server.freed_memory import give_back_after_bursts
 from vectoll.server.welcome import open_development_account, prepare_development_key, welcome
 from vectoll.settings import Settings
 
@@ -84,7 +85,12 @@ async def _serve(
         if secret and not await open_development_account(secret, store.keys, store.ledger, clock):
             secret = None
         server = _Server(settings, services, listener, secret, most_connections)
-        await server.serve(sockets=[listener])
+        admission = services.admission
+        giving_back = asyncio.create_task(give_back_after_bursts(lambda: admission.bytes_in_flight))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            giving_back.cancel()
     log.info("stopped")
 
 
