@@ -13,6 +13,9 @@ from vectoll.http.body import as_error, first_problem, refuse_duplicates
 from vectoll.http.schemas import CreateEmbeddingRequest, Item, TokenIds
 from vectoll.http.validation import MAX_WALKED_BYTES, NO_ARRAY, UNREADABLE, request_of, unreadable
 
+LARGE_BYTES = MAX_WALKED_BYTES
+"""From here on slices are worth it, and only the first problem is told."""
+
 SLICE_BYTES = 131_072
 """Some two milliseconds' work."""
 
@@ -30,10 +33,8 @@ _ITEM = msgspec.json.Decoder(Item)
 _IDS = msgspec.json.Decoder(TokenIds)
 
 
-def has_many_token_ids(body: bytes) -> bool:
-    """Whether ``read_token_arrays`` is for this body."""
-    if len(body) <= MAX_WALKED_BYTES:
-        return False
+def has_token_arrays(body: bytes) -> bool:
+    """Whether ``read_token_arrays`` is for this body, which is large."""
     found = _INPUT.search(body)
     return found is not None and found[1] is not None
 
