@@ -57,7 +57,8 @@ async def read_token_arrays(body: bytes) -> EmbeddingRequest:
         item = bytes(raw)
         size += len(item)
         try:
-            ids = await _read_slices(item) if len(item) > SLICE_BYTES else _ITEM.decode(item)
+            is_long = len(item) > SLICE_BYTES and item.startswith(b"[")
+            ids = await _read_slices(item) if is_long else _ITEM.decode(item)
         except msgspec.ValidationError as error:
             raise first_problem(error, "input", index) from None
         except UNREADABLE as error:
@@ -69,7 +70,7 @@ async def read_token_arrays(body: bytes) -> EmbeddingRequest:
 
 
 async def _read_slices(array: bytes) -> str | int | list[int]:
-    """One long item, cut at commas as if it were an array of numbers; what else it may be is read whole."""
+    """A long array, cut at commas as if it were one of numbers; what else it may be is read whole."""
     ids: list[int] = []
     begin, end = 1, 1
     try:

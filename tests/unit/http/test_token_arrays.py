@@ -65,6 +65,7 @@ ITEMS = {
     "an object": {"a": 1},
     "long": FILLER,
     "long text": "a," * SLICE_BYTES,
+    "long text of digits": "1," * SLICE_BYTES + "1",
     "long and negative": [*FILLER, -1],
     "long with a string inside": [*FILLER, "a,b", 7],
     "long with an array inside": [*FILLER, [1, 2]],
