@@ -6,8 +6,8 @@
     Billing(store.ledger, metrics), KeyAuthenticator(store.keys, clock), Admission(store.limiter, ...)
     await store.close()
 
-The pieces: ``database`` is the pool, ``lane`` gathers operations into groups, ``holds`` and ``charges`` are what a
-request does to the ledger, and ``ledger``, ``keys``, ``payments``, ``nonces``, ``history``, ``allowances`` and
+The pieces: ``database`` is the pool, ``microbatch`` gathers operations into groups, ``holds`` and ``charges`` are
+what a request does to the ledger, and ``ledger``, ``keys``, ``payments``, ``nonces``, ``history``, ``allowances`` and
 ``limiter`` are the ports on top. Statements are in ``sql/``; the schema with its functions is in ``migrations/``.
 """
 

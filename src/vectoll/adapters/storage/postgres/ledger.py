@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from vectoll.adapters.storage import rules
-from vectoll.adapters.storage.postgres.charges import Charges, Wish
+from vectoll.adapters.storage.postgres.charges import ChargeRequest, Charges
 from vectoll.adapters.storage.postgres.database import LONG_S, Database, sql
 from vectoll.adapters.storage.postgres.holds import HoldRows, key_of
 from vectoll.adapters.storage.postgres.verification import verify
@@ -56,7 +56,7 @@ class PostgresLedger:
         was_active = self._holds.claim(hold)
         try:
             await self._check_size(hold, rules.charged_amount(hold, tokens))
-            charging = self._charges.submit(Wish(hold, tokens, duration_ms))
+            charging = self._charges.submit(ChargeRequest(hold, tokens, duration_ms))
         except BaseException:
             if was_active:
                 await self._holds.forget(key_of(hold))
