@@ -13,7 +13,7 @@ from vectoll.adapters.storage.postgres.holds import limit_columns, refusal
 from vectoll.adapters.storage.postgres.microbatch import MicroBatcher
 from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.times import period_starts, to_micros
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import IdempotencyConflict, OutcomeUnknown, Unavailable
 from vectoll.domain.ids import TransferId
@@ -44,7 +44,7 @@ class Charges:
     whether it was made will be known when the database is back.
     """
 
-    def __init__(self, database: Database, clock: Clock, undecided: Undecided) -> None:
+    def __init__(self, database: Database, clock: Clock, undecided: UndecidedCharges) -> None:
         self._database = database
         self._clock = clock
         self._undecided = undecided

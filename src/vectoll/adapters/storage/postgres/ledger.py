@@ -12,7 +12,7 @@ from vectoll.adapters.storage.postgres.holds import HoldRows, key_of
 from vectoll.adapters.storage.postgres.verification import verify
 from vectoll.adapters.storage.rows import from_transfer, to_transfer
 from vectoll.adapters.storage.times import from_micros, to_micros
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import InsufficientBalance, Unavailable
 from vectoll.domain.identity import SpendLimit
@@ -29,7 +29,7 @@ class PostgresLedger:
     """See ``vectoll.ports.ledger.Ledger`` for what each method promises."""
 
     def __init__(
-        self, database: Database, holds: HoldRows, charges: Charges, undecided: Undecided, clock: Clock
+        self, database: Database, holds: HoldRows, charges: Charges, undecided: UndecidedCharges, clock: Clock
     ) -> None:
         self._database = database
         self._holds = holds

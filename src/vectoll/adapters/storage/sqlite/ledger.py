@@ -17,7 +17,7 @@ from vectoll.adapters.storage.sqlite.verification import verify
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.adapters.storage.times import from_micros, to_micros
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.allowances import Day, day_of
 from vectoll.domain.errors import PaymentRequired
 from vectoll.domain.identity import LimitPeriod, SpendLimit
@@ -41,7 +41,9 @@ class SqliteLedger:
     safe, and before a refusal the ledger looks again when the writer is quiet.
     """
 
-    def __init__(self, writer: GroupWriter, reader: Reader, clock: Clock, undecided: Undecided) -> None:
+    def __init__(
+        self, writer: GroupWriter, reader: Reader, clock: Clock, undecided: UndecidedCharges
+    ) -> None:
         self._writer = writer
         self._reader = reader
         self._clock = clock

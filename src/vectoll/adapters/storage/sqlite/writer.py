@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from vectoll.adapters.storage.sqlite import connection
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.errors import Draining, OutcomeUnknown, Unavailable, VectollError
 from vectoll.domain.ledger import Hold
 from vectoll.ports.clock import Clock
@@ -48,7 +48,7 @@ class GroupWriter:
     handover the loop knows exactly what the file holds: the writer is then quiet.
     """
 
-    def __init__(self, path: Path, clock: Clock, undecided: Undecided) -> None:
+    def __init__(self, path: Path, clock: Clock, undecided: UndecidedCharges) -> None:
         self._path = path
         self._clock = clock
         self._undecided = undecided
