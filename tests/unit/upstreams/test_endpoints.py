@@ -224,17 +224,17 @@ async def test_who_waits_for_a_trial_goes_on_with_all_others_when_anything_comes
 
 async def test_who_has_left_while_waiting_for_a_trial_is_not_asked_for() -> None:
     endpoints, endpoint, _ = silent_one()
-    left = asyncio.Event()
+    abandoned = asyncio.Event()
 
     async def ask() -> None:
-        async with endpoints.turn(endpoint, left):
+        async with endpoints.turn(endpoint, abandoned):
             pass
 
     async with endpoints.turn(endpoint, asyncio.Event()):
         endpoints.started(endpoint)
         waiting = asyncio.create_task(ask())
         await asyncio.sleep(0)
-        left.set()
+        abandoned.set()
     with pytest.raises(NotAsked):
         await waiting
     assert not endpoint.trial.locked()

@@ -54,7 +54,7 @@ class GeminiProvider:
         self._native_dims = native_dims
 
     async def embed(
-        self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event, deadline: float
+        self, part: Sequence[Encoding], dimensions: int | None, abandoned: asyncio.Event, deadline: float
     ) -> Answer:
         """See ``Provider.embed``. Several parts in one content would give one vector for all of them."""
         dims = dimensions or self._native_dims
@@ -72,7 +72,7 @@ class GeminiProvider:
             parse,
             classify,
             max_answer_bytes(len(part), self._native_dims),
-            left,
+            abandoned,
             deadline,
         )
 
@@ -90,8 +90,10 @@ class GeminiProvider:
     async def count(self, part: Sequence[Encoding], deadline: float, /) -> int | None:
         """See ``Provider.count``: one call for all inputs together."""
         body = msgspec.json.encode({"contents": [_content(encoding) for encoding in part]})
-        path, left = f"{self._path}:countTokens", asyncio.Event()
-        return await self._transport.post(path, body, _parse_count, classify, MAX_COUNT_BYTES, left, deadline)
+        path, abandoned = f"{self._path}:countTokens", asyncio.Event()
+        return await self._transport.post(
+            path, body, _parse_count, classify, MAX_COUNT_BYTES, abandoned, deadline
+        )
 
     async def close(self) -> None:
         """Cut every connection."""

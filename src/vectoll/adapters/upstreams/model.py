@@ -176,7 +176,7 @@ class UpstreamModel:
         deadline = self._deadline()
         try:
             async with self._gate.slot(caller):
-                call = self._provider.embed(encodings, dimensions, purchase.left, deadline)
+                call = self._provider.embed(encodings, dimensions, purchase.abandoned, deadline)
                 return await purchase.make(call, encodings)
         except UpstreamFailure as failure:
             error = self._translate(failure, first, len(encodings))
@@ -256,7 +256,7 @@ class UpstreamModel:
         except TimeoutError:
             _log.warning("model %s: %d requests were cut off", self._spec.id, len(self._under_way))
             for purchase in self._under_way:
-                purchase.left.set()
+                purchase.abandoned.set()
         await self._provider.close()
 
 

@@ -67,7 +67,7 @@ class OpenAIProvider:
         self._native_dims = native_dims
 
     async def embed(
-        self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event, deadline: float
+        self, part: Sequence[Encoding], dimensions: int | None, abandoned: asyncio.Event, deadline: float
     ) -> Answer:
         """See ``Provider.embed``."""
         body: dict[str, Any] = {
@@ -84,7 +84,7 @@ class OpenAIProvider:
 
         max_bytes = max_answer_bytes(len(part), self._native_dims)
         return await self._transport.post(
-            "/embeddings", msgspec.json.encode(body), parse, classify, max_bytes, left, deadline
+            "/embeddings", msgspec.json.encode(body), parse, classify, max_bytes, abandoned, deadline
         )
 
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:
