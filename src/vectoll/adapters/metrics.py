@@ -9,7 +9,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from vectoll.adapters.gathered import Gathered
+from vectoll.adapters.buffered import Buffer
 from vectoll.adapters.metrics_payments import PrometheusPayments
 from vectoll.adapters.timings import Timings
 from vectoll.domain.money import UNITS_PER_USD
@@ -90,8 +90,8 @@ class PrometheusMetrics:
             registry=self._registry,
         )
         self._models: dict[str, _ModelMetrics] = {}
-        self._embedded = Gathered(self._count_embedded)
-        self._charged = Gathered(self._count_charged)
+        self._embedded = Buffer(self._count_embedded)
+        self._charged = Buffer(self._count_charged)
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Time spent in one stage of a request."""
@@ -99,7 +99,7 @@ class PrometheusMetrics:
 
     def embedded(self, model: str, inputs: int, tokens: int) -> None:
         """A request was answered."""
-        self._embedded.note((model, inputs, tokens))
+        self._embedded.add((model, inputs, tokens))
 
     def batch(self, model: str, sequences: int, tokens: int, padded_tokens: int, budget_tokens: int) -> None:
         """One batch ran."""
@@ -115,7 +115,7 @@ class PrometheusMetrics:
 
     def charged(self, model: str, units: int) -> None:
         """A charge was committed. Prometheus knows floats only: this total is for graphs, the ledger is exact."""
-        self._charged.note((model, units))
+        self._charged.add((model, units))
 
     def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
         """One call to one base URL ended."""
@@ -131,8 +131,8 @@ class PrometheusMetrics:
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format 0.0.4."""
-        self._embedded.count()
-        self._charged.count()
+        self._embedded.flush()
+        self._charged.flush()
         return generate_latest(self._registry)
 
     def _count_embedded(self, requests: Sequence[tuple[str, int, int]]) -> None:
