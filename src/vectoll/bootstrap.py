@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
@@ -27,6 +27,7 @@ from vectoll.ports.clock import Clock
 from vectoll.ports.keys import KeyStore
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.metrics import ServerMetrics
+from vectoll.ports.progress import Progress
 from vectoll.ports.store import Store
 from vectoll.settings import Settings, TracingSettings
 
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from vectoll.core.tracing import Tracer
 
 _log = logging.getLogger("vectoll.payments")
-
-Progress = Callable[[int, int], None]
-"""Called with how much is done, and how much there is."""
 
 
 def check_settings(settings: Settings) -> None:

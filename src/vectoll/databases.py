@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from vectoll.adapters.storage.copying import Copied, Progress, copy_store
+from vectoll.adapters.storage.copying import Copied, copy_store
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, open_postgres
 from vectoll.adapters.storage.postgres.database import Database, connect
@@ -15,6 +15,7 @@ from vectoll.adapters.storage.postgres.migrations import Part, SchemaVersions, m
 from vectoll.domain.errors import ConfigurationError
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
+from vectoll.ports.progress import Progress
 from vectoll.ports.store import Store
 from vectoll.settings import DatabaseSettings, Settings
 

@@ -252,13 +252,13 @@ def _located(spec: ModelSpec, stop: threading.Event | None) -> Path:
     """A model's folder, fetched with a bar if it must be."""
     bar = DownloadBar(spec.id)
 
-    def show(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         if stop is not None and stop.is_set():
             raise Draining
         bar(done, total)
 
     try:
-        return locate(spec.id, spec.source, show=show)
+        return locate(spec.id, spec.source, progress=progress)
     finally:
         bar.close()
 

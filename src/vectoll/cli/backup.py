@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import click
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json
 from vectoll.domain.ledger import Verification
+from vectoll.ports.progress import Progress, no_progress
 from vectoll.settings import Settings
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -67,10 +68,10 @@ def _report(what: str, file: Path, found: Verification, as_json: bool) -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str) -> Iterator[Progress]:
     """A bar on standard error where that is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda _done, _total: None
+        yield no_progress
         return
     with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
 

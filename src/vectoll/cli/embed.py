@@ -10,8 +10,8 @@ from typing import BinaryIO, Protocol
 import click
 
 from vectoll.cli import suggest
+from vectoll.cli.line_reader import LineReader
 from vectoll.cli.options import with_settings
-from vectoll.cli.progress import Progress
 from vectoll.cli.vector_files import VectorWriter, open_writer
 from vectoll.domain.embedding import Vector
 from vectoll.domain.errors import InputTooLong, InvalidRequest
@@ -62,7 +62,7 @@ def embed(
         raise click.UsageError("Give texts or --file, not both.")
     if not texts and source is None:
         raise click.UsageError("Give texts, or --file.")
-    lines = Progress.reading(source) if source else None
+    lines = LineReader.reading(source) if source else None
     with open_writer(output) as writer:
         embedder = _remote(url, api_key, model, dimensions) if url else _local(settings, model, dimensions)
         asyncio.run(_embed_all(embedder, texts if lines is None else lines, writer, lines))
@@ -72,7 +72,7 @@ async def _embed_all(
     opening: AbstractAsyncContextManager[Embedder],
     texts: Iterable[str],
     writer: VectorWriter,
-    progress: Progress | None,
+    progress: LineReader | None,
 ) -> None:
     done = 0
     try:

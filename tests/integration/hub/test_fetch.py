@@ -92,7 +92,7 @@ def test_a_process_that_ended_leaves_what_it_has_for_the_next(hub: HubServer) ->
     with pytest.raises(Stop):
         fetch("m", "owner/name", None, wanted_files, pauses=Pauses(sleep=stop))
     seen: list[tuple[int, int]] = []
-    fetched = fetch_it(show=lambda done, total: seen.append((done, total)))
+    fetched = fetch_it(progress=lambda done, total: seen.append((done, total)))
     assert asked_for(hub, SHARD) == [None, "bytes=900-"]
     assert contents(fetched.folder)[SHARD] == (hub.folder / SHARD).read_bytes()
     assert seen[-1] == (fetched.size_bytes, fetched.size_bytes)

@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import Cli
 
 from vectoll.adapters.checkpoints import DownloadBar
 from vectoll.cli import embed as embed_command
-from vectoll.cli.progress import Progress
+from vectoll.cli.line_reader import LineReader
 
 DIMS = 384
 TEXTS = [
@@ -83,7 +83,7 @@ def test_interrupted_embedding_leaves_nothing(
         raise KeyboardInterrupt
 
     (tmp_path / "lines.txt").write_text("a\n")
-    monkeypatch.setattr(Progress, "show", interrupt)
+    monkeypatch.setattr(LineReader, "show", interrupt)
     assert vectoll("embed", "--file", "lines.txt", "--output", "out.npy").exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
 
@@ -178,12 +178,12 @@ def test_bar_is_drawn_for_long_work_on_a_terminal_only(
 ) -> None:
     now = 100.0
     screen = Screen(is_terminal)
-    monkeypatch.setattr("vectoll.cli.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("vectoll.cli.line_reader.time.monotonic", lambda: now)
     monkeypatch.setattr("sys.stderr", screen)
     path = tmp_path / "lines.txt"
     path.write_text("ab\n" * 10)
     with path.open("rb") as file:
-        progress = Progress.reading(file)
+        progress = LineReader.reading(file)
         lines = iter(progress)
         for _ in range(5):
             next(lines)

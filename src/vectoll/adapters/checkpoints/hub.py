@@ -17,6 +17,7 @@ from typing import Any
 from vectoll.adapters.checkpoints.hub_cache import RepoCache, cache_folder
 from vectoll.adapters.checkpoints.transfer import Damaged, Pauses, fetch_blob, partial_of, patiently
 from vectoll.domain.errors import ModelOffline
+from vectoll.ports.progress import Progress, no_progress
 
 INFO_TIMEOUT_S = 10.0
 SPARE_BYTES = 50_000_000
@@ -24,13 +25,6 @@ SPARE_BYTES = 50_000_000
 
 Wanted = Callable[[list[str]], list[str]]
 """Of a repository's files, those to fetch; empty when it has nothing that can be served."""
-
-Show = Callable[[int, int], None]
-"""Told how many bytes are there of how many, often. What it raises ends the download, which keeps what it has."""
-
-
-def show_nothing(_done: int, _total: int) -> None:
-    """A ``Show`` for when nobody looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +53,13 @@ def fetch(
     repo: str,
     revision: str | None,
     wanted: Wanted,
-    show: Show = show_nothing,
+    progress: Progress = no_progress,
     pauses: Pauses | None = None,
 ) -> Fetched:
     """Bring a repository's needed files into the cache. What is there already is not fetched again.
 
-    ``revision`` is a commit, branch or tag; None is main. Raises ModelOffline with the reason, which names no path,
+    ``revision`` is a commit, branch or tag; None is main. ``progress`` counts bytes; what it raises ends the download,
+    which keeps what it has. Raises ModelOffline with the reason, which names no path,
     and ConfigurationError for what is no repository's id.
     """
     for library in ("httpx", "httpx2"):  # they log every URL, and those of large files carry signatures
@@ -89,17 +84,17 @@ def fetch(
                 _url(repo, commit, file.name),
                 cache.blob(file.etag),
                 file.size,
-                partial(_show_file, show, done, total),
+                partial(_show_file, progress, done, total),
                 pauses,
             )
             done += file.size
-        show(total, total)
+        progress(total, total)
         folder = cache.link(commit, revision, ((file.name, file.etag) for file in needed))
     return Fetched(folder, commit, total, sum(file.size for file in missing))
 
 
-def _show_file(show: Show, before: int, total: int, bytes_there: int) -> None:
-    show(before + bytes_there, total)
+def _show_file(progress: Progress, before: int, total: int, bytes_there: int) -> None:
+    progress(before + bytes_there, total)
 
 
 def _describe(repo: str, revision: str | None) -> tuple[str, list[HubFile]]:

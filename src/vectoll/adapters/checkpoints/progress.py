@@ -3,14 +3,13 @@
 import sys
 import time
 
-from vectoll.terminal import draw_line
+from vectoll.terminal import bar, draw_line
 
 EVERY_S = 0.2
-WIDTH = 30
 
 
 class DownloadBar:
-    """A ``hub.Show`` on standard error: a bar on a terminal, nothing elsewhere."""
+    """A ``Progress`` on standard error: a bar on a terminal, nothing elsewhere."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -29,11 +28,9 @@ class DownloadBar:
             return
         self._shown = now
         self._is_drawn = not is_end
-        share = done / total if total else 1.0
         rate = (done - self._first) / max(now - self._started, 1e-9)
         draw_line(
-            f"[{'#' * int(share * WIDTH):<{WIDTH}}] {share:4.0%}  "
-            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  {self._title}"
+            f"{bar(done, total)}  {done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  {self._title}"
         )
         if is_end:
             sys.stderr.write("\n")
