@@ -14,7 +14,7 @@ from vectoll.cli.line_reader import LineReader
 from vectoll.cli.options import with_settings
 from vectoll.cli.vector_files import VectorWriter, open_writer
 from vectoll.domain.embedding import Vector
-from vectoll.domain.errors import InputTooLong, InvalidRequest
+from vectoll.domain.errors import FieldIssue, InputTooLong, InvalidRequest
 from vectoll.settings import Settings
 
 CHUNK_TEXTS = 512
@@ -118,9 +118,9 @@ async def _embed_chunk(embedder: Embedder, first: int, texts: list[str]) -> Sequ
             f"this text has {error.tokens}. Shorten or split it."
         ) from None
     except InvalidRequest as error:
-        path = error.issues[0].path if error.issues else ()
-        if len(path) == 2 and isinstance(path[1], int):
-            raise InvalidRequest(f"text {first + path[1]}: {error}") from None
+        match error.issues:
+            case [FieldIssue(path=(_, int(index)), message=why)]:
+                raise InvalidRequest(f"text {first + index}: {why}") from None
         raise
 
 

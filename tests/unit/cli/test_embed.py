@@ -115,6 +115,7 @@ def test_device_is_written_to_and_a_full_one_is_one_line(vectoll: Cli) -> None:
         (("a", "--model", "text-embedding-qwen3-8b"), 1, "HF_HUB_OFFLINE forbids"),
         (("a", "--dimensions", "100"), 1, "vectors of 384 dimensions"),
         (("a", "", "c"), 1, "text 2 is empty"),
+        (("a", "caf\udce9"), 1, "text 2: is not valid Unicode"),
         (("a", "word " * 400), 1, "text 2: This model's maximum context length is 256 tokens"),
         (("a", "--output", "no/such/folder/x"), 1, "cannot write to no/such/folder/x"),
         (("a", "--url", "localhost:8787"), 2, "--url must start with http"),

@@ -13,7 +13,7 @@ from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers.words import MAX_CHARACTERS, words_of
 from vectoll.core.reading import FEW_TEXTS, slices
 from vectoll.domain.catalog import Pooling
-from vectoll.domain.embedding import Encoding, max_characters
+from vectoll.domain.embedding import Encoding, check_unicode, max_characters
 from vectoll.domain.errors import (
     ConfigurationError,
     InferenceFailed,
@@ -181,8 +181,11 @@ def _explaining(path: Path) -> Iterator[Path]:
 
 def _explained(error: BaseException, texts: Sequence[str]) -> BaseException:
     """What an error of the library's, as it read these texts, means; any other as it is."""
-    if isinstance(error, TypeError):  # a str that has no UTF-8 form
-        return _not_unicode(texts)
+    if isinstance(error, TypeError):  # as for a str without a UTF-8 form
+        try:
+            check_unicode(texts)
+        except InvalidRequest as refusal:
+            return refusal
     return InferenceFailed() if _is_panic(error) else error
 
 
@@ -193,16 +196,3 @@ def _is_panic(error: BaseException) -> bool:
 
 def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
     return None if token is None else tokenizer.token_to_id(token)
-
-
-def _not_unicode(texts: Sequence[str]) -> InvalidRequest:
-    index = next(i for i, text in enumerate(texts) if not _is_unicode(text))
-    return InvalidRequest.of(("input", index), "is not valid Unicode (a surrogate without its pair)")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -24,7 +24,7 @@ from vectoll.core.inputs import check_ids, check_lengths, read_texts
 from vectoll.core.parts import for_each
 from vectoll.core.reading import Readers, slices
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
-from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters, check_unicode
 from vectoll.domain.errors import (
     NOTHING_CHARGED,
     AtCapacity,
@@ -102,10 +102,9 @@ class UpstreamModel:
             for encodings in self._tokenizer.encode_in_slices(texts):
                 yield [encoding.token_count for encoding in encodings]
             return
-        first, limit = 0, self._spec.max_tokens
+        check_unicode(texts)
         for few in slices(texts):
-            yield [min(_bound(index, text), limit) for index, text in enumerate(few, first)]
-            first += len(few)
+            yield [min(token_bound(text), self._spec.max_tokens) for text in few]
 
     async def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""
@@ -262,13 +261,6 @@ class UpstreamModel:
 
 def _quoted(part: Bought) -> int:
     return sum(encoding.token_count for encoding in part.encodings)
-
-
-def _bound(index: int, text: str) -> int:
-    try:
-        return token_bound(text)
-    except UnicodeEncodeError:
-        raise InvalidRequest.at(("input", index), f"input {index} has a lone surrogate: not text") from None
 
 
 def _split(encodings: Sequence[Encoding], max_inputs: int, max_tokens: int) -> Iterator[Part]:
