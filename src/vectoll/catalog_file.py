@@ -215,7 +215,7 @@ def _upstream(entry: ModelSettings, kind: ModelKind) -> Upstream:
         raise _wrong(entry, "base_url", "an upstream needs at least one")
     usage_missing = entry.usage_missing or _DEFAULT_USAGE_MISSING[kind]
     if kind is ModelKind.OPENAI and usage_missing is UsageMissing.COUNT and not entry.tokenizer:
-        raise _wrong(entry, "usage_missing", "count needs tokenizer, to count with")
+        raise _wrong(entry, "usage_missing", "count needs a tokenizer to count with")
     return Upstream(
         kind=kind,
         base_urls=tuple(_base_url(entry, url) for url in urls),
@@ -243,10 +243,8 @@ def _base_url(entry: ModelSettings, url: str) -> str:
 def _no_key(variable: str) -> str:
     """What is written unlike most names of variables may be the key itself, and is not repeated."""
     if re.fullmatch("[A-Z0-9_]+", variable):
-        return f"the environment has no {variable}, which setting api_key_env names"
-    return (
-        "the environment has no variable of the name in setting api_key_env, which is not for the key itself"
-    )
+        return f"the environment variable {variable}, which setting api_key_env names, is not set"
+    return "setting api_key_env names an environment variable that is not set; it is not for the key itself"
 
 
 def _pooling(
@@ -292,7 +290,7 @@ def _within(entry: ModelSettings, name: str, sizes: tuple[int, ...], dims: int) 
 def _needed(entry: ModelSettings, name: str, given: T | None, from_checkpoint: T | None) -> T:
     value = given if given is not None else from_checkpoint
     if value is None:
-        why = "the checkpoint does not say it" if _kind(entry) is ModelKind.LOCAL else "no upstream says it"
+        why = "the checkpoint does not say" if _kind(entry) is ModelKind.LOCAL else "an upstream does not say"
         raise _wrong(entry, name, f"set it: {why}")
     return value
 

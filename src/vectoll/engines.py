@@ -234,16 +234,16 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
     checkpoint = read_checkpoint(_located(spec, None))
     if checkpoint.dims != spec.dims:
         raise ConfigurationError(
-            f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
+            f"model {spec.id!r}, setting dims: its vectors have {checkpoint.dims}, not {spec.dims}"
         )
     if spec.max_tokens > checkpoint.architecture.positions:
         raise ConfigurationError(
-            f"model {spec.id!r}, setting max_tokens: {spec.max_tokens} is more than the "
-            f"{checkpoint.architecture.positions} tokens that its checkpoint has positions for"
+            f"model {spec.id!r}, setting max_tokens: {spec.max_tokens} is more than its checkpoint's "
+            f"{checkpoint.architecture.positions} positions"
         )
     if spec.pooling is Pooling.CLS and checkpoint.architecture.attention is Attention.CAUSAL:
         raise ConfigurationError(
-            f"model {spec.id!r}: cls pooling of a causal model sees its first token only, the same of every text"
+            f"model {spec.id!r}, setting pooling: cls reads the first token, which in a causal model sees no other"
         )
     return checkpoint
 

@@ -76,13 +76,13 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
         ({"VECTOLL_LIMITS__BLOCK_S": "0"}, "setting limits.block_s: expected `int` >= 1"),
         (
             {"VECTOLL_LIMITS__BLOCKS_S": "1"},
-            "VECTOLL_LIMITS__BLOCKS_S: unknown; did you mean VECTOLL_LIMITS__BLOCK_S?",
+            "VECTOLL_LIMITS__BLOCKS_S: unknown setting; did you mean VECTOLL_LIMITS__BLOCK_S?",
         ),
-        ({"VECTOLL_PRT": "1"}, "VECTOLL_PRT: unknown; did you mean VECTOLL_PORT?"),
-        ({"VECTOLL_XYZZY": "1"}, "VECTOLL_XYZZY: unknown"),
+        ({"VECTOLL_PRT": "1"}, "VECTOLL_PRT: unknown setting; did you mean VECTOLL_PORT?"),
+        ({"VECTOLL_XYZZY": "1"}, "VECTOLL_XYZZY: unknown setting"),
         (
             {"VECTOLL_X402__BSE__RPC_URL": "1"},
-            "VECTOLL_X402__BSE__RPC_URL: unknown; did you mean VECTOLL_X402__BASE__RPC_URL?",
+            "VECTOLL_X402__BSE__RPC_URL: unknown setting; did you mean VECTOLL_X402__BASE__RPC_URL?",
         ),
         (
             {"VECTOLL_MODELS": '[{"id": "m", "poolin": "cls"}]'},
@@ -93,12 +93,12 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
         ({"VECTOLL_PUBLIC_URL": "https://"}, "setting public_url: must be a URL such as https://"),
         ({"VECTOLL_PUBLIC_URL": "https://[::1"}, "setting public_url: must be a URL such as https://"),
         ({"VECTOLL_PUBLIC_URL": "https://u@a.example"}, "setting public_url: must be a URL such as https://"),
-        ({"VECTOLL_FORWARDED_ALLOW_IPS": "notanip"}, "setting forwarded_allow_ips: 'notanip' is no IP"),
-        ({"VECTOLL_FORWARDED_ALLOW_IPS": "10.0.0.1, *"}, "setting forwarded_allow_ips: '*' is no IP"),
+        ({"VECTOLL_FORWARDED_ALLOW_IPS": "notanip"}, "setting forwarded_allow_ips: 'notanip' is not an IP"),
+        ({"VECTOLL_FORWARDED_ALLOW_IPS": "10.0.0.1, *"}, "setting forwarded_allow_ips: '*' is not an IP"),
         ({"VECTOLL_SIWX__DOMAINS": '["a b"]'}, "setting siwx.domains: must be host names"),
         ({"VECTOLL_DRAIN_TIMEOUT_S": "inf"}, "setting drain_timeout_s: must be a finite number"),
         ({"VECTOLL_TRACING__ENDPOINT": "nonsense"}, "setting tracing.endpoint: must be a URL"),
-        ({"VECTOLL_MODELS": '[{"id": " "}]'}, "setting models[0].id: ' ' is no id"),
+        ({"VECTOLL_MODELS": '[{"id": " "}]'}, "setting models[0].id: ' ' is not an id"),
         ({"VECTOLL_CLUSTER__MIN_REPLICAS": "5"}, "setting cluster.min_replicas: 5 is more than"),
         ({"VECTOLL_CLUSTER__URLS": '["ftp://a"]'}, "setting cluster.urls: must be URLs such as http://"),
         (
@@ -107,7 +107,7 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
                 "VECTOLL_CLUSTER__ROUTE": "http",
                 "VECTOLL_CLUSTER__SECRET": "0123456789abcdef0123456789abcdef",
             },
-            "setting cluster.urls: route http needs it",
+            "setting cluster.urls: must be set when cluster.route is http",
         ),
         (
             {
@@ -115,7 +115,7 @@ def test_variable_may_hold_a_list_or_a_table() -> None:
                 "VECTOLL_CLUSTER__ROUTE": "http",
                 "VECTOLL_CLUSTER__URLS": '["http://ray:8000"]',
             },
-            "setting cluster.secret: route http needs it",
+            "setting cluster.secret: must be set when cluster.route is http",
         ),
         ({"VECTOLL_ENGINE__STREAMS": "1025"}, "setting engine.streams: expected `int` <= 1024"),
         ({"VECTOLL_LIMITS": "5"}, "setting limits: expected `object`"),

@@ -41,7 +41,7 @@ def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json:
         if not on_cluster.fits_some_node(wanted):
             click.secho(
                 f"{spec.id}: no node has {wanted.cpus:g} CPUs, {wanted.gpus:g} GPUs and "
-                f"{wanted.memory_bytes / 2**30:.1f} GiB of memory for a replica; waiting for one",
+                f"{wanted.memory_bytes / 2**30:.1f} GiB of memory for a replica; waiting for one that has",
                 fg="yellow",
                 err=True,
             )
@@ -76,7 +76,7 @@ def status(settings: Settings, as_json: bool) -> None:
 def delete(settings: Settings, models: tuple[str, ...], is_all: bool, as_json: bool) -> None:
     """Take MODELS off the cluster when what is in flight is done."""
     if bool(models) == is_all:
-        raise click.UsageError("name models, or give --all")
+        raise click.UsageError("Give MODELS or --all.")
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
 
@@ -111,7 +111,7 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> "list[ModelSpec]":
     for spec in specs:
         if spec.upstream is not None:
             raise click.BadParameter(
-                f"{spec.id} is an upstream's model: gateways ask it themselves", param_hint="MODELS"
+                f"{spec.id} is served by an upstream, which gateways ask themselves", param_hint="MODELS"
             )
     return specs
 

@@ -56,7 +56,7 @@ def add(
         click.echo(f"Added {dollars(amount)} to {transfer.credit}, which now has {dollars(balance.balance)}.")
     else:
         click.echo(
-            f"{dollars(amount)} was added to {transfer.credit} before under this --id, and not again; "
+            f"{dollars(amount)} was already added to {transfer.credit} under this --id, and not again; "
             f"it has {dollars(balance.balance)}."
         )
 
@@ -89,7 +89,7 @@ def remove(
         click.echo(f"Took {dollars(amount)} from {transfer.debit}, which now has {dollars(balance.balance)}.")
     else:
         click.echo(
-            f"{dollars(amount)} was taken from {transfer.debit} before under this --id, and not again; "
+            f"{dollars(amount)} was already taken from {transfer.debit} under this --id, and not again; "
             f"it has {dollars(balance.balance)}."
         )
 
@@ -215,5 +215,5 @@ async def _post_once(ledger: Ledger, wanted: Transfer) -> tuple[Transfer, bool]:
     try:
         stored = await ledger.post(wanted)
     except IdempotencyConflict:
-        raise VectollError("this --id was used for a credit of another amount or account") from None
+        raise VectollError("this --id was already used for another amount or account") from None
     return stored, stored.created_at == wanted.created_at

@@ -73,7 +73,8 @@ def create(
         _show(key, secret, balance, as_json)
     except OSError as error:
         raise VectollError(
-            f"cannot print the key ({error.strerror}), so nobody has it: `vectoll keys revoke {key.id}`, make another"
+            f"cannot print the key ({error.strerror}), so nobody has it: run `vectoll keys revoke {key.id}`, then "
+            "make another"
         ) from None
 
 
@@ -101,7 +102,7 @@ async def _create(settings: Settings, key: ApiKey, credit: Amount) -> Amount:
             if credit == ZERO:
                 raise
             raise VectollError(
-                f"{key.account} may have been credited, and the key is lost: repeat the command with "
+                f"{key.account} may have been credited, but the key is lost: repeat the command with "
                 f"--account {key.account} and without --credit-usd, then `vectoll credit add "
                 f"--account {key.account} --usd {format_usd(credit, 12)} --id {credit_id}`, which adds nothing twice"
             ) from error
@@ -155,7 +156,7 @@ def revoke(settings: Settings, key_id: str, as_json: bool) -> None:
     if as_json:
         print_json({"id": key_id, "revoked": was_active})
     else:
-        click.echo(f"Revoked {key_id}." if was_active else f"{key_id} was revoked before.")
+        click.echo(f"Revoked {key_id}." if was_active else f"{key_id} was already revoked.")
 
 
 async def _revoke(settings: Settings, key_id: KeyId) -> bool:
@@ -170,7 +171,7 @@ async def require_key(store: KeyStore, key_id: KeyId) -> ApiKey:
     """The key of this id. Raises NotFound, without repeating what may be a secret."""
     key = await store.get(key_id)
     if key is None:
-        raise NotFound("there is no key of this id; `vectoll keys list --all` shows every id (key_…)")
+        raise NotFound("there is no key with this id; `vectoll keys list --all` shows every id (key_…)")
     return key
 
 

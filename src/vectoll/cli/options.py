@@ -102,7 +102,7 @@ class _When(click.ParamType[datetime]):
             parsed = datetime.fromisoformat(value)
             return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither a date, a time nor a span such as 36h or 7d", param, ctx)
+            self.fail(f"{value!r} is not a date, a time or a span such as 36h or 7d", param, ctx)
 
 
 DOLLARS = _Dollars()

@@ -172,7 +172,7 @@ def wait(models: Sequence[ModelId], timeout_s: float, tell: Callable[[ModelStatu
         if time.monotonic() > deadline:
             slow: list[str] = [names[n] for n in names if n not in states or not states[n].is_running]
             slow = slow or ["the HTTP proxies"]
-            raise DeploymentFailed(f"not all runs after {timeout_s:g} s: {', '.join(slow)}")
+            raise DeploymentFailed(f"not running after {timeout_s:g} s: {', '.join(slow)}")
         time.sleep(POLL_S)
 
 

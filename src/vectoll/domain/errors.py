@@ -131,7 +131,7 @@ class TooManyCharacters(InvalidRequest):
     def __init__(self, index: int, characters: int, most: int, limit: int) -> None:
         message = (
             f"This model's maximum context length is {limit} tokens, but input {index} has {characters} characters, "
-            f"and at most {most} are looked at. Shorten or split it; {NOTHING_CHARGED}."
+            f"and at most {most} are read. Shorten or split it; {NOTHING_CHARGED}."
         )
         super().__init__(message, [FieldIssue(("input", index), message)])
 
@@ -141,8 +141,8 @@ class TooFewTokens(InvalidRequest):
 
     def __init__(self, characters: int, tokens: int, limit: int) -> None:
         message = (
-            f"input: {characters} characters are only {tokens} tokens, which may be at most {limit} characters. "
-            "Leave out what the model does not read: runs of spaces, or of letters without a space."
+            f"input: {characters} characters make only {tokens} tokens, which may have at most {limit} characters. "
+            "Leave out what the model does not read: long runs of spaces, or of letters without a space."
         )
         super().__init__(message, [FieldIssue(("input",), message)])
 

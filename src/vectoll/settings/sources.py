@@ -94,7 +94,7 @@ def _explain_unknown(path: Steps, sources: Sources, settings: type) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if origin.startswith(ENV_PREFIX) and origin == variable_of(path):
         meant = f"; did you mean {variable_of(tuple(near[0].split('.')))}?" if near else ""
-        return f"{origin}: unknown{meant}"
+        return f"{origin}: unknown setting{meant}"
     meant = f"; did you mean {near[0]}?" if near else ""
     return f"{origin}: unknown setting {shorten(name)}{meant}"
 

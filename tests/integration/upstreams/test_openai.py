@@ -173,7 +173,7 @@ async def test_a_text_that_is_far_too_large_is_neither_counted_nor_sent(tokenize
         upstream_model(provider.url, max_tokens=4, tokenizer=tokenizer) as model,
     ):
         with pytest.raises(
-            InvalidRequest, match=f"input 1 has {most + 1} characters, and at most {most} are looked at"
+            InvalidRequest, match=f"input 1 has {most + 1} characters, and at most {most} are read"
         ):
             await model.tokenize(["fine", "x" * (most + 1)])
     assert not provider.seen

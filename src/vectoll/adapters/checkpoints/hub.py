@@ -139,8 +139,8 @@ def _bytes_there(path: Path) -> int:
 def _no_space(model: str, needed: int, free: int) -> ModelOffline:
     return ModelOffline(
         model,
-        f"its weights need {gigabytes(needed)} more of disk and {gigabytes(free)} are free "
-        "(HF_HOME names another place)",
+        f"its weights need {gigabytes(needed)} more disk space, and {gigabytes(free)} is free "
+        "(set HF_HOME to keep them elsewhere)",
     )
 
 
@@ -159,23 +159,23 @@ def _explaining(model: str, repo: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         reason = f"the repository {repo} does not exist or is private (set HF_TOKEN)"
     except errors.EntryNotFoundError:
-        reason = f"a file of {repo} is not there any more; try again"
+        reason = f"a file of {repo} is no longer there; try again"
     except errors.OfflineModeIsEnabled:
-        reason = f"the weights of {repo} are not in the local cache, and HF_HUB_OFFLINE forbids to fetch them"
+        reason = f"the weights of {repo} are not in the local cache, and HF_HUB_OFFLINE forbids fetching them"
     except errors.HfHubHTTPError as error:
         reason = _by_status(repo, error.response.status_code)
     except Damaged as error:
-        reason = f"what came of {repo} is damaged ({error}); it was thrown away, try again"
+        reason = f"the download of {repo} was damaged ({error}) and has been discarded; try again"
     except (http_error, TimeoutError, ConnectionError) as error:
         reason = (
             f"the weights of {repo} are not in the local cache and the hub cannot be reached "
-            f"({type(error).__name__}); try again, and what is here already is kept"
+            f"({type(error).__name__}); try again: what has been fetched is kept"
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = f"the disk is full; what came of {repo} is kept (HF_HOME names another place)"
+            reason = f"the disk is full; what has been fetched of {repo} is kept (set HF_HOME to keep it elsewhere)"
         else:
-            reason = f"the hub's cache cannot be written: {error.strerror} (HF_HOME names another place)"
+            reason = f"cannot write to the hub's cache: {error.strerror} (set HF_HOME to keep it elsewhere)"
     else:
         return
     raise ModelOffline(model, reason)
@@ -183,9 +183,9 @@ def _explaining(model: str, repo: str, revision: str | None) -> Iterator[None]:
 
 def _by_status(repo: str, status: int) -> str:
     if status == 429:
-        return f"the hub limits our rate while fetching {repo} (HTTP 429); try again later, or set HF_TOKEN"
+        return f"the hub's rate limit was reached while fetching {repo} (HTTP 429); try again later, or set HF_TOKEN"
     if status >= 500:
-        return f"the hub fails while fetching {repo} (HTTP {status}); try again later"
+        return f"the hub failed while fetching {repo} (HTTP {status}); try again later"
     if status in (401, 403):
         return f"the hub refuses the repository {repo} (HTTP {status}); check HF_TOKEN"
     return f"the hub refuses the repository {repo} (HTTP {status})"

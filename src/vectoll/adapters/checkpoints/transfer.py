@@ -65,7 +65,7 @@ def fetch_blob(url: str, blob: Path, size: int, show: Callable[[int], None], pau
         _complete(url, part, show, pauses)
         if not part.is_right:
             partial.unlink()
-            raise Damaged("its hash is another")
+            raise Damaged("its hash differs")
         os.fsync(file.fileno())
         partial.replace(blob)
 

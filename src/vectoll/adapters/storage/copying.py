@@ -80,7 +80,7 @@ async def copy_store(data_dir: Path, database: Database, progress: Progress) -> 
     if any((data_dir / UNDECIDED_NAME).glob("*.json")):
         raise ConfigurationError(
             f"{data_dir / UNDECIDED_NAME} lists charges that may have to be given back: "
-            "`vectoll ledger verify` of the file does that, then copy"
+            "run `vectoll ledger verify` on the data directory, which settles them, then copy"
         )
     await check(database)
     path = prepare(data_dir)

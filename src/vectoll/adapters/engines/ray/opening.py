@@ -49,5 +49,7 @@ def checked_secret(cluster: ClusterSettings) -> str | None:
     """The secret, None for none. Raises ConfigurationError for one that could be guessed or not be a header."""
     secret = cluster.secret
     if secret and (len(secret) < MIN_SECRET or not secret.isascii() or not secret.isprintable()):
-        raise ConfigurationError(f"setting cluster.secret: {MIN_SECRET} or more printable ASCII characters")
+        raise ConfigurationError(
+            f"setting cluster.secret: must be {MIN_SECRET} or more printable ASCII characters"
+        )
     return secret or None

@@ -95,7 +95,7 @@ def check_backup(file: Path, original: Path | None = None) -> Verification:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if not version or not {"accounts", "transfers"} <= tables:
-            raise ConfigurationError(f"{name} is no backup of a vectoll ledger")
+            raise ConfigurationError(f"{name} is not a backup of a vectoll ledger")
         if version > newest_schema():
             raise Unusable(f"{name} was written by a newer vectoll (schema {version})")
         faults = [fault for (fault,) in db.execute(f"PRAGMA integrity_check({MAX_FAULTS})") if fault != "ok"]
