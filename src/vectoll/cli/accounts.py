@@ -32,7 +32,7 @@ class _Found:
 
 @click.group()
 def accounts() -> None:
-    """Look at accounts: what they have, and which keys spend it."""
+    """Accounts: what they have, and which keys spend it."""
 
 
 @accounts.command("list")

@@ -20,13 +20,13 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("--force", is_flag=True, help="Replace FILE.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @as_json
 @with_settings
 def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
-    """Copy the ledger to FILE, also while a server runs, and verify the copy.
+    """Copy the ledger to FILE, even while a server runs, and verify the copy.
 
-    FILE is one moment's ledger with its keys and payments, and appears only when it is whole and adds up.
+    FILE is the ledger of one moment, with keys and payments. It appears only once it is complete and verified.
     """
     from vectoll.bootstrap import back_up_store
 
@@ -42,7 +42,7 @@ def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
 @as_json
 @with_settings
 def restore(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
-    """Make FILE, which `vectoll backup` wrote, the ledger of the data directory. No server may run there.
+    """Put FILE, written by `vectoll backup`, in the place of the ledger. Stop the server first.
 
     FILE is verified before anything is changed.
     """

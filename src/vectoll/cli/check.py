@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from vectoll.domain.catalog import ModelSpec
 
 QUIET_S = 2.0
-"""Nothing is shown for what is done sooner."""
+"""Work that is done sooner shows nothing."""
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=suggest.models)
-@click.option("--offline", is_flag=True, help="Leave out models whose vectors are bought.")
+@click.option("--offline", is_flag=True, help="Skip models that an upstream serves.")
 @as_json
 @with_settings
 def check(settings: Settings, models: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """Load models and verify them: special tokens, pooling, norm, finite and batch-invariant vectors.
 
-    Prints size, memory and tokens/s, and for int8 weights the accuracy that they cost. An upstream is asked for two
-    vectors, which costs what it costs. Without an ID: every model that is on or named in vectoll.toml. Exit code 1
-    when a check fails.
+    Prints size, memory and tokens/s and, for int8 weights, the loss of accuracy. An upstream is asked for two vectors,
+    which it bills. Without an ID, checks every model that is on or named in vectoll.toml. Exit code 1 when a check
+    fails.
     """
     specs = _chosen(settings, models)
     reports = [asyncio.run(_check(spec, settings, offline)) for spec in specs]

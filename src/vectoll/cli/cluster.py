@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def cluster() -> None:
-    """Run models on a Ray cluster (needs the optional part `ray`)."""
+    """Run models on a Ray cluster (needs the extra `ray`)."""
 
 
 @cluster.command()
@@ -27,9 +27,9 @@ def cluster() -> None:
 @as_json
 @with_settings
 def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Deploy MODELS, or all that are served, with the settings in force; replace those that run, one by one.
+    """Deploy MODELS, or all that are served, with the settings in force. Replicas that run are replaced one by one.
 
-    Nothing in flight is lost: old replicas go when new ones answer.
+    Nothing in flight is lost: old replicas go once new ones answer.
     """
     specs = _specs(settings, models)
     _join(settings)
@@ -56,7 +56,7 @@ def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json:
 @as_json
 @with_settings
 def status(settings: Settings, as_json: bool) -> None:
-    """Show what is deployed, and how its replicas are."""
+    """Show what is deployed, and the state of its replicas."""
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
 
@@ -70,11 +70,11 @@ def status(settings: Settings, as_json: bool) -> None:
 
 @cluster.command()
 @click.argument("models", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="Everything that vectoll has deployed.")
+@click.option("--all", "is_all", is_flag=True, help="Delete everything that vectoll has deployed.")
 @as_json
 @with_settings
 def delete(settings: Settings, models: tuple[str, ...], is_all: bool, as_json: bool) -> None:
-    """Take MODELS off the cluster when what is in flight is done."""
+    """Take MODELS off the cluster, once their requests in flight are done."""
     if bool(models) == is_all:
         raise click.UsageError("Give MODELS or --all.")
     _join(settings)

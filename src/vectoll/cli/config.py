@@ -19,14 +19,14 @@ REDACTED = "(set, not shown)"
 
 @click.group()
 def config() -> None:
-    """Look at the settings."""
+    """The settings in force."""
 
 
 @config.command()
 @as_json
 @with_settings
 def show(settings: Settings, as_json: bool) -> None:
-    """Print the settings in force, from every source, without secrets. What `vectoll serve` refuses is refused."""
+    """Print the settings in force, from every source, without secrets. Refuses what `vectoll serve` would refuse."""
     import msgspec
 
     from vectoll.bootstrap import check_settings

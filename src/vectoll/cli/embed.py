@@ -20,7 +20,7 @@ from vectoll.settings import Settings
 CHUNK_TEXTS = 512
 CHUNK_CHARACTERS = 100_000
 CHUNKS_IN_FLIGHT = 3
-"""Enough that one is tokenised, or on its way, while another is computed."""
+"""So that one is tokenised, or travels, while another is computed."""
 
 
 class Embedder(Protocol):
@@ -37,12 +37,14 @@ class Embedder(Protocol):
     "--file", "source", type=click.File("rb"), help="Embed each line of a file; - is standard input."
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Write here: .npy is an array, else JSON lines."
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write here: an array if it ends in .npy, else JSON lines.",
 )
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, shell_complete=suggest.models)
-@click.option("--dimensions", type=click.IntRange(1), help="A smaller size, where the model has one.")
+@click.option("--dimensions", type=click.IntRange(1), help="Vectors of this size, where the model has it.")
 @click.option("--url", help="Ask this server instead of computing here, e.g. http://127.0.0.1:8787.")
-@click.option("--api-key", envvar="VECTOLL_API_KEY", show_envvar=True, help="The server's key.")
+@click.option("--api-key", envvar="VECTOLL_API_KEY", show_envvar=True, help="The API key for --url.")
 @with_settings
 def embed(
     settings: Settings,

@@ -20,21 +20,25 @@ from vectoll.settings import Settings
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys."""
+    """API keys: make, list and revoke them."""
 
 
 @keys.command()
 @click.option("--name", type=NAME, required=True, help="What the key is for.")
-@click.option("--account", type=ACCOUNT, help="Whose credit it spends; else a new account.")
-@click.option("--credit-usd", type=DOLLARS, default="0", help="Credit to give the account at once.")
+@click.option("--account", type=ACCOUNT, help="The account whose credit it spends; else a new one.")
+@click.option(
+    "--credit-usd", type=DOLLARS, default="0", help="Credit to give the account at once, in dollars."
+)
 @click.option("--admin", is_flag=True, help="The key may also manage its account's keys.")
 @click.option("--pro", is_flag=True, help="The key may use models that are marked pro-only.")
-@click.option("--expires", type=FUTURE, help="When it stops working: 2027-01-31, or 90d from now.")
-@click.option("--limit-usd", type=DOLLARS, help="The most that it may spend in each period.")
+@click.option(
+    "--expires", type=FUTURE, help="When it stops working: a date (2027-01-31), or a span from now (90d)."
+)
+@click.option("--limit-usd", type=DOLLARS, help="The most that the key may spend in each --limit-period.")
 @click.option(
     "--limit-period",
     type=click.Choice([p.value for p in LimitPeriod], case_sensitive=False),
-    help="Of --limit-usd: EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
+    help="EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
 )
 @as_json
 @with_settings
@@ -109,8 +113,8 @@ async def _create(settings: Settings, key: ApiKey, credit: Amount) -> Amount:
 
 
 @keys.command("list")
-@click.option("--account", type=ACCOUNT, help="Only this account's.")
-@click.option("--all", "with_inactive", is_flag=True, help="Revoked and expired ones too.")
+@click.option("--account", type=ACCOUNT, help="Only this account's keys.")
+@click.option("--all", "with_inactive", is_flag=True, help="Include revoked and expired keys.")
 @as_json
 @with_settings
 def list_keys(settings: Settings, account: AccountId | None, with_inactive: bool, as_json: bool) -> None:
@@ -151,7 +155,7 @@ async def _list(settings: Settings, account: AccountId | None) -> Sequence[ApiKe
 @as_json
 @with_settings
 def revoke(settings: Settings, key_id: str, as_json: bool) -> None:
-    """Revoke a key by its id, at once, also for a server that is running."""
+    """Revoke a key by its id, with effect at once, on running servers too."""
     was_active = asyncio.run(_revoke(settings, KeyId(key_id)))
     if as_json:
         print_json({"id": key_id, "revoked": was_active})

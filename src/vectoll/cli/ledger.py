@@ -12,7 +12,7 @@ from vectoll.settings import Settings
 
 @click.group()
 def ledger() -> None:
-    """Look after the ledger."""
+    """The ledger: verify it."""
 
 
 @ledger.command()

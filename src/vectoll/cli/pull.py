@@ -35,8 +35,8 @@ class _Pulled:
 def pull(settings: Settings, models: tuple[str, ...], revision: str | None, as_json: bool) -> None:
     """Fetch the weights of models from the Hugging Face hub, ahead of the first start.
 
-    Without an ID: of every model that vectoll.toml names. Only the files that serving needs are fetched; what broke
-    off is resumed, by the next run too. HF_TOKEN, HF_HOME and HF_ENDPOINT mean what they mean to every program.
+    Without an ID, fetches those of every model that vectoll.toml names. Only the files that serving needs are fetched,
+    and an interrupted download resumes with the next run. HF_TOKEN, HF_HOME and HF_ENDPOINT are respected.
     """
     if revision is not None and len(models) != 1:
         raise click.UsageError("--revision needs exactly one model ID.")
