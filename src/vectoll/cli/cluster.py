@@ -34,10 +34,12 @@ def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json:
     specs = _specs(settings, models)
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
+    from vectoll.cluster.placement import needs_of
     from vectoll.engines import weights_size
 
+    on_gpu = settings.engine.device == "cuda"
     for spec in specs:
-        wanted = on_cluster.needs(spec, weights_size(spec), settings)
+        wanted = needs_of(spec.id, weights_size(spec), settings.cluster, on_gpu=on_gpu)
         if not on_cluster.fits_some_node(wanted):
             click.secho(
                 f"{spec.id}: no node has {wanted.cpus:g} CPUs, {wanted.gpus:g} GPUs and "
