@@ -11,6 +11,8 @@ from vectoll.cli.output import print_json
 from vectoll.settings import Settings
 
 _SECRET = re.compile(r"(?:^|_)(?:secret|password|key|token)$|headers$")
+_ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
+"""Of a token's contract: public, and too short for a private key."""
 _SECRET_PATH = re.compile(r"^(?:rpc|facilitator)_url$")
 _URL_PASSWORD = re.compile(r"(?<=://)\S+(?=@)|(?<=password=)[^&\s]+")
 _URL_PATH = re.compile(r"(?<=://)([^/?#]+)[/?#].+")
@@ -42,7 +44,7 @@ def show(settings: Settings, as_json: bool) -> None:
 
 def redact(value: Any, name: str = "") -> Any:
     """The same tree without its secrets, nor those inside URLs: passwords, and the paths that name an RPC's key."""
-    if value and _SECRET.search(name):
+    if value and _SECRET.search(name) and not _ADDRESS.fullmatch(str(value)):
         return REDACTED
     match value:
         case dict():
