@@ -40,6 +40,7 @@ from vectoll.adapters.engines.native.library import (
     PREFIX_BLOCK,
     PRODUCTS,
     Prefix,
+    Products,
     capabilities,
 )
 from vectoll.adapters.engines.native.packing import aligned, pack
@@ -197,7 +198,7 @@ class Guarded:
 @pytest.mark.parametrize("products", [pytest.param("f32", marks=needs_avx512), "f32_avx2"])
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 25, 100])
 @pytest.mark.parametrize(("columns", "depth"), [(32, 32), (96, 64), (64, 192)])
-def test_a_product_is_the_product(products: str, rows: int, columns: int, depth: int) -> None:
+def test_a_product_is_the_product(products: Products, rows: int, columns: int, depth: int) -> None:
     rng = np.random.default_rng(rows)
     left, weight = (
         rng.standard_normal((rows, depth), np.float32),

@@ -20,6 +20,7 @@ from vectoll.adapters.engines.native.library import (
     F32,
     F32_AVX2,
     INT8,
+    Products,
     capabilities,
     load_library,
 )
@@ -45,7 +46,7 @@ class NativeEngine:
         weights: Weights,
         pooling: Pooling,
         *,
-        products: str,
+        products: Products,
         streams: int,
         cores_each: int = 1,
         prefix_bytes: int = 0,
@@ -230,14 +231,18 @@ def is_faster(precision: Precision) -> bool:
     return precision is Precision.F32 or not capabilities() & AMX_BF16
 
 
-def products_of(precision: Precision) -> str:
-    """What the products are computed in on this CPU: of ``library.PRODUCTS``."""
+def products_of(precision: Precision) -> Products:
+    """What the products are computed in on this CPU."""
     has = capabilities()
-    if precision is Precision.AUTO and has & BF16:
-        return "bf16"
-    if precision in (Precision.AUTO, Precision.F32):
-        return "f32" if has & F32 else "f32_avx2"
-    return precision.value
+    match precision:
+        case Precision.INT8:
+            return "int8"
+        case Precision.BF16:
+            return "bf16"
+        case Precision.AUTO if has & BF16:
+            return "bf16"
+        case _:
+            return "f32" if has & F32 else "f32_avx2"
 
 
 def computes_in_f32(precision: Precision) -> bool:

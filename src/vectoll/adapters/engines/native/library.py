@@ -4,6 +4,7 @@ import ctypes
 import functools
 import zlib
 from pathlib import Path
+from typing import Literal, get_args
 
 SOURCES = Path(__file__).with_name("kernels")
 LIBRARY = Path(__file__).with_name("_kernels.so")
@@ -17,8 +18,9 @@ ENCODER, DECODER = 0, 1
 PREFIX_BLOCK = 4
 """Tokens of a block of a ``Prefix``."""
 
-PRODUCTS = ("f32", "bf16", "int8", "f32_avx2")
+Products = Literal["f32", "bf16", "int8", "f32_avx2"]
 """What products are computed in: the precision, and the instructions where they are not AVX-512's."""
+PRODUCTS: tuple[Products, ...] = get_args(Products)
 
 
 class Layer(ctypes.Structure):

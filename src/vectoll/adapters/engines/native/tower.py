@@ -7,7 +7,7 @@ import numpy as np
 from vectoll.adapters.checkpoints import Activation, Architecture, Attention, Weights
 from vectoll.adapters.engines.native.decoder import DecoderParts
 from vectoll.adapters.engines.native.encoder import EncoderParts
-from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Tower
+from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Products, Tower
 from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, item_bytes, round_up
 from vectoll.adapters.engines.tensors import at_least
 from vectoll.domain.catalog import Pooling, Precision
@@ -22,7 +22,9 @@ class PackedTower:
     the kernels believe what they are told.
     """
 
-    def __init__(self, architecture: Architecture, weights: Weights, pooling: Pooling, products: str) -> None:
+    def __init__(
+        self, architecture: Architecture, weights: Weights, pooling: Pooling, products: Products
+    ) -> None:
         self._memory = memory = Memory(products)
         kind = EncoderParts if architecture.family.is_encoder else DecoderParts
         parts = kind(memory, architecture, weights)
