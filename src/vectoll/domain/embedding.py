@@ -12,8 +12,8 @@ MAX_INPUTS = 2048
 
 FREE_CHARACTERS = 1 << 20
 CHARACTERS_PER_TOKEN = 256
-"""Text is paid for by the token, but has to be read by the character: a word of 30 MB may be one token, and takes ten
-seconds. English has four or five characters a token."""
+"""Text is paid for by the token but read by the character, and a word of 30 MB may be a single token that takes ten
+seconds to read. English has four or five characters a token."""
 
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 """One or more inputs, all text or all token ids."""

@@ -32,7 +32,7 @@ class Engine(Protocol):
         """Embed one batch on one stream. Blocks, and releases the GIL while it computes.
 
         ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. ``is_alone``
-        says that no two requests for this model have met lately, so that one call may use more cores than one.
+        says that requests for this model have not overlapped lately, so that this call may use several cores.
         ``callers[i]`` is who sent sequence ``i``, where that is known: nothing is shared between two callers.
         Returns one L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure:
         the caller answers every waiter with InferenceFailed.
@@ -40,7 +40,7 @@ class Engine(Protocol):
         ...
 
     def known_tokens(self, ids: Sequence[int], caller: str) -> int:
-        """How many of a sequence's tokens need not be computed: its first, which this caller sent before."""
+        """How many of a sequence's first tokens need not be computed, because this caller sent them before."""
         ...
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -53,13 +53,13 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """Where a model's sequences are computed for many callers at once: on this process's engine, or on a cluster's."""
+    """Computes a model's sequences for many callers at once: on this process's engine, or on a cluster's replicas."""
 
     async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[Vector]:
         """One finite, L2-normalised vector of the native size per sequence, in order.
 
-        ``caller`` shares one fair place in the queue. Raises AtCapacity at once when the wait would be too long,
-        InferenceFailed, Draining, or another Unavailable. Cancelling the await frees the place in the queue.
+        All requests of one ``caller`` share one place in the fair queue. Raises AtCapacity at once when the wait would
+        be too long, InferenceFailed, Draining, or another Unavailable. Cancelling the await frees the place.
         """
         ...
 

@@ -55,7 +55,7 @@ class Metrics(Protocol):
         ...
 
     def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
-        """One call to one base URL ended. ``host`` is of the settings: few."""
+        """One call to one base URL ended. ``host`` is that of a setting, so its values are few."""
         ...
 
     def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
