@@ -38,7 +38,7 @@ _log = logging.getLogger("vectoll.payments")
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises ConfigurationError for what serving would refuse, as far as that is known without serving."""
+    """Raises ConfigurationError for whatever ``vectoll serve`` would refuse, as far as can be told without serving."""
     from vectoll.engines import choose_device
     from vectoll.loading import read_served_models
 
@@ -66,9 +66,9 @@ def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened.
+    """Whether the data directory has a ledger. Always true of a database: one without a schema cannot be opened.
 
-    Raises Unusable where that cannot be seen.
+    Raises Unusable where that cannot be told.
     """
     if settings.database.url:
         return True
@@ -177,7 +177,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
 
 
 async def _tell_unwatched(store: Store, networks: AbstractSet[str]) -> None:
-    """Log what is open on networks that are not configured any more: nobody sees it arrive."""
+    """Log the payments that are open on networks no longer configured: nobody would see them arrive."""
     with suppress(Unavailable):
         open_ = [i for i in await store.payments.open() if i.state is not IntentState.RECEIVED]
         for network, count in Counter(i.network for i in open_ if i.network not in networks).items():

@@ -32,7 +32,7 @@ __all__ = [
 
 
 UNDECIDED_NAME = "undecided-charges"
-"""Where, in the data directory, a gateway writes down what it has to find out when the database is back."""
+"""Where, in the data directory, a gateway records charges to be looked up once the database is back."""
 
 
 @asynccontextmanager
@@ -59,7 +59,7 @@ async def migrate_database(settings: DatabaseSettings, parts: tuple[Part, ...]) 
 
 
 async def database_versions(settings: DatabaseSettings) -> SchemaVersions:
-    """How far the schema is. Raises ConfigurationError."""
+    """The versions of the schema. Raises ConfigurationError."""
     async with _open(_url(settings), settings) as database:
         return await versions(database)
 

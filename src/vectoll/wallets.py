@@ -98,9 +98,9 @@ def check_wallets(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _checked_networks(settings: Settings) -> AsyncIterator[None]:
-    """Ask every configured endpoint which chain it is of; one that does not answer is told, and asked again later.
+    """Ask every configured endpoint which chain it serves; one that does not answer is logged, and asked again later.
 
-    Raises ConfigurationError for one that is of another chain than ``network``.
+    Raises ConfigurationError for one that serves another chain than ``network``.
     """
     tables: dict[str, BaseSettings | SolanaSettings] = {
         "x402.base": settings.x402.base,

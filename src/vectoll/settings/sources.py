@@ -30,18 +30,18 @@ class Sources:
     """Who said what is at a path: ``vectoll.toml``, ``VECTOLL_PORT``, ``--port``."""
 
     def origin_of(self, path: Steps) -> str:
-        """Who said it, or the table or list that it is in, or else something in it."""
+        """The source of a setting; else that of the table or list around it, else that of something inside it."""
         around = (self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins)
         inside = (origin for said, origin in self.origins.items() if said[: len(path)] == path)
         return next(around, "") or next(inside, "")
 
     def said_by(self, where: str) -> str:
-        """`` (VECTOLL_PORT)`` for a place like ``models[0].id``, nothing where nobody said it."""
+        """`` (VECTOLL_PORT)``: the source of a place like ``models[0].id``, "" where it has none."""
         origin = self.origin_of(_steps_of(where))
         return f" ({origin})" if origin else ""
 
     def add(self, tree: Mapping[str, Any], origin: str) -> None:
-        """Merge what one source says over what others said before."""
+        """Merge one source's settings over those of the sources before it."""
         _merge(self.tree, tree)
         self.origins.update(dict.fromkeys(_paths(tree), origin))
 
@@ -49,7 +49,7 @@ class Sources:
 def read_sources(
     config: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], settings: type
 ) -> Sources:
-    """Everything that was said. Raises ConfigurationError for a file that cannot be read, or variables that clash."""
+    """All sources, merged. Raises ConfigurationError for a file that cannot be read, or variables that clash."""
     sources = Sources()
     path = config or _config_path(environ)
     if path is not None:
@@ -63,10 +63,10 @@ def read_sources(
 
 
 def explain(error: msgspec.ValidationError, sources: Sources, settings: type) -> str:
-    """``Expected `int`, got `str` - at `$.limits.x``` → ``setting limits.x: expected `int`, got `str``` (VECTOLL_…)``.
+    """A validation error in the operator's words: ``setting limits.block_s: expected `int`, got `str` (VECTOLL_…)``.
 
-    Where one of a few words is meant, they are listed; a name that is unknown gets the nearest one that is not. The
-    value is repeated where it can be no secret.
+    Lists the choices where there are few, and suggests the nearest name for an unknown one. Repeats the value only of
+    a number or a switch, which cannot be a secret.
     """
     what, _, where = str(error).partition(" - at `$.")
     what, where = what[:1].lower() + what[1:], where.rstrip("`")
@@ -141,7 +141,7 @@ def _kind_at(settings: type, where: str) -> Any:
 
 
 def _choices(kind: Any) -> Sequence[str]:
-    """The words that a setting of this type may be."""
+    """The values of a setting that takes one of a few; none for any other."""
     words: list[str] = []
     for each in getattr(kind, "types", [kind]):
         match each:
