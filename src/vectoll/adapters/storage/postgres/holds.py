@@ -75,11 +75,11 @@ class HoldRows:
         return is_held
 
     def claim(self, hold: Hold) -> bool:
-        """Whether the hold was active here. From now on it is not: its charge gives it back."""
+        """Deactivate a hold, which its charge then frees. Whether it was active here."""
         return self._active.pop(key_of(hold), None) is not None
 
     async def release(self, hold: Hold) -> None:
-        """Give back a hold of ours that is active; as soon as the database can be reached."""
+        """Give back a hold that is active here, as soon as the database can be reached."""
         if self.claim(hold):
             await self.forget(key_of(hold))
 

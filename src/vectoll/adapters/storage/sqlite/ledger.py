@@ -30,7 +30,7 @@ from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
 FRESH_S = 0.1
 MAX_REMEMBERED = 10_000
 _Facts = tuple[AccountId, Day, KeyId | None, LimitPeriod | None, int | None]
-"""What is read to grant a hold: of whom, for which day, and of which key in which period."""
+"""What the funds for a hold depend on: the account, the day, and the key with its period."""
 
 
 class SqliteLedger:
@@ -167,7 +167,7 @@ class SqliteLedger:
         )
 
     def _try_hold(self, hold: Hold) -> Transfer | None:
-        """One step: on what was read since the last delivery, else (and before a refusal) on what the file says."""
+        """In one step: on funds read since the last delivery; else, and before any refusal, on what the file says."""
         now = self._clock.now()
         period: tuple[KeyId, LimitPeriod, int] | tuple[None, None, None] = (None, None, None)
         if limited := rules.limited_key(hold):
@@ -198,11 +198,10 @@ class SqliteLedger:
 
 
 class _RecentFunds:
-    """What was read of accounts lately, less what was charged to them since: so never more than there is.
+    """Accounts' funds as read lately, less what has been charged since: never more than there is.
 
-    It may be used until something else than a charge of ours is delivered: what is committed meanwhile is still held.
-    Only what other processes do in that time is not seen, for ``FRESH_S`` at most; should they have taken credit away,
-    the charge is refused by the file itself.
+    Valid until anything other than a charge of ours is delivered, as what is being committed is still held. What other
+    processes do goes unseen for ``FRESH_S`` at most; if they took credit away, the file itself refuses the charge.
     """
 
     def __init__(self, writer: GroupWriter) -> None:
@@ -219,7 +218,7 @@ class _RecentFunds:
         return self._read.get(facts[0], {}).get(facts)
 
     def put(self, facts: _Facts, funds: tuple[int, int]) -> None:
-        """Remember what was read just now."""
+        """Remember funds that were read just now."""
         if not self._read:
             self._changes = self._writer.changes
             self._fresh_until = time.monotonic() + FRESH_S
@@ -227,7 +226,7 @@ class _RecentFunds:
             self._read.setdefault(facts[0], {})[facts] = funds
 
     def take(self, account: AccountId, amount: int) -> None:
-        """A charge was delivered, with whichever key it was made."""
+        """A charge was delivered, whichever key made it."""
         known = self._read.get(account, {})
         for facts, (funds, spent) in known.items():
             known[facts] = funds - amount, spent + amount
