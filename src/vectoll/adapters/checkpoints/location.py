@@ -62,7 +62,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def weights_bytes(folder: Path) -> int:
-    """What the weights take on disk, of the one form that is served: safetensors, torch's, else a graph."""
+    """Bytes on disk of the weights in the form that is served: safetensors, else torch's, else a graph."""
     files = list(folder.glob("*.safetensors")) or list(folder.glob(PICKLE_NAME))
     if not files:
         graph = next((names for names in GRAPH_FILES if (folder / names[0]).is_file()), ())
@@ -71,7 +71,9 @@ def weights_bytes(folder: Path) -> int:
 
 
 def wanted_files(files: list[str]) -> list[str]:
-    """Of a repository's files: the descriptions, and one form of the weights, safetensors first; none without both."""
+    """The files to fetch of a repository's: descriptions, and one form of the weights, safetensors first. Empty where
+    it has no weights.
+    """
     top = [name for name in files if "/" not in name]
     wanted = [name for name in top if name.endswith(".json")]
     wanted += [name for name in files if PurePosixPath(name).match("*_Pooling/config.json")]

@@ -55,7 +55,7 @@ class Holds:
         self._count(hold, amount)
 
     def claim(self, hold: Hold) -> Day | None:
-        """Deactivate a hold; its amount stays held until ``settle``. The day it was taken, None if it was not active."""
+        """Deactivate a hold; its amount stays held until ``settle``. The day it was taken; None if inactive."""
         same_id = self._active.get(hold.id, {})
         found = same_id.pop(hold.request_id, None)
         if found is None:
