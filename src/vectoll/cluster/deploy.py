@@ -51,12 +51,12 @@ class ModelStatus:
 
     @property
     def is_running(self) -> bool:
-        """Whether it serves, with everything that was asked for."""
+        """Whether it serves with all that was deployed."""
         return self.state == "RUNNING"
 
 
 class DeploymentFailed(VectollError):
-    """A model does not come up. The replicas that were there before go on."""
+    """A model did not come up. The replicas that were there before keep serving."""
 
 
 def join(cluster: ClusterSettings) -> None:

@@ -54,7 +54,7 @@ class ReplicaPlan:
 
 
 class EngineReplica:
-    """The class that Serve deploys. Batches what many gateways ask for, fairly among their callers."""
+    """The class that Serve deploys. Batches the questions of many gateways, fairly among their callers."""
 
     def __init__(self, plan: ReplicaPlan, load: Load = load_engine) -> None:
         """On the event loop that will answer. Raises RuntimeError when this node has another vectoll."""
@@ -105,7 +105,7 @@ class EngineReplica:
         self._tracer = await self._stack.enter_async_context(open_tracer(self._plan.tracing))
 
     async def check_health(self) -> None:
-        """Serve's hook: whoever cannot trace as it is told to is replaced, which shows why."""
+        """Serve's hook. Raises where tracing could not be set up: the replica is then replaced, and Serve shows why."""
         await self._opening_tracer
 
     def _traced(self, headers: Mapping[str, str]) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors: of the shape that config.json says, as arrays."""
+"""A checkpoint's tensors as arrays, checked against the shapes that config.json implies."""
 
 from typing import Any
 

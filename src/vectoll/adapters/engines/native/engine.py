@@ -1,5 +1,6 @@
-"""Text towers on kernels of our own: no padding, no graph; a core per stream, all for a batch that comes alone, and
-several for each of a large model's.
+"""Text towers on our own kernels: no padding, no graph.
+
+A stream has a core, or several for a large model; a batch that comes alone has all.
 """
 
 import ctypes
@@ -51,10 +52,10 @@ class NativeEngine:
         cores_each: int = 1,
         prefix_bytes: int = 0,
     ) -> None:
-        """With more ``cores_each`` than one every stream has its own team; else all share one, for what is alone.
+        """With ``cores_each`` above 1 every stream has its own team; else they share one, for batches that come alone.
         One call more than ``streams`` may run, with this number: on one core.
 
-        ``prefix_bytes`` may be kept of what callers' texts begin with.
+        ``prefix_bytes`` is the memory for what callers' texts begin with.
         """
         library = load_library()
         assert library is not None
@@ -89,7 +90,7 @@ class NativeEngine:
         callers: Sequence[str] = (),
     ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
-        packed = self._packed  # held to the end: what C reads lives as long
+        packed = self._packed  # a reference until the end, so that what C reads stays alive
         assert packed is not None
         self._step_back()
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
@@ -123,7 +124,7 @@ class NativeEngine:
         return self._teams[0] if is_alone else None
 
     def _step_back(self) -> None:
-        """Once in each thread that computes, but never in the one that everything else starts from."""
+        """Once in each thread that computes, but never in the main thread, whose children would inherit it."""
         if (
             not hasattr(self._stepped_back, "done")
             and threading.current_thread() is not threading.main_thread()
@@ -180,7 +181,7 @@ def load_engine(
     prefix_bytes: int = 0,
 ) -> NativeEngine:
     """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` and ``cores`` are as in
-    ``streams_and_cores``. ``prefix_bytes`` may be kept of what callers' texts begin with.
+    ``streams_and_cores``; ``prefix_bytes`` is the memory for what callers' texts begin with.
 
     Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
     """
@@ -225,8 +226,8 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
 
 
 def is_faster(precision: Precision) -> bool:
-    """Whether these kernels are faster than OpenVINO where both can compute a model: not on a CPU with AMX, which has
-    several times their peak in bf16 and int8.
+    """Whether these kernels are faster than OpenVINO where both can compute a model. On a CPU with AMX they are not in
+    bf16 and int8: OpenVINO then has several times their peak.
     """
     return precision is Precision.F32 or not capabilities() & AMX_BF16
 

@@ -22,11 +22,11 @@ _SIZES: Mapping[Products, tuple[int, int]] = {
     "bf16": (2, 0),
     "int8": (1, 8),
 }
-"""Bytes of an input of a packed column, and of what is behind its last."""
+"""Bytes of each input in a packed column, and of what follows the last one."""
 
 
 class Memory:
-    """What a tower's C structures point to. It lives as long as this."""
+    """Owns what a tower's C structures point to."""
 
     def __init__(self, products: Products) -> None:
         self.products = products
@@ -78,7 +78,7 @@ def pack(parts: Sequence[TensorView], products: Products, by: Array | None = Non
 
 
 def item_bytes(products: Products) -> int:
-    """Of an input of a product, and of an element of attention where products are of floats."""
+    """Bytes of a product's input; in the float products, of an element of attention too."""
     return _SIZES[products][0]
 
 

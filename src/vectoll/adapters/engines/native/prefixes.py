@@ -2,8 +2,8 @@
 
 In a causal decoder a token's keys and values depend on nothing behind it, so those of equal beginnings are equal, and
 are the same bits as if they were computed again. Blocks of tokens are chained as in vLLM's prefix caching
-(arXiv:2309.06180), but by what they hold, not by a hash. Each caller has chains of its own: whether somebody else sent
-a text before cannot be told from how fast it is.
+(arXiv:2309.06180), but keyed by their tokens, not by a hash. Each caller has chains of its own, so that nobody can tell
+from the time a text takes whether somebody else sent it before.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Prefix
 from vectoll.adapters.engines.native.packing import Array, aligned
 
 MAX_SEEN = 32_768
-"""How many blocks that came once are remembered. One takes about 200 bytes."""
+"""Most blocks that are remembered after they came once, at about 200 bytes each."""
 FIRST_SEEN = 16
-"""Of a text, how many, and behind what is known as many again: documents that begin like no other leave little, and a
-beginning of 1,000 tokens is known from its seventh time on."""
+"""Most new blocks that are remembered of one text, or as many as it has known ones: documents that begin like no other
+leave little behind, and a beginning of 1,000 tokens is known from its seventh time on."""
 
 _Key = tuple[str | int, bytes]
-"""A block's tokens, behind those of another block's number or, as its first, of a caller."""
+"""What comes before a block (the number of another block, or the caller for the first one), and its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Prefixes:
         self._lock = threading.Lock()
 
     def known(self, ids: Sequence[int], caller: str) -> int:
-        """How many tokens of one sequence ``begin`` would find known. Does not wait for others."""
+        """How many tokens of one sequence ``begin`` would find known. Takes no lock."""
         parent: str | int = caller
         end = (len(ids) - 1) // PREFIX_BLOCK * PREFIX_BLOCK
         for at in range(0, end, PREFIX_BLOCK):
@@ -99,9 +99,9 @@ class Prefixes:
         return end
 
     def begin(self, ids: Array, lengths: Array, callers: Sequence[str]) -> BegunBatch | None:
-        """Of a batch [B] of sequences back to back in [T] ``ids`` (both int32) what is known, never a last token.
+        """Find what is known of a batch: [T] ``ids`` of sequences back to back, and their [B] ``lengths``, both int32.
 
-        None where nothing is known, and nothing is to be kept.
+        A sequence's last token never counts as known. None where nothing is known and nothing is to be kept.
         """
         taken: set[_Key] = set()
         sequences = np.split(ids, np.cumsum(lengths)[:-1])
@@ -114,7 +114,7 @@ class Prefixes:
         return None
 
     def _begin(self, ids: Array, caller: str, taken: set[_Key]) -> _Beginning:
-        """``taken`` are those that others of the batch fill."""
+        """``taken`` are the blocks that other sequences of the batch fill."""
         beginning, keys = _Beginning(), []
         parent: str | int = caller
         step = PREFIX_BLOCK * ids.itemsize
@@ -148,7 +148,7 @@ class Prefixes:
         return number
 
     def keep(self, batch: BegunBatch) -> None:
-        """It is computed."""
+        """Keep the blocks that this batch has filled, now that it is computed."""
         with self._lock:
             for beginning in batch.beginnings:
                 for key, block in reversed(beginning.kept):

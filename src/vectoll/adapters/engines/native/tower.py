@@ -51,8 +51,8 @@ class PackedTower:
         keys_and_values = 2 * architecture.layers * architecture.kv_heads * parts.head_dim
         can_share = architecture.attention is Attention.CAUSAL and pooling is Pooling.LAST
         self.block_bytes = PREFIX_BLOCK * keys_and_values * item_bytes(products) if can_share else 0
-        """Of ``struct prefix``; 0 where a token's keys and values depend on what follows it, or where a vector needs
-        more than the last token."""
+        """Size of a block of ``struct prefix``; 0 where a token's keys and values depend on what follows it, or where
+        the vector needs more than the last token."""
 
 
 def unsuitable(architecture: Architecture, pooling: Pooling | None, precision: Precision) -> str | None:

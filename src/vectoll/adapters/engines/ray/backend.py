@@ -35,7 +35,7 @@ PARALLEL_PARTS = 16
 """Parts that one request may have under way; the rest follow."""
 
 MAX_TRIES = 3
-"""Times that one part is sent. What kills the replica that computes it kills no more than this many."""
+"""Times that one part is sent. A part that kills its replica kills no more than this many."""
 
 CHECK_TIMEOUT_S = 5.0
 """Longest time in which replicas are asked, when a model is loaded, whether they compute the same."""
