@@ -82,7 +82,7 @@ class WordTokenizer:
         return ids
 
     def _pieces(self, word: str) -> list[int] | None:
-        """WordPiece: the longest known piece, again and again. None for a word without, or that is not printable ASCII."""
+        """WordPiece: the longest known piece, again and again. None for a word without, or not in printable ASCII."""
         if not (word.isascii() and word.isprintable()):
             return None
         if self._lowercase:
