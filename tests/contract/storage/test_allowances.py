@@ -12,7 +12,7 @@ from tests.postgres import execute
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.storage.sqlite import SqliteStore
 from vectoll.domain.allowances import DailyAllowance, Day, StakeSnapshot, staked_allowance
-from vectoll.domain.errors import Forbidden, InsufficientBalance, InvalidRequest
+from vectoll.domain.errors import Forbidden, InsufficientBalance, InvalidRequest, SpendLimitReached
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Balance, Transfer, TransferCode
@@ -171,7 +171,7 @@ async def test_a_refused_charge_uses_none(store: Store) -> None:
         await store.ledger.charge(make_hold(3), 3, 1)
     assert refused.value.available == tokens(2)
     limited = make_hold(2, key="key_1", limit=SpendLimit(tokens(1), LimitPeriod.EPOCH))
-    with pytest.raises(Exception, match="limit"):
+    with pytest.raises(SpendLimitReached):
         await store.ledger.charge(limited, 2, 1)
     assert (await store.ledger.balance(ALICE)).allowance == tokens(2)
     await check_books(store)
