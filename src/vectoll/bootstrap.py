@@ -156,7 +156,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
                 open_wallets(settings, store, limiter, clock, counted.payments)
             )
             authenticators = [wallets.authenticator, *authenticators]  # a sign-in wins over a key
-        await _tell_unwatched(store, wallets.services.asking.networks if wallets else frozenset())
+        await _tell_unwatched(store, wallets.services.terms.networks if wallets else frozenset())
         if tracer:
             metrics, authenticators = TracedMetrics(metrics), [TracedAuthenticator(a) for a in authenticators]
         models = await stack.enter_async_context(open_models(settings, metrics))
