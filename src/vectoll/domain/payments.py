@@ -132,7 +132,7 @@ class IntentState(StrEnum):
 UNSETTLED = (IntentState.RECEIVED, IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
 """Neither credited nor failed yet."""
 
-AT_LARGE = (IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
+PENDING = (IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
 """The chain would have accepted it, and what became of it is not known."""
 
 
