@@ -3,6 +3,9 @@
 import sys
 
 WIDTH = 30
+QUIET_S = 2.0
+"""Work that is done sooner draws nothing."""
+REDRAW_S = 0.2
 
 
 def bar(done: int, total: int) -> str:

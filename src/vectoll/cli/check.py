@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -13,15 +14,12 @@ from vectoll.cli import suggest
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json
 from vectoll.settings import Settings
-from vectoll.terminal import draw_line
+from vectoll.terminal import QUIET_S, REDRAW_S, draw_line
 
 if TYPE_CHECKING:
     from vectoll.check_report import Report
     from vectoll.checking import Tell
     from vectoll.domain.catalog import ModelSpec
-
-QUIET_S = 2.0
-"""Work that is done sooner shows nothing."""
 
 
 @click.command()
@@ -39,7 +37,7 @@ def check(settings: Settings, models: tuple[str, ...], offline: bool, as_json: b
     specs = _chosen(settings, models)
     reports = [asyncio.run(_check(spec, settings, offline)) for spec in specs]
     if as_json:
-        print_json([{"passed": report.passed, **_fields(report)} for report in reports])
+        print_json([{"passed": report.passed, **asdict(report)} for report in reports])
     else:
         for report in reports:
             _print(report)
@@ -77,7 +75,7 @@ async def _telling(title: str) -> AsyncIterator["Tell"]:
     async def draw() -> None:
         nonlocal is_drawn
         while True:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(REDRAW_S)
             seconds = time.monotonic() - started
             if seconds >= QUIET_S:
                 is_drawn = True
@@ -91,10 +89,6 @@ async def _telling(title: str) -> AsyncIterator["Tell"]:
             drawing.cancel()
         if is_drawn:
             sys.stderr.write("\r\033[K")
-
-
-def _fields(report: "Report") -> dict[str, object]:
-    return {name: getattr(report, name) for name in report.__dataclass_fields__}
 
 
 def _print(report: "Report") -> None:

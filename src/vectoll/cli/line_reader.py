@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from vectoll.domain.errors import InvalidRequest
-from vectoll.terminal import bar, draw_line
-
-QUIET_S = 2.0
-"""Nothing is shown for work that is done sooner."""
-EVERY_S = 0.2
+from vectoll.terminal import QUIET_S, REDRAW_S, bar, draw_line
 
 
 class LineReader:
@@ -45,7 +41,7 @@ class LineReader:
     def show(self, done: int) -> None:
         """Draw, unless it is too early or nobody looks."""
         now = time.monotonic()
-        if not sys.stderr.isatty() or now - self._started < QUIET_S or now - self._shown < EVERY_S:
+        if not sys.stderr.isatty() or now - self._started < QUIET_S or now - self._shown < REDRAW_S:
             return
         self._shown = now
         self._is_visible = True

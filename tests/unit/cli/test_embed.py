@@ -202,7 +202,7 @@ def test_bar_of_a_download_stays_on_one_line_and_says_the_most_important_first(
 ) -> None:
     screen = Screen(is_terminal=True)
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr("vectoll.adapters.checkpoints.progress.EVERY_S", 0.0)
+    monkeypatch.setattr("vectoll.adapters.checkpoints.progress.REDRAW_S", 0.0)
     bar = DownloadBar("text-embedding-multilingual-e5-large-instruct")
     bar(0, 1_120_000_000)
     bar(560_000_000, 1_120_000_000)

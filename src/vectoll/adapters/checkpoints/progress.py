@@ -3,9 +3,7 @@
 import sys
 import time
 
-from vectoll.terminal import bar, draw_line
-
-EVERY_S = 0.2
+from vectoll.terminal import REDRAW_S, bar, draw_line
 
 
 class DownloadBar:
@@ -24,7 +22,7 @@ class DownloadBar:
         if self._first is None:
             self._first = done
         is_end = done >= total and self._is_drawn
-        if not self._is_seen or (now - self._shown < EVERY_S and not is_end):
+        if not self._is_seen or (now - self._shown < REDRAW_S and not is_end):
             return
         self._shown = now
         self._is_drawn = not is_end
