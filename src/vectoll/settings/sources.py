@@ -17,7 +17,7 @@ ENV_PREFIX = "VECTOLL_"
 NOT_SETTINGS = frozenset({"VECTOLL_CONFIG", "VECTOLL_API_KEY"})
 """Variables with the prefix that are for the command line: the settings file, and `vectoll embed --api-key`."""
 
-Steps = tuple[str, ...]
+SettingPath = tuple[str, ...]
 """``("limits", "block_s")``"""
 
 
@@ -26,18 +26,18 @@ class Sources:
     """What the file, the environment and the command line say, merged: the later wins."""
 
     tree: dict[str, Any] = field(default_factory=dict)
-    origins: dict[Steps, str] = field(default_factory=dict)
-    """Who said what is at a path: ``vectoll.toml``, ``VECTOLL_PORT``, ``--port``."""
+    origins: dict[SettingPath, str] = field(default_factory=dict)
+    """The source of what is at a path: ``vectoll.toml``, ``VECTOLL_PORT``, ``--port``."""
 
-    def origin_of(self, path: Steps) -> str:
+    def origin_of(self, path: SettingPath) -> str:
         """The source of a setting; else that of the table or list around it, else that of something inside it."""
         around = (self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins)
         inside = (origin for said, origin in self.origins.items() if said[: len(path)] == path)
         return next(around, "") or next(inside, "")
 
-    def said_by(self, where: str) -> str:
-        """`` (VECTOLL_PORT)``: the source of a place like ``models[0].id``, "" where it has none."""
-        origin = self.origin_of(_steps_of(where))
+    def suffix_of(self, where: str) -> str:
+        """How a message about ``models[0].id`` ends: `` (VECTOLL_MODELS)``, its source; "" where it has none."""
+        origin = self.origin_of(_path_of(where))
         return f" ({origin})" if origin else ""
 
     def add(self, tree: Mapping[str, Any], origin: str) -> None:
@@ -70,7 +70,7 @@ def explain(error: msgspec.ValidationError, sources: Sources, settings: type) ->
     """
     what, _, where = str(error).partition(" - at `$.")
     what, where = what[:1].lower() + what[1:], where.rstrip("`")
-    path = _steps_of(where)
+    path = _path_of(where)
     if unknown := re.search(r"unknown field `(.+?)`", what):
         return _explain_unknown((*path, unknown[1]), sources, settings)
     if not where:
@@ -79,15 +79,15 @@ def explain(error: msgspec.ValidationError, sources: Sources, settings: type) ->
     choices = _choices(kind) if what.startswith("invalid enum value") else ()
     listed = f", must be one of {', '.join(choices)}" if choices else ""
     hint = _hint(where, kind, sources.origin_of(path))
-    return f"setting {where}: {what}{listed}{hint}{_told_by(sources, where, kind)}"
+    return f"setting {where}: {what}{listed}{hint}{_suffix_with_value(sources, where, kind)}"
 
 
-def variable_of(path: Steps) -> str:
+def variable_of(path: SettingPath) -> str:
     """The environment variable that sets what is at a path."""
     return ENV_PREFIX + "__".join(path).upper()
 
 
-def _explain_unknown(path: Steps, sources: Sources, settings: type) -> str:
+def _explain_unknown(path: SettingPath, sources: Sources, settings: type) -> str:
     path = next((said for said in sources.origins if said[: len(path)] == path), path)  # of an unknown table
     origin, name = sources.origin_of(path), ".".join(path)
     known = [".".join(each) for each in _known(inspect.type_info(settings))]
@@ -99,16 +99,16 @@ def _explain_unknown(path: Steps, sources: Sources, settings: type) -> str:
     return f"{origin}: unknown setting {shorten(name)}{meant}"
 
 
-def _told_by(sources: Sources, where: str, kind: Any) -> str:
-    """`` (VECTOLL_PORT=eighty)``; the value only of a number or a switch."""
+def _suffix_with_value(sources: Sources, where: str, kind: Any) -> str:
+    """`` (VECTOLL_PORT=eighty)``: with the value, but only of a number or a switch."""
     value: Any = sources.tree
-    for name in _steps_of(where):
+    for name in _path_of(where):
         value = value.get(name) if isinstance(value, Mapping) else None
-    said = sources.said_by(where)
+    suffix = sources.suffix_of(where)
     is_plain = isinstance(kind, inspect.IntType | inspect.FloatType | inspect.BoolType)
-    if said and is_plain and isinstance(value, str | int | float):
-        return f"{said[:-1]}={shorten(str(value), 40)})"
-    return said
+    if suffix and is_plain and isinstance(value, str | int | float):
+        return f"{suffix[:-1]}={shorten(str(value), 40)})"
+    return suffix
 
 
 def _hint(where: str, kind: Any, origin: str) -> str:
@@ -123,7 +123,7 @@ def _hint(where: str, kind: Any, origin: str) -> str:
     return f"; it is written {written}"
 
 
-def _steps_of(where: str) -> Steps:
+def _path_of(where: str) -> SettingPath:
     """``models[0].pooling`` → ``("models", "pooling")``"""
     return tuple(name for name in re.sub(r"\[[^\]]*\]", "", where).split(".") if name)
 
@@ -152,7 +152,7 @@ def _choices(kind: Any) -> Sequence[str]:
     return words
 
 
-def _known(node: Any, path: Steps = ()) -> Iterator[Steps]:
+def _known(node: Any, path: SettingPath = ()) -> Iterator[SettingPath]:
     """The path of every setting, those of ``[[models]]`` included."""
     for each in node.fields:
         kind = getattr(each.type, "item_type", each.type)
@@ -206,7 +206,7 @@ def _parse(value: str, *, is_list: bool) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if is_list else value
 
 
-def _text_lists(node: Any, path: Steps = ()) -> Iterator[Steps]:
+def _text_lists(node: Any, path: SettingPath = ()) -> Iterator[SettingPath]:
     """The path of every setting that is a list of texts, those of ``[[models]]`` left out."""
     for each in node.fields:
         here = (*path, each.encode_name)
@@ -216,7 +216,7 @@ def _text_lists(node: Any, path: Steps = ()) -> Iterator[Steps]:
             yield here
 
 
-def _paths(tree: Mapping[str, Any], path: Steps = ()) -> Iterator[Steps]:
+def _paths(tree: Mapping[str, Any], path: SettingPath = ()) -> Iterator[SettingPath]:
     """The path of everything that is no table."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
