@@ -297,6 +297,6 @@ def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:
     """What reads the token ids that another model's clients send; None where the policy needs nothing."""
     if spec.token_ids not in (TokenIdPolicy.CL100K_BASE, TokenIdPolicy.R50K_BASE):
         return None
-    from vectoll.adapters.token_ids import BytePairText, load_vocabulary
+    from vectoll.adapters.token_ids import BytePairDecoder, load_vocabulary
 
-    return BytePairText(load_vocabulary(spec.token_ids.value))
+    return BytePairDecoder(load_vocabulary(spec.token_ids.value))

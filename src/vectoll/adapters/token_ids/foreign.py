@@ -10,8 +10,8 @@ MAX_TEXT_BYTES = 32 * 2**20
 spaces."""
 
 
-class BytePairText:
-    """Implements ``ports.model.ForeignTokens`` for one vocabulary."""
+class BytePairDecoder:
+    """Implements ``ports.model.ForeignTokens``: decodes the ids of one vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
