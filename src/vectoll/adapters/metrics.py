@@ -13,7 +13,7 @@ from vectoll.adapters.buffered import Buffer
 from vectoll.adapters.metrics_payments import PrometheusPayments
 from vectoll.adapters.timings import Timings
 from vectoll.domain.money import UNITS_PER_USD
-from vectoll.ports.metrics import UpstreamAgain, UpstreamOutcome
+from vectoll.ports.metrics import Stage, UpstreamAgain, UpstreamOutcome
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -93,7 +93,7 @@ class PrometheusMetrics:
         self._embedded = Buffer(self._count_embedded)
         self._charged = Buffer(self._count_charged)
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
+    def stage(self, model: str, stage: Stage, seconds: float) -> None:
         """Time spent in one stage of a request."""
         self._stages.observe((model, stage), seconds)
 

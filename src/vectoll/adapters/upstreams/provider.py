@@ -65,5 +65,6 @@ def max_answer_bytes(vectors: int, dims: int) -> int:
 
 def usable_count(value: object) -> int | None:
     """A count of tokens from a provider's JSON; None for anything else, and for zero, which no request has."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
-    return value if is_count else None  # type: ignore[return-value]
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
+        return value
+    return None
