@@ -40,7 +40,7 @@ class Engine(Protocol):
         ...
 
     def known_tokens(self, ids: Sequence[int], caller: str) -> int:
-        """How many of a sequence's first tokens need not be computed, because this caller sent them before."""
+        """How many of a sequence's tokens need not be computed: its first, which this caller sent before."""
         ...
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
@@ -53,7 +53,7 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """Computes a model's sequences for many callers at once: on this process's engine, or on a cluster's replicas."""
+    """Where a model's sequences are computed for many callers at once: on this process's engine, or on a cluster's."""
 
     async def compute(self, sequences: Sequence[Sequence[int]], caller: str) -> Sequence[Vector]:
         """One finite, L2-normalised vector of the native size per sequence, in order.

@@ -22,7 +22,7 @@ _BERT_RULES = {
 }
 
 ADAPTER_NAME = "adapter_config.json"
-"""Where this file is, the weights are not a model of their own but an addition to another's."""
+"""What is beside the weights is then no model by itself, but what is added to another's."""
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _POOLINGS = {
@@ -58,10 +58,10 @@ class Checkpoint:
     """The end of sequence by tokenizer_config.json, as text."""
     padding_token: str | None
     adds_end_token: bool
-    """Whether tokenizer_config.json asks for an end token. tokenizer.json alone decides, and may lack it."""
+    """Whether tokenizer_config.json asks for an end token. tokenizer.json alone decides, and may have forgotten."""
     bert_rules: tuple[tuple[str, bool], ...]
-    """What tokenizer_config.json says of BERT's normaliser, by ``BertNormalizer``'s names. It wins over tokenizer.json,
-    as it does in transformers, with which models are tried. Empty for other tokenizers."""
+    """What tokenizer_config.json says of BERT's normaliser, by ``BertNormalizer``'s names: it wins over tokenizer.json
+    (transformers, and who tried the model with it). Empty for other tokenizers."""
 
     @property
     def dims(self) -> int:

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors as arrays, checked against the shapes that config.json implies."""
+"""A checkpoint's tensors: of the shape that config.json says, as arrays."""
 
 from typing import Any
 

@@ -26,7 +26,7 @@ FIRST_SEEN = 16
 leave little behind, and a beginning of 1,000 tokens is known from its seventh time on."""
 
 _Key = tuple[str | int, bytes]
-"""What comes before a block (the number of another block, or the caller for the first one), and its tokens."""
+"""A block's tokens, behind those of another block's number or, as its first, of a caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Prefixes:
         self._lock = threading.Lock()
 
     def known(self, ids: Sequence[int], caller: str) -> int:
-        """How many tokens of one sequence ``begin`` would find known. Takes no lock."""
+        """How many tokens of one sequence ``begin`` would find known. Does not wait for others."""
         parent: str | int = caller
         end = (len(ids) - 1) // PREFIX_BLOCK * PREFIX_BLOCK
         for at in range(0, end, PREFIX_BLOCK):
@@ -99,9 +99,9 @@ class Prefixes:
         return end
 
     def begin(self, ids: Array, lengths: Array, callers: Sequence[str]) -> BegunBatch | None:
-        """Find what is known of a batch: [T] ``ids`` of sequences back to back, and their [B] ``lengths``, both int32.
+        """Of a batch [B] of sequences back to back in [T] ``ids`` (both int32) what is known, never a last token.
 
-        A sequence's last token never counts as known. None where nothing is known and nothing is to be kept.
+        None where nothing is known, and nothing is to be kept.
         """
         taken: set[_Key] = set()
         sequences = np.split(ids, np.cumsum(lengths)[:-1])
@@ -114,7 +114,7 @@ class Prefixes:
         return None
 
     def _begin(self, ids: Array, caller: str, taken: set[_Key]) -> _Beginning:
-        """``taken`` are the blocks that other sequences of the batch fill."""
+        """``taken`` are those that others of the batch fill."""
         beginning, keys = _Beginning(), []
         parent: str | int = caller
         step = PREFIX_BLOCK * ids.itemsize
