@@ -12,6 +12,7 @@ from vectoll.domain.siwx import host_of
 from vectoll.domain.urls import is_http_url
 from vectoll.settings.tree import ClusterSettings, ModelSettings, Settings
 
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 
 Fault = tuple[str, str]
@@ -32,6 +33,9 @@ def faults(settings: Settings) -> Iterator[Fault]:
                 "forwarded_allow_ips",
                 f"{proxy!r} is not an IP address or network; * alone trusts every proxy",
             )
+    for origin in settings.http.cors_origins:
+        if not _ORIGIN.fullmatch(origin):
+            yield "http.cors_origins", f"{origin!r} is not an origin such as https://a.example; * is any"
     for domain in settings.siwx.domains:
         if not _HOST.fullmatch(host_of(domain) or ""):
             yield "siwx.domains", "must be host names, e.g. api.example.com"

@@ -63,23 +63,42 @@ def read_sources(
 
 
 def explain(error: msgspec.ValidationError, sources: Sources, settings: type) -> str:
-    """A validation error in the operator's words: ``setting limits.block_s: expected `int`, got `str` (VECTOLL_…)``.
+    """A validation error in an operator's words: ``setting port: must be an integer, not text (VECTOLL_PORT=eighty)``.
 
     Lists the choices where there are few, and suggests the nearest name for an unknown one. Repeats the value only of
     a number or a switch, which cannot be a secret.
     """
     what, _, where = str(error).partition(" - at `$.")
-    what, where = what[:1].lower() + what[1:], where.rstrip("`")
+    where = where.rstrip("`")
     path = _path_of(where)
     if unknown := re.search(r"unknown field `(.+?)`", what):
         return _explain_unknown((*path, unknown[1]), sources, settings)
     if not where:
-        return f"settings: {what}"
+        return f"settings: {_in_words(what)}"
     kind = _kind_at(settings, where)
-    choices = _choices(kind) if what.startswith("invalid enum value") else ()
-    listed = f", must be one of {', '.join(choices)}" if choices else ""
-    hint = _hint(where, kind, sources.origin_of(path))
-    return f"setting {where}: {what}{listed}{hint}{_suffix_with_value(sources, where, kind)}"
+    if wrong := re.fullmatch(r"Invalid enum value ('.*')", what):
+        why = f"{wrong[1]} is not one of {', '.join(_choices(kind))}"
+    else:
+        why = _in_words(what) + _hint(where, kind, sources.origin_of(path))
+    return f"setting {where}: {why}{_suffix_with_value(sources, where, kind)}"
+
+
+_WORDS = {
+    "int": "an integer", "float": "a number", "str": "text", "bool": "true or false",
+    "array": "a list", "object": "a table",
+}  # fmt: skip
+
+
+def _in_words(what: str) -> str:
+    """``Expected `int`, got `str``` → ``must be an integer, not text``."""
+    told = re.sub(r"^Object missing required field `(\w+)`", r"must have \1", what)
+    told = re.sub(r"^Expected ", "must be ", told).replace(", got ", ", not ")
+    return re.sub(r"`([a-z| ]+)`", lambda types: _type_in_words(types[1]), told)
+
+
+def _type_in_words(types: str) -> str:
+    names = [name for name in types.split(" | ") if name != "null"]
+    return " or ".join(_WORDS.get(name, name) for name in names)
 
 
 def variable_of(path: SettingPath) -> str:

@@ -21,7 +21,6 @@ Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Streams = Annotated[int, Meta(ge=0, le=1024)]  # each is a thread
 Seconds = Annotated[float, Meta(gt=0)]
-Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -42,9 +41,7 @@ class LimitsSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[http]``: what browsers may do."""
 
-    cors_origins: tuple[
-        Origin, ...
-    ] = ()  # Origins whose pages may call the API, e.g. https://a.example; * is any.
+    cors_origins: tuple[str, ...] = ()  # Origins whose pages may call the API: https://a.example; * is any.
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -70,7 +70,7 @@ def test_python_runs_the_package_as_the_command() -> None:
 def test_wrong_setting_is_one_line_and_exit_code_2(vectoll: Cli) -> None:
     result = vectoll("keys", "list", VECTOLL_PORT="x")
     assert result.exit_code == 2
-    assert result.stderr == "Error: setting port: expected `int`, got `str` (VECTOLL_PORT=x)\n"
+    assert result.stderr == "Error: setting port: must be an integer, not text (VECTOLL_PORT=x)\n"
 
 
 @pytest.mark.parametrize("command", [("keys", "list"), ("usage",), ("ledger", "verify"), ("backup", "x")])
