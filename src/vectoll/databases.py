@@ -85,7 +85,7 @@ async def _open(url: str, settings: DatabaseSettings) -> AsyncIterator[Database]
 
 def _url(settings: DatabaseSettings) -> str:
     if settings.url is None:
-        raise ConfigurationError("database.url is not set: VECTOLL_DATABASE__URL=postgresql://…")
+        raise ConfigurationError("setting database.url is not set: postgresql://user:password@host:5432/name")
     return settings.url
 
 

@@ -73,7 +73,7 @@ def make_rails(settings: Settings) -> Sequence[Rail]:
         rails.append(_solana(settings.x402.solana))
     if not rails:
         raise ConfigurationError(
-            "x402.enabled needs x402.base or x402.solana: rpc_url, pay_to, and settlement_key or facilitator_url"
+            "payments need x402.base or x402.solana: rpc_url, pay_to, and settlement_key or facilitator_url"
         )
     return rails
 

@@ -39,7 +39,7 @@ def accounts() -> None:
 @as_json
 @with_settings
 def list_(settings: Settings, as_json: bool) -> None:
-    """List every account with its credit, what is left of today's allowance, and its active keys."""
+    """List every account. Shows its credit, what is left of today's allowance, and its active keys."""
     found = asyncio.run(_list(settings))
     if as_json:
         print_json([_describe(each) for each in found])
@@ -61,7 +61,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 @as_json
 @with_settings
 def show(settings: Settings, account: AccountId, as_json: bool) -> None:
-    """Show one account: credit, allowance, what is held for requests in flight, and its active keys."""
+    """Show one account. Prints its credit, allowance, what is held for requests in flight, and its active keys."""
     found, keys = asyncio.run(_show(settings, account))
     if as_json:
         print_json({**_describe(found), "keys": [{"id": key.id, "name": key.name} for key in keys]})

@@ -42,7 +42,7 @@ def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool)
 @as_json
 @with_settings
 def list_(settings: Settings, as_json: bool) -> None:
-    """List today's allowances: what an operator and a stake grant, and what is spent."""
+    """List today's allowances. Shows what an operator and a stake grant, and what is spent."""
     found = asyncio.run(_list(settings))
     if as_json:
         print_json([_describe(each) for each in found])

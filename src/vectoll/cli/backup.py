@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from vectoll.cli.options import as_json, with_settings
-from vectoll.cli.output import print_json
+from vectoll.cli.output import books, print_json
 from vectoll.domain.ledger import Verification
 from vectoll.ports.progress import Progress, no_progress
 from vectoll.settings import Settings
@@ -24,7 +24,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @as_json
 @with_settings
 def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
-    """Copy the ledger to FILE, even while a server runs, and verify the copy.
+    """Copy the ledger to FILE and verify the copy. A server may run meanwhile.
 
     FILE is the ledger of one moment, with keys and payments. It appears only once it is complete and verified.
     """
@@ -42,7 +42,7 @@ def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
 @as_json
 @with_settings
 def restore(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
-    """Put FILE, written by `vectoll backup`, in the place of the ledger. Stop the server first.
+    """Replace the ledger with FILE, a backup. Stop the server first.
 
     FILE is verified before anything is changed.
     """
@@ -64,7 +64,7 @@ def _report(what: str, file: Path, found: Verification, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(file), "accounts": found.accounts, "transfers": found.transfers})
     else:
-        click.echo(f"{what} {file}: {found.accounts:,} accounts, {found.transfers:,} transfers, verified.")
+        click.echo(f"{what} {file}: {books(found)}, verified.")
 
 
 @contextmanager

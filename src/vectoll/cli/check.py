@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 @as_json
 @with_settings
 def check(settings: Settings, models: tuple[str, ...], offline: bool, as_json: bool) -> None:
-    """Load models and verify them: special tokens, pooling, norm, finite and batch-invariant vectors.
+    """Load models and verify them.
 
-    Prints size, memory and tokens/s and, for int8 weights, the loss of accuracy. An upstream is asked for two vectors,
-    which it bills. Without an ID, checks every model that is on or named in vectoll.toml. Exit code 1 when a check
-    fails.
+    Checks special tokens, pooling, norm, and that vectors are finite and the same in any batch. Prints size, memory
+    and tokens/s and, for int8 weights, the loss of accuracy. An upstream is asked for two vectors, which it bills.
+    Without an ID, checks every model that is on or named in vectoll.toml. Exit code 1 when a check fails.
     """
     specs = _chosen(settings, models)
     reports = [asyncio.run(_check(spec, settings, offline)) for spec in specs]

@@ -27,8 +27,9 @@ def cluster() -> None:
 @as_json
 @with_settings
 def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Deploy MODELS, or all that are served, with the settings in force. Replicas that run are replaced one by one.
+    """Deploy MODELS, or all that are served.
 
+    The settings in force apply; replicas that run are replaced one by one.
     Nothing in flight is lost: old replicas go once new ones answer.
     """
     specs = _specs(settings, models)
@@ -76,7 +77,7 @@ def status(settings: Settings, as_json: bool) -> None:
 @as_json
 @with_settings
 def delete(settings: Settings, models: tuple[str, ...], is_all: bool, as_json: bool) -> None:
-    """Take MODELS off the cluster, once their requests in flight are done."""
+    """Take MODELS off the cluster. Their requests in flight are finished first."""
     if bool(models) == is_all:
         raise click.UsageError("Give MODELS or --all.")
     _join(settings)

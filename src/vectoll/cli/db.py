@@ -7,7 +7,7 @@ import click
 
 from vectoll.cli.backup import progress_bar
 from vectoll.cli.options import as_json, with_settings
-from vectoll.cli.output import print_json
+from vectoll.cli.output import books, counted, print_json
 from vectoll.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ def status(ctx: click.Context, settings: Settings, as_json: bool) -> None:
 @as_json
 @with_settings
 def copy_(settings: Settings, url: str | None, as_json: bool) -> None:
-    """Copy the ledger in the data directory into an empty database, and verify it there.
+    """Copy the data directory's ledger to an empty database.
 
-    Stop the server first. The data directory stays as it is, but from then on serve from the database only.
+    It is verified there. Stop the server first. The data directory stays as it is, but from then on serve from the
+    database only.
     """
     from vectoll.databases import copy_database
 
@@ -69,10 +70,7 @@ def copy_(settings: Settings, url: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"rows": copied.rows, "accounts": found.accounts, "transfers": found.transfers})
     else:
-        click.echo(
-            f"Copied {copied.rows:,} rows: {found.accounts:,} accounts, {found.transfers:,} transfers, "
-            "verified, balances equal."
-        )
+        click.echo(f"Copied {counted(copied.rows, 'row')}: {books(found)}, verified, balances equal.")
 
 
 def _print(found: "SchemaVersions", as_json: bool) -> None:

@@ -56,9 +56,10 @@ def embed(
     url: str | None,
     api_key: str | None,
 ) -> None:
-    """Embed texts, or the lines of a file, to JSON lines or a numpy array.
+    """Embed texts, or the lines of a file.
 
-    Works without a server: the model runs in this process, and nothing is charged.
+    Writes JSON lines or a numpy array. Works without a server: the model runs in this process, and nothing is
+    charged.
     """
     if texts and source is not None:
         raise click.UsageError("Give texts or --file, not both.")

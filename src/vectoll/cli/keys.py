@@ -155,7 +155,7 @@ async def _list(settings: Settings, account: AccountId | None) -> Sequence[ApiKe
 @as_json
 @with_settings
 def revoke(settings: Settings, key_id: str, as_json: bool) -> None:
-    """Revoke a key by its id, with effect at once, on running servers too."""
+    """Revoke a key by its id. It takes effect at once, on running servers too."""
     was_active = asyncio.run(_revoke(settings, KeyId(key_id)))
     if as_json:
         print_json({"id": key_id, "revoked": was_active})

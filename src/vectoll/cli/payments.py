@@ -51,9 +51,10 @@ def show(settings: Settings, payment: str, as_json: bool) -> None:
 @as_json
 @with_settings
 def reconcile(settings: Settings, as_json: bool) -> None:
-    """Ask the chains once about every open payment, and print those that changed.
+    """Ask the chains about every open payment, once.
 
-    Beside a running server it only looks and sends nothing: the two would compete for the settlement key.
+    Prints those that changed. Beside a running server it only looks and sends nothing: the two would compete for the
+    settlement key.
     """
     changed = asyncio.run(_reconcile(settings))
     _print(changed, as_json)

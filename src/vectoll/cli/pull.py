@@ -33,10 +33,11 @@ class _Pulled:
 @as_json
 @with_settings
 def pull(settings: Settings, models: tuple[str, ...], revision: str | None, as_json: bool) -> None:
-    """Fetch the weights of models from the Hugging Face hub, ahead of the first start.
+    """Fetch models' weights from the Hugging Face hub.
 
-    Without an ID, fetches those of every model that vectoll.toml names. Only the files that serving needs are fetched,
-    and an interrupted download resumes with the next run. HF_TOKEN, HF_HOME and HF_ENDPOINT are respected.
+    So the first start need not wait for them. Without an ID, fetches those of every model that vectoll.toml names.
+    Only the files that serving needs are fetched, and an interrupted download resumes with the next run. HF_TOKEN,
+    HF_HOME and HF_ENDPOINT are respected.
     """
     if revision is not None and len(models) != 1:
         raise click.UsageError("--revision needs exactly one model ID.")

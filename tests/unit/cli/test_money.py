@@ -260,7 +260,7 @@ def test_usage_counts_from_since_across_months(vectoll: Cli) -> None:
 
 def test_verify_says_what_disagrees_and_fails(vectoll: Cli) -> None:
     open_account(vectoll, "bob", "5")
-    assert "2 accounts, 1 transfers: clean" in vectoll.ok("ledger", "verify")
+    assert "2 accounts, 1 transfer: clean" in vectoll.ok("ledger", "verify")
     assert vectoll.json("ledger", "verify")["disagreements"] == []
     with sqlite3.connect(vectoll.data_dir / "vectoll.sqlite3") as database:
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
