@@ -32,7 +32,7 @@ class _Found:
 
 @click.group()
 def accounts() -> None:
-    """Accounts: what they have, and which keys spend it."""
+    """Show accounts: what they have, and which keys spend it."""
 
 
 @accounts.command("list")

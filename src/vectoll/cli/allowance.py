@@ -16,7 +16,10 @@ from vectoll.settings import Settings
 
 @click.group()
 def allowance() -> None:
-    """Daily allowances: new every UTC day, spent before credit, not rolled over."""
+    """Grant and list daily allowances.
+
+    An allowance is new every UTC day, is spent before credit, and is never rolled over.
+    """
 
 
 @allowance.command("set")

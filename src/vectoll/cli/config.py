@@ -21,7 +21,7 @@ REDACTED = "(set, not shown)"
 
 @click.group()
 def config() -> None:
-    """The settings in force."""
+    """Show the settings in force."""
 
 
 @config.command()

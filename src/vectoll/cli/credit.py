@@ -21,7 +21,7 @@ from vectoll.settings import Settings
 
 @click.group()
 def credit() -> None:
-    """Prepaid credit: give it to accounts, or take it back."""
+    """Give accounts prepaid credit, or take it back."""
 
 
 @credit.command()
@@ -48,7 +48,7 @@ def add(
     credit_id: str | None,
     as_json: bool,
 ) -> None:
-    """Add credit to an account, given by --account or by one of its keys."""
+    """Add credit to an account. Name it with --account, or with one of its keys."""
     _check(account, key_id, amount)
     credit_id = credit_id or new_id("credit")
     with _may_be_done("the credit may have been added", credit_id):
@@ -88,7 +88,7 @@ def remove(
     removal_id: str | None,
     as_json: bool,
 ) -> None:
-    """Take back credit that was added by mistake; refused if the account has less."""
+    """Take back credit that was added by mistake. Refused if the account has less."""
     _check(account, key_id, amount)
     removal_id = removal_id or new_id("removal")
     with _may_be_done("the credit may have been taken", removal_id):

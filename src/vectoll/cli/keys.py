@@ -20,7 +20,7 @@ from vectoll.settings import Settings
 
 @click.group()
 def keys() -> None:
-    """API keys: make, list and revoke them."""
+    """Make, list and revoke API keys."""
 
 
 @keys.command()

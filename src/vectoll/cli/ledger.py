@@ -12,7 +12,7 @@ from vectoll.settings import Settings
 
 @click.group()
 def ledger() -> None:
-    """The ledger: verify it."""
+    """Verify the ledger."""
 
 
 @ledger.command()

@@ -11,7 +11,7 @@ from vectoll.settings import Settings
 
 @click.group()
 def models() -> None:
-    """Models: list them, fetch their weights, check them."""
+    """List models, fetch their weights, check them."""
 
 
 models.add_command(pull)

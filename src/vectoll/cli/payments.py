@@ -17,7 +17,7 @@ from vectoll.settings import Settings
 
 @click.group()
 def payments() -> None:
-    """Payments by wallets, and what became of them."""
+    """Show payments by wallets, and look for open ones."""
 
 
 @payments.command("list")
