@@ -139,9 +139,7 @@ class BaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
         None  # Private key (hex) that pays the gas of settlements; keep little ether on it.
     )
     facilitator_url: str | None = None  # An x402 facilitator that settles instead.
-    facilitator_headers: dict[str, str] = field(
-        default_factory=dict
-    )  # Headers for the facilitator, e.g. Authorization.
+    facilitator_headers: dict[str, str] = {}  # Headers for the facilitator, e.g. Authorization.
     confirmations: Positive = 1  # Blocks, the payment's own included, before it is credited.
 
     def __repr__(self) -> str:
@@ -157,9 +155,7 @@ class SolanaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     asset: str | None = None  # The USDC mint; Circle's on the network when left out.
     settlement_key: str | None = None  # Key pair (base58 of 64 bytes) that pays fees; keep little SOL on it.
     facilitator_url: str | None = None  # An x402 facilitator that settles instead.
-    facilitator_headers: dict[str, str] = field(
-        default_factory=dict
-    )  # Headers for the facilitator, e.g. Authorization.
+    facilitator_headers: dict[str, str] = {}  # Headers for the facilitator, e.g. Authorization.
     fee_payer: str | None = None  # The facilitator's fee payer, as its /supported names it.
 
     def __repr__(self) -> str:
