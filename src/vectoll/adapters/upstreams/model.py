@@ -102,9 +102,13 @@ class UpstreamModel:
             for encodings in self._tokenizer.encode_in_slices(texts):
                 yield [encoding.token_count for encoding in encodings]
             return
-        check_unicode(texts)
         for few in slices(texts):
-            yield [min(token_bound(text), self._spec.max_tokens) for text in few]
+            try:
+                bounds = [min(token_bound(text), self._spec.max_tokens) for text in few]
+            except UnicodeEncodeError:
+                check_unicode(texts)  # says which of them all it is
+                raise
+            yield bounds
 
     async def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""
