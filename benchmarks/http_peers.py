@@ -227,6 +227,15 @@ def _status_kib(pid: int, name: str) -> int:
     raise SystemExit(f"/proc/{pid}/status has no {name}")
 
 
+def infinity_versions(python: str) -> dict[str, str]:
+    """Of what is in that environment."""
+    listed = subprocess.run(
+        [python, "-c", "from importlib.metadata import version as v; print(v('infinity-emb'), v('torch'))"],
+        check=True, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    return dict(zip(("infinity-emb", "infinity-emb's torch"), listed, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -236,13 +245,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
     options = parser.parse_args()
-    listed = subprocess.run(
-        [options.infinity, "-c", "from importlib.metadata import version as v; print(v('infinity-emb'), v('torch'))"],
-        check=True, capture_output=True, text=True,
-    ).stdout.split()  # fmt: skip
-    packages = versions("vectoll", "openvino", "uvicorn", "uvloop") | dict(
-        zip(("infinity-emb", "infinity-emb's torch"), listed, strict=True)
-    )
+    packages = versions("vectoll", "openvino", "uvicorn", "uvloop") | infinity_versions(options.infinity)
     with recording("server", packages, options.out) as result, ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         servers = {p: stack.enter_context(serving(f"{folder}/{p}", p)) for p in ("auto", "f32", "int8")}

@@ -18,7 +18,7 @@ import numpy as np
 from vectoll.adapters.checkpoints import DType, TensorView
 from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.engines.native.engine import products_of
-from vectoll.adapters.engines.native.library import BF16, F32, F32_AVX2, capabilities, load_library
+from vectoll.adapters.engines.native.library import BF16, F32, F32_AVX2, Products, capabilities, load_library
 from vectoll.adapters.engines.native.packing import aligned_copy, pack
 from vectoll.adapters.engines.openvino.runtime import ops, ov
 from vectoll.domain.catalog import Precision
@@ -52,7 +52,7 @@ def square_product(size: int, precision: str, threads: int) -> Callable[[], floa
     return run
 
 
-def own_product(rows: int, depth: int, products: str, threads: int) -> Callable[[], float]:
+def own_product(rows: int, depth: int, products: Products, threads: int) -> Callable[[], float]:
     """The same product on every thread through our own kernels. Each call returns the rate of all in GFLOP/s."""
     library = load_library()
     assert library

@@ -170,6 +170,32 @@ def server(result: Result) -> str:
     )
 
 
+def fairness(result: Result) -> str:
+    head = ("server", "a query alone, p50 / p99 ms", "beside bulk", "bulk alone, texts/s", "beside queries")
+    rows = [
+        (
+            f"**{r['who']}**" if r["who"] == "vectoll" else r["who"],
+            f"{r['alone_p50_ms']} / {r['alone_p99_ms']}",
+            f"{r['beside_p50_ms']} / {r['beside_p99_ms']}",
+            f"{r['bulk_alone_texts_per_s']:,.0f}",
+            f"{r['bulk_texts_per_s']:,.0f}",
+        )
+        for r in result["rows"]
+    ]
+    large_head = ("size of", "queries", "one alone, ms", "beside bulk, p50 / most", "bulk, tokens/s")
+    large_rows = [
+        (
+            r["model"],
+            "**on a thread of their own**" if r["has_own_thread"] else "in turn with bulk",
+            f"{r['alone_ms']:,.0f}",
+            f"{r['beside_p50_ms']:,.0f} / {r['beside_most_ms']:,.0f}",
+            f"{r['bulk_tokens_per_s']:,.0f}",
+        )
+        for r in result["large"]
+    ]
+    return "\n\n".join([table(head, rows), table(large_head, large_rows)])
+
+
 def gateway(result: Result) -> str:
     head = ("requests", "requests/s", "p50 ms", "p99 ms", "server's CPU, µs each", "generator, of its core")
     return table(
@@ -330,6 +356,7 @@ SECTIONS: dict[str, Callable[[Result], str]] = {
     "large": large,
     "prefixes": prefixes,
     "server": server,
+    "fairness": fairness,
     "gateway": gateway,
     "stages": stages,
     "start": start,

@@ -28,6 +28,7 @@ from typing import cast
 
 MODEL = "all-MiniLM-L6-v2"
 HERE = Path(__file__).resolve().parent
+VECTOLL = [str(Path(sys.executable).with_name("vectoll"))]
 PROSE = (
     "the market price of energy rises when demand grows faster than supply people search for answers about "
     "health travel food music science history and the law every day small models turn text into vectors that "
@@ -77,7 +78,6 @@ def serving(data_dir: str, precision: str = "auto") -> Iterator[tuple[str, str, 
     """A server with limits out of reach: base URL, key, process id."""
     config = Path(f"{data_dir}.toml")
     config.write_text(f'[[models]]\nid = "{MODEL}"\nprecision = "{precision}"\n')
-    vectoll = [str(Path(sys.executable).with_name("vectoll"))]
     environ = {
         **os.environ,
         "VECTOLL_CONFIG": str(config),
@@ -87,18 +87,24 @@ def serving(data_dir: str, precision: str = "auto") -> Iterator[tuple[str, str, 
         "VECTOLL_LIMITS__REQUESTS_IN_FLIGHT": "4096",
         "VECTOLL_LOG__LEVEL": "warning",
     }
-    port = _free_port()
+    port, key = _free_port(), create_key(data_dir)
+    server = subprocess.Popen(
+        [*VECTOLL, "serve", "--port", str(port)], env=environ, stdout=subprocess.DEVNULL, stderr=sys.stderr
+    )
+    with _running(server, port):
+        yield f"http://127.0.0.1:{port}/v1", key, server.pid
+
+
+def create_key(data_dir: str) -> str:
+    """A key of an account of its own, with credit."""
     made = subprocess.run(
-        [*vectoll, "keys", "create", "--name", "bench", "--credit-usd", "10000", "--json"],
-        env=environ,
+        [*VECTOLL, "keys", "create", "--name", "bench", "--credit-usd", "10000", "--json"],
+        env={**os.environ, "VECTOLL_DATA_DIR": data_dir},
         check=True,
         capture_output=True,
     )
-    server = subprocess.Popen(
-        [*vectoll, "serve", "--port", str(port)], env=environ, stdout=subprocess.DEVNULL, stderr=sys.stderr
-    )
-    with _running(server, port):
-        yield f"http://127.0.0.1:{port}/v1", json.loads(made.stdout)["key"], server.pid
+    key: str = json.loads(made.stdout)["key"]
+    return key
 
 
 @contextmanager

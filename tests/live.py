@@ -164,9 +164,11 @@ class Vectoll:
         return result.stdout
 
     @contextmanager
-    def serve(self, *options: str) -> Iterator[Server]:
-        """`vectoll serve` on a free port, ready. Terminated on exit; its log is attached to what went wrong."""
-        server = self._start(options)
+    def serve(self, *options: str, is_usable: bool = True) -> Iterator[Server]:
+        """`vectoll serve` on a free port, ready, or (not ``is_usable``) started without a model. Terminated on exit;
+        its log is attached to what went wrong.
+        """
+        server = self._start(options, "ready" if is_usable else "unavailable")
         try:
             yield server
         except BaseException as error:
@@ -175,7 +177,7 @@ class Vectoll:
         finally:
             _stop(server.process)
 
-    def _start(self, options: tuple[str, ...]) -> Server:
+    def _start(self, options: tuple[str, ...], status: str) -> Server:
         log = self.home / "server.log"
         out = self.home / "server.out"
         with log.open("wb") as errors, out.open("wb") as output:
@@ -187,7 +189,7 @@ class Vectoll:
                 stderr=errors,
             )
         try:
-            return Server(process, _wait_until_ready(process, out, log), log)
+            return Server(process, _wait_until(status, process, out, log), log)
         except BaseException:
             _stop(process)
             raise
@@ -198,10 +200,10 @@ class Vectoll:
         return (self.home / "server.out").read_text()
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", out: Path, log: Path) -> str:
+def _wait_until(status: str, process: "subprocess.Popen[bytes]", out: Path, log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        if (url := _address(out.read_text())) and _is_ready(url):
+        if (url := _address(out.read_text())) and _status(url) == status:
             return url
         time.sleep(0.02)
     raise AssertionError(f"vectoll serve did not get ready (exit code {process.poll()}):\n{_tail(log)}")
@@ -212,11 +214,13 @@ def _address(banner: str) -> str | None:
     return found.group() if found else None
 
 
-def _is_ready(url: str) -> bool:
+def _status(url: str) -> str | None:
+    """What /ready says; None while nothing answers."""
     try:
-        return httpx.get(f"{url}/ready", timeout=5).status_code == 200
+        status: str = httpx.get(f"{url}/ready", timeout=5).json()["status"]
     except httpx.TransportError:
-        return False
+        return None
+    return status
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

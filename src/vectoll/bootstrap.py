@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
@@ -27,6 +27,7 @@ from vectoll.ports.clock import Clock
 from vectoll.ports.keys import KeyStore
 from vectoll.ports.limiter import RateLimiter
 from vectoll.ports.metrics import ServerMetrics
+from vectoll.ports.progress import Progress
 from vectoll.ports.store import Store
 from vectoll.settings import Settings, TracingSettings
 
@@ -35,12 +36,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("vectoll.payments")
 
-Progress = Callable[[int, int], None]
-"""Called with how much is done, and how much there is."""
-
 
 def check_settings(settings: Settings) -> None:
-    """Raises ConfigurationError for what serving would refuse, as far as that is known without serving."""
+    """Raises ConfigurationError for whatever ``vectoll serve`` would refuse, as far as can be told without serving."""
     from vectoll.engines import choose_device
     from vectoll.loading import read_served_models
 
@@ -68,9 +66,9 @@ def lock_data_dir(settings: Settings) -> AbstractContextManager[object]:
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether anything was ever stored in the data directory; a database has its schema, or cannot be opened.
+    """Whether the data directory has a ledger. Always true of a database: one without a schema cannot be opened.
 
-    Raises Unusable where that cannot be seen.
+    Raises Unusable where that cannot be told.
     """
     if settings.database.url:
         return True
@@ -158,7 +156,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
                 open_wallets(settings, store, limiter, clock, counted.payments)
             )
             authenticators = [wallets.authenticator, *authenticators]  # a sign-in wins over a key
-        await _tell_unwatched(store, wallets.services.asking.networks if wallets else frozenset())
+        await _tell_unwatched(store, wallets.services.terms.networks if wallets else frozenset())
         if tracer:
             metrics, authenticators = TracedMetrics(metrics), [TracedAuthenticator(a) for a in authenticators]
         models = await stack.enter_async_context(open_models(settings, metrics))
@@ -179,7 +177,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
 
 
 async def _tell_unwatched(store: Store, networks: AbstractSet[str]) -> None:
-    """Log what is open on networks that are not configured any more: nobody sees it arrive."""
+    """Log the payments that are open on networks no longer configured: nobody would see them arrive."""
     with suppress(Unavailable):
         open_ = [i for i in await store.payments.open() if i.state is not IntentState.RECEIVED]
         for network, count in Counter(i.network for i in open_ if i.network not in networks).items():

@@ -62,7 +62,7 @@ class ServedModels:
     offline: Mapping[ModelId, str]
     """Models that cannot be served as things are, with the reason that callers are given."""
     faults: Mapping[ModelId, str]
-    """Of those, the ones that the operator has switched on, with what the operator is told: it may name files."""
+    """Why those of them that the operator has switched on are offline, as the operator is told: it may name files."""
 
 
 @cache
@@ -145,9 +145,9 @@ def _merge(base: ModelSettings, over: ModelSettings | None) -> ModelSettings:
 
 
 def _forget_how(base: ModelSettings, over: ModelSettings, merged: ModelSettings) -> ModelSettings:
-    """A catalogue entry that the operator serves in another way or from elsewhere keeps nothing of how it was.
+    """A catalogue entry that the operator serves in another way, or from elsewhere, keeps nothing of how it was served.
 
-    Above all its key is sent nowhere else. What an upstream took as its own token ids are OpenAI's.
+    Above all, its API key is sent nowhere else. The token ids that clients send to OpenAI's models are still OpenAI's.
     """
     how = ("path", "package", "repo", "revision", "pooling", "family", "precision", "base_url", "api_key_env",
            "upstream_model", "tokenizer", "usage_missing", "max_batch_inputs", "timeout_s", "privacy")  # fmt: skip
@@ -215,7 +215,7 @@ def _upstream(entry: ModelSettings, kind: ModelKind) -> Upstream:
         raise _wrong(entry, "base_url", "an upstream needs at least one")
     usage_missing = entry.usage_missing or _DEFAULT_USAGE_MISSING[kind]
     if kind is ModelKind.OPENAI and usage_missing is UsageMissing.COUNT and not entry.tokenizer:
-        raise _wrong(entry, "usage_missing", "count needs tokenizer, to count with")
+        raise _wrong(entry, "usage_missing", "count needs a tokenizer to count with")
     return Upstream(
         kind=kind,
         base_urls=tuple(_base_url(entry, url) for url in urls),
@@ -229,7 +229,7 @@ def _upstream(entry: ModelSettings, kind: ModelKind) -> Upstream:
 
 
 def _base_url(entry: ModelSettings, url: str) -> str:
-    """Checked, without its trailing slash. What is wrong is said without repeating what may hold a password."""
+    """Checked, without its trailing slash. The error does not repeat the URL, which may hold a password."""
     if not is_http_url(url):
         raise _wrong(entry, "base_url", "must start with http:// or https:// and name a host")
     parts = urlsplit(url)
@@ -241,12 +241,10 @@ def _base_url(entry: ModelSettings, url: str) -> str:
 
 
 def _no_key(variable: str) -> str:
-    """What is written unlike most names of variables may be the key itself, and is not repeated."""
+    """A name unlike most variables' may be the key itself, and is not repeated."""
     if re.fullmatch("[A-Z0-9_]+", variable):
-        return f"the environment has no {variable}, which setting api_key_env names"
-    return (
-        "the environment has no variable of the name in setting api_key_env, which is not for the key itself"
-    )
+        return f"the environment variable {variable}, which setting api_key_env names, is not set"
+    return "setting api_key_env names an environment variable that is not set; it is not for the key itself"
 
 
 def _pooling(
@@ -283,7 +281,7 @@ def _price(entry: ModelSettings, settings: Settings) -> Price:
 
 
 def _within(entry: ModelSettings, name: str, sizes: tuple[int, ...], dims: int) -> tuple[int, ...]:
-    """``sizes``, none of them larger than the model's own, where that is known."""
+    """``sizes``, checked: none is larger than the model's own, where that is known."""
     if dims and max(sizes, default=0) > dims:
         raise _wrong(entry, name, f"{max(sizes)} is more than the {dims} dims that its vectors have")
     return sizes
@@ -292,7 +290,7 @@ def _within(entry: ModelSettings, name: str, sizes: tuple[int, ...], dims: int) 
 def _needed(entry: ModelSettings, name: str, given: T | None, from_checkpoint: T | None) -> T:
     value = given if given is not None else from_checkpoint
     if value is None:
-        why = "the checkpoint does not say it" if _kind(entry) is ModelKind.LOCAL else "no upstream says it"
+        why = "the checkpoint does not say" if _kind(entry) is ModelKind.LOCAL else "an upstream does not say"
         raise _wrong(entry, name, f"set it: {why}")
     return value
 

@@ -19,7 +19,7 @@ class Check:
 
 @dataclass(slots=True)
 class Report:
-    """What is known of one model now."""
+    """What has been found out about one model."""
 
     id: str
     kind: str
@@ -42,14 +42,13 @@ class Report:
         """Whether nothing that was verified failed."""
         return all(check.passed is not False for check in self.checks)
 
-    def note(self, name: str, passed: bool | None, detail: str) -> bool:
-        """Write one check down; whether it passed."""
+    def note(self, name: str, passed: bool | None, detail: str) -> None:
+        """Record one check."""
         self.checks.append(Check(name, passed, detail))
-        return passed is not False
 
     @contextmanager
     def expecting(self, name: str) -> Iterator[None]:
-        """Whatever keeps a step from being done is its failure."""
+        """An error within is noted as the failure of the check ``name``."""
         try:
             yield
         except (VectollError, OSError, RuntimeError, ValueError, MemoryError) as error:

@@ -26,7 +26,7 @@ from vectoll.settings import Settings
 SHORT_TOKENS = 16
 LONG_TOKENS = 512
 MEASURE_S = 1.5
-"""How long each speed is measured; a model so slow that one text takes longer is measured on that one."""
+"""How long each speed is measured. A model that takes longer for one text is measured on that one."""
 SAME_F32 = 1e-5
 """Largest difference of a component between batches, in f32."""
 SAME_COSINE = 0.999
@@ -195,7 +195,7 @@ async def _measure(
 
 
 async def _speed(batcher: Batcher, tokenizer: CheckpointTokenizer, length: int) -> float:
-    """Rounds of twice as many texts until one lasts as long as is measured; the last one counts."""
+    """Rounds, each of twice as many texts or more, until one lasts ``MEASURE_S``, which counts."""
     rng = random.Random(length)  # noqa: S311 - not for secrets
     count = 1
     while True:
@@ -209,7 +209,7 @@ async def _speed(batcher: Batcher, tokenizer: CheckpointTokenizer, length: int) 
 
 
 async def _ask(spec: ModelSpec, settings: Settings, report: Report) -> None:
-    """One small request, as a caller's; vectors of another size, or that are not finite, are refused on the way."""
+    """One small request, like a caller's. The adapter itself refuses vectors of another size or not finite."""
     async with open_model(settings, spec.id) as model:
         started = time.perf_counter()
         encodings = await model.tokenize(list(TEXTS[:2]))
@@ -239,7 +239,7 @@ def _cosines(a: Matrix, b: Matrix) -> "np.ndarray[Any, np.dtype[np.float64]]":
 
 
 def memory_bytes() -> int:
-    """What this process holds that no file backs, on Linux; elsewhere its largest size so far."""
+    """On Linux the memory of this process that no file backs; elsewhere its largest size so far."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():

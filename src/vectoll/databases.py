@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from vectoll.adapters.storage.copying import Copied, Progress, copy_store
+from vectoll.adapters.storage.copying import Copied, copy_store
 from vectoll.adapters.storage.lock import DataDirLock
 from vectoll.adapters.storage.postgres import PoolSettings, PostgresStore, open_postgres
 from vectoll.adapters.storage.postgres.database import Database, connect
@@ -15,6 +15,7 @@ from vectoll.adapters.storage.postgres.migrations import Part, SchemaVersions, m
 from vectoll.domain.errors import ConfigurationError
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
+from vectoll.ports.progress import Progress
 from vectoll.ports.store import Store
 from vectoll.settings import DatabaseSettings, Settings
 
@@ -31,7 +32,7 @@ __all__ = [
 
 
 UNDECIDED_NAME = "undecided-charges"
-"""Where, in the data directory, a gateway writes down what it has to find out when the database is back."""
+"""Where, in the data directory, a gateway records charges to be looked up once the database is back."""
 
 
 @asynccontextmanager
@@ -58,7 +59,7 @@ async def migrate_database(settings: DatabaseSettings, parts: tuple[Part, ...]) 
 
 
 async def database_versions(settings: DatabaseSettings) -> SchemaVersions:
-    """How far the schema is. Raises ConfigurationError."""
+    """The versions of the schema. Raises ConfigurationError."""
     async with _open(_url(settings), settings) as database:
         return await versions(database)
 
@@ -84,7 +85,7 @@ async def _open(url: str, settings: DatabaseSettings) -> AsyncIterator[Database]
 
 def _url(settings: DatabaseSettings) -> str:
     if settings.url is None:
-        raise ConfigurationError("database.url is not set: VECTOLL_DATABASE__URL=postgresql://…")
+        raise ConfigurationError("setting database.url is not set: postgresql://user:password@host:5432/name")
     return settings.url
 
 

@@ -28,18 +28,21 @@ from vectoll.settings import EngineSettings
 NATIVE_BATCH_TOKENS = 256
 OPENVINO_BATCH_TOKENS = 384
 """Tokens per batch: the fastest on a core with 1 MiB of its own cache (docs/decisions/cpu-engine.md)."""
+QUERY_TOKENS = 128
+"""A request of so many is computed beside larger ones, where the native engine computes: a sentence or a paragraph."""
 
 WIDENED = 4
-"""Times what 16-bit weights take on disk in OpenVINO's f32: f32, twice. Measured as 3.5 times, with all else."""
+"""Memory of 16-bit weights that OpenVINO computes with in f32, as a multiple of their size on disk: two f32 copies.
+Measured: 3.5 times, everything included."""
 WIDENED_NATIVE = 2
-"""The same where the kernels of our own compute."""
+"""The same where our own kernels compute: one copy."""
 
 Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine in memory, and what feeds it must know."""
+    """An engine in memory, and what whoever feeds it must know."""
 
     engine: Engine
     shape: BatchShape
@@ -86,14 +89,13 @@ def _load_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
         cores=settings.cores,
         prefix_bytes=settings.prefix_mib * 2**20,
     )
-    shape = BatchShape(settings.batch_tokens or NATIVE_BATCH_TOKENS, padded=False, alike=False)
+    budget = settings.batch_tokens or NATIVE_BATCH_TOKENS
+    shape = BatchShape(budget, padded=False, alike=False, query_tokens=min(QUERY_TOKENS, budget // 2))
     return LoadedEngine(engine, shape, checkpoint.architecture.vocab, "native")
 
 
 def _is_native(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> bool:
-    """Whether the kernels of our own compute a model. Raises ConfigurationError where the operator insists on them
-    and they cannot.
-    """
+    """Whether our own kernels compute a model. Raises ConfigurationError where the operator insists and they cannot."""
     if settings.cpu_engine == "openvino":
         return False
     from vectoll.adapters.engines.native import is_faster, missing_for_native
@@ -121,7 +123,7 @@ def _load_on_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettin
 
 
 def precision_of(spec: ModelSpec, settings: EngineSettings) -> Precision:
-    """What is configured: the model's own precision, else all models'."""
+    """The configured precision: the model's own, else that of all models."""
     return Precision(settings.precision) if spec.precision is Precision.AUTO else spec.precision
 
 
@@ -139,7 +141,7 @@ def _suits_gpu(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings
 
 
 def choose_device(settings: EngineSettings) -> Device:
-    """``auto`` is the GPU where there is one that torch can use. Raises ConfigurationError for ``cuda`` without."""
+    """``auto`` is the GPU where torch can use one. Raises ConfigurationError for ``cuda`` where it cannot."""
     if settings.device == "cpu":
         return "cpu"
     why = missing_for_cuda()
@@ -175,7 +177,7 @@ def _gpus() -> int:
 
 
 def weights_size(spec: ModelSpec, stop: threading.Event | None = None) -> int:
-    """Bytes of a model's weights on disk, fetched if they must be, until ``stop`` is set.
+    """Bytes of a model's weights on disk, which are fetched if need be. Setting ``stop`` ends the download.
 
     Blocks. Raises ModelOffline, ConfigurationError, and Draining when stopped.
     """
@@ -185,8 +187,8 @@ def weights_size(spec: ModelSpec, stop: threading.Event | None = None) -> int:
 def memory_need(spec: ModelSpec, settings: EngineSettings, stop: threading.Event | None = None) -> int:
     """Bytes that a model's weights take when loaded. Blocks. Raises what ``weights_size`` raises.
 
-    On the GPU each weight of the text tower takes what the arithmetic takes; on the CPU about what it does on disk, but
-    for 16-bit weights in f32, which are there widened, and a second time as the products want them.
+    On the GPU a weight of the text tower takes the bytes of the arithmetic's type. On the CPU it takes about what it
+    does on disk, except for 16-bit weights computed in f32: those are widened (see ``WIDENED``).
     """
     on_disk = weights_size(spec, stop)
     checkpoint = open_checkpoint(spec)
@@ -198,9 +200,7 @@ def memory_need(spec: ModelSpec, settings: EngineSettings, stop: threading.Event
 
 
 def _widening(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings) -> int:
-    """How many times what it does on disk a weight takes on the CPU: more than once where those of 16 bits are computed
-    in f32.
-    """
+    """A weight's memory on the CPU as a multiple of its size on disk, above 1 for 16-bit weights computed in f32."""
     if not checkpoint.has_weights:
         return 1
     weights, precision = checkpoint.open_weights(), precision_of(spec, settings)
@@ -216,7 +216,7 @@ def _widening(spec: ModelSpec, checkpoint: Checkpoint, settings: EngineSettings)
 
 
 def memory_budget(settings: EngineSettings) -> int:
-    """Bytes that all loaded weights may take together: three quarters of the device's unless the operator says."""
+    """Bytes that all loaded weights may take together: as configured, else three quarters of the device's memory."""
     if settings.memory_mib:
         return settings.memory_mib * 2**20
     if choose_device(settings) == "cuda":
@@ -227,41 +227,41 @@ def memory_budget(settings: EngineSettings) -> int:
 
 
 def open_checkpoint(spec: ModelSpec) -> Checkpoint:
-    """A model's folder, read; fetched if it must be. Blocks. Raises ModelOffline, ConfigurationError."""
+    """A model's folder, read, and fetched first if need be. Blocks. Raises ModelOffline, ConfigurationError."""
     checkpoint = read_checkpoint(_located(spec, None))
     if checkpoint.dims != spec.dims:
         raise ConfigurationError(
-            f"model {spec.id!r}: its vectors have {checkpoint.dims} dims, not {spec.dims}"
+            f"model {spec.id!r}, setting dims: its vectors have {checkpoint.dims}, not {spec.dims}"
         )
     if spec.max_tokens > checkpoint.architecture.positions:
         raise ConfigurationError(
-            f"model {spec.id!r}, setting max_tokens: {spec.max_tokens} is more than the "
-            f"{checkpoint.architecture.positions} tokens that its checkpoint has positions for"
+            f"model {spec.id!r}, setting max_tokens: {spec.max_tokens} is more than its checkpoint's "
+            f"{checkpoint.architecture.positions} positions"
         )
     if spec.pooling is Pooling.CLS and checkpoint.architecture.attention is Attention.CAUSAL:
         raise ConfigurationError(
-            f"model {spec.id!r}: cls pooling of a causal model sees its first token only, the same of every text"
+            f"model {spec.id!r}, setting pooling: cls reads the first token, which in a causal model sees no other"
         )
     return checkpoint
 
 
 def _located(spec: ModelSpec, stop: threading.Event | None) -> Path:
-    """A model's folder, fetched with a bar if it must be."""
+    """A model's folder, fetched first if need be, with a bar."""
     bar = DownloadBar(spec.id)
 
-    def show(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         if stop is not None and stop.is_set():
             raise Draining
         bar(done, total)
 
     try:
-        return locate(spec.id, spec.source, show=show)
+        return locate(spec.id, spec.source, progress=progress)
     finally:
         bar.close()
 
 
 def machine_bytes() -> int:
-    """The memory of this machine, or of the container that this process may not leave."""
+    """The memory of this machine, or of the container that this process is confined to."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else ""

@@ -30,6 +30,7 @@ from vectoll.engines import (
     memory_budget,
     memory_need,
     open_checkpoint,
+    precision_of,
 )
 from vectoll.ports.engine import Backend
 from vectoll.ports.metrics import Metrics, NoMetrics
@@ -59,13 +60,13 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class _Threads:
-    """Apart from those that answer requests: weights may take hours to come, and texts a minute to be read."""
+    """Threads that answer no requests: fetching weights may take hours, and reading long texts a minute."""
 
     readers: Readers
     loaders: Executor
 
     def load(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """What ``work`` returns. There is a thread for each model."""
+        """Run ``work`` in a thread: there is one for each model, so no model waits for another."""
         return asyncio.get_running_loop().run_in_executor(self.loaders, partial(work, *args, **kwargs))
 
 
@@ -81,8 +82,10 @@ def _open_threads(settings: Settings, models: int) -> Iterator[_Threads]:
 
 @asynccontextmanager
 async def open_models(settings: Settings, metrics: Metrics) -> AsyncIterator[ModelRegistry]:
-    """The catalogue with every model that is switched on; those to load on start are loaded. One that fails is
-    offline, and the others serve. Raises ConfigurationError, also for a device that is not there.
+    """The catalogue, with every model that is switched on; those to be loaded on start are loaded.
+
+    A model that cannot be loaded is offline, and the others serve. Raises ConfigurationError, also for a device that
+    is not there.
     """
     served = read_served_models(settings)
     states = _states(settings, served)
@@ -118,7 +121,7 @@ async def _try_to_load(model: ResidentModel) -> None:
 
 
 async def _retry(registry: ModelRegistry, models: Iterable[ResidentModel]) -> None:
-    """While nothing can be served, /ready keeps away the requests that would try to load a model again."""
+    """Loading is tried again by requests for a model; but while none can be served, /ready keeps requests away."""
     while True:
         await asyncio.sleep(RETRY_LOADING_S)
         if not registry.usable:
@@ -134,7 +137,7 @@ def _resident(
     residency: Residency,
     offline: MutableMapping[ModelId, str],
 ) -> ResidentModel:
-    """A model that is loaded when it is used; what goes wrong then is told in full in the log, in short to callers."""
+    """A model that is loaded when it is used. What goes wrong is logged in full and told to callers in brief."""
 
     stop = threading.Event()
 
@@ -211,8 +214,8 @@ def _states(settings: Settings, served: ServedModels) -> Sequence[ModelState]:
 
 
 def _read_facts(model: ModelId, source: ModelSource) -> CheckpointFacts:
-    """What a checkpoint on this machine says about itself. Raises ModelOffline where there is none, and
-    ConfigurationError for one that is broken.
+    """Facts of a checkpoint on this machine. Raises ModelOffline where there is none, ConfigurationError where it is
+    broken.
     """
     checkpoint = read_checkpoint(locate(model, source))
     family = checkpoint.architecture.family.value
@@ -231,7 +234,7 @@ async def _load(spec: ModelSpec, settings: Settings, metrics: Metrics, threads: 
 
     tokenizer = await threads.load(load)
     if settings.engine.backend == "ray":
-        backend = await threads.load(_reach, spec, settings)
+        backend = await _reach(spec, settings, threads)
     else:
         backend = await _compute_here(spec, settings, metrics, threads)
     return LocalModel(spec, tokenizer, backend, threads.readers, _foreign_tokens(spec))
@@ -258,12 +261,21 @@ async def _compute_here(spec: ModelSpec, settings: Settings, metrics: Metrics, t
     )
 
 
-def _reach(spec: ModelSpec, settings: Settings) -> Backend:
-    """The model's replicas on a Ray cluster. Raises ModelOffline, ConfigurationError."""
-    from vectoll.adapters.engines.ray import open_cluster_backend
+async def _reach(spec: ModelSpec, settings: Settings, threads: _Threads) -> Backend:
+    """The model's replicas on a Ray cluster. Raises ModelOffline, also where they compute something else, and
+    ConfigurationError.
+    """
+    from vectoll.adapters.engines.ray import marks_of, open_cluster_backend
     from vectoll.core.tracing import onward
 
-    return open_cluster_backend(spec, settings.cluster, settings.queue, onward)
+    marks = marks_of(spec, precision_of(spec, settings.engine))
+    backend = await threads.load(open_cluster_backend, spec, settings.cluster, settings.queue, onward, marks)
+    try:
+        await backend.check()
+    except BaseException:
+        await backend.close()
+        raise
+    return backend
 
 
 def _connect(spec: ModelSpec, upstream: Upstream, metrics: Metrics, readers: Readers) -> EmbeddingModel:
@@ -285,6 +297,6 @@ def _foreign_tokens(spec: ModelSpec) -> ForeignTokens | None:
     """What reads the token ids that another model's clients send; None where the policy needs nothing."""
     if spec.token_ids not in (TokenIdPolicy.CL100K_BASE, TokenIdPolicy.R50K_BASE):
         return None
-    from vectoll.adapters.token_ids import BytePairText, load_vocabulary
+    from vectoll.adapters.token_ids import BytePairDecoder, load_vocabulary
 
-    return BytePairText(load_vocabulary(spec.token_ids.value))
+    return BytePairDecoder(load_vocabulary(spec.token_ids.value))

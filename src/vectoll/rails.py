@@ -50,7 +50,7 @@ async def open_top_ups(
 ) -> AsyncIterator[TopUps]:
     """The configured rails and the state machine over them, watching nothing yet.
 
-    ``may_send`` unless another process serves from the data directory, which is alone with its SQLite file.
+    ``may_send`` is False where another process serves from the data directory: only one may send payments.
     """
     rails = make_rails(settings)
     waiting = Waiting(settings.x402.settle_timeout_s)
@@ -65,7 +65,7 @@ async def open_top_ups(
 
 
 def make_rails(settings: Settings) -> Sequence[Rail]:
-    """Every network that is configured, Base first. Raises ConfigurationError for one that is so by half."""
+    """Every configured network, Base first. Raises ConfigurationError for one that is only half configured."""
     rails: list[Rail] = []
     if _is_configured("x402.base", _settings_of(settings.x402.base)):
         rails.append(_base(settings.x402.base))
@@ -73,7 +73,7 @@ def make_rails(settings: Settings) -> Sequence[Rail]:
         rails.append(_solana(settings.x402.solana))
     if not rails:
         raise ConfigurationError(
-            "x402.enabled needs x402.base or x402.solana: rpc_url, pay_to, and settlement_key or facilitator_url"
+            "payments need x402.base or x402.solana: rpc_url, pay_to, and settlement_key or facilitator_url"
         )
     return rails
 
@@ -83,7 +83,7 @@ def _settings_of(rail: BaseSettings | SolanaSettings) -> Mapping[str, str | None
 
 
 def _is_configured(table: str, given: Mapping[str, str | None]) -> bool:
-    """Whether a rail is there; one clear line when it is half there."""
+    """Whether a rail is configured. Raises ConfigurationError where it is only half configured."""
     if not any(given.values()):
         return False
     for name in ("rpc_url", "pay_to"):

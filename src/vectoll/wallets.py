@@ -26,7 +26,7 @@ from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.siwx import SignInRules, host_of
 from vectoll.domain.urls import is_http_url
 from vectoll.domain.wallets import Family
-from vectoll.http.payment_required import Asking
+from vectoll.http.payment_required import PaymentTerms
 from vectoll.http.services import WalletServices
 from vectoll.ports.clock import Clock
 from vectoll.ports.limiter import RateLimiter
@@ -84,8 +84,8 @@ async def open_wallets(
         if settings.allowance.enabled:
             await stack.enter_async_context(watch_stakes(settings, store, clock))
         keys = WalletKeys(urlsplit(public_url).netloc, signatures, store.nonces, clock, tuple(evm), metrics)
-        asking = Asking(public_url, top_ups.options)
-        yield Wallets(authenticator, WalletServices(asking, top_ups, keys, store.history))
+        terms = PaymentTerms(public_url, top_ups.options)
+        yield Wallets(authenticator, WalletServices(terms, top_ups, keys, store.history))
 
 
 def check_wallets(settings: Settings) -> None:
@@ -98,9 +98,9 @@ def check_wallets(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _checked_networks(settings: Settings) -> AsyncIterator[None]:
-    """Ask every configured endpoint which chain it is of; one that does not answer is told, and asked again later.
+    """Ask every configured endpoint which chain it serves; one that does not answer is logged, and asked again later.
 
-    Raises ConfigurationError for one that is of another chain than ``network``.
+    Raises ConfigurationError for one that serves another chain than ``network``.
     """
     tables: dict[str, BaseSettings | SolanaSettings] = {
         "x402.base": settings.x402.base,

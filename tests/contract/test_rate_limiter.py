@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.postgres import POOL, emptied
+from tests.postgres import POOL, emptied, execute
 
 from vectoll.adapters.limiter import MemoryRateLimiter
 from vectoll.adapters.storage.postgres.database import connect
@@ -70,6 +70,22 @@ async def test_a_database_whose_clock_is_set_back_counts_afresh(
         wall.now -= 3600
     wall.now += 7200 - 3 * limit.window_s  # and forward again: what was written in between is long over
     assert (await limiter.hit(limit, "k", cost=limit.amount)).allowed
+    await database.close()
+
+
+async def test_a_database_whose_clock_is_set_back_forgets_who_was_blocked(database_url: str) -> None:
+    """At the next sweep. Another who was blocked since then stays so."""
+    database = await connect(await emptied(database_url), POOL)
+    limiter = PostgresRateLimiter(database)
+    await limiter.block("before", duration_s=30)
+    await execute(
+        database_url,
+        "UPDATE vectoll.limit_blocks SET blocked_at = blocked_at + 3600, expires_at = expires_at + 3600",
+    )
+    await limiter.block("since", duration_s=30)
+    await database.fetch("sweep_limits")
+    assert await limiter.blocked_s("before") == 0
+    assert 0 < await limiter.blocked_s("since") <= 30
     await database.close()
 
 

@@ -167,8 +167,22 @@ def test_gateway_with_a_wrong_secret_says_that_the_model_is_offline(
     urls = json.dumps([f"http://127.0.0.1:{http_port}"])
     vectoll = base("stranger", cluster__route="http", cluster__urls=urls)
     vectoll.environment["VECTOLL_CLUSTER__SECRET"] = "not what the others know"
-    with vectoll.serve() as server, server.client(vectoll.create_key()) as client:
+    with vectoll.serve(is_usable=False) as server, server.client(vectoll.create_key()) as client:
         answer = client.post(EMBEDDINGS, json={"model": MODEL, "input": "hello"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "MODEL_OFFLINE")
+    assert vectoll.json("usage") == []
+
+
+def test_gateway_with_other_settings_than_the_replicas_is_not_ready_and_says_why(
+    operator: Vectoll, base: Callable[..., Vectoll], http_port: int
+) -> None:
+    urls = json.dumps([f"http://127.0.0.1:{http_port}"])
+    vectoll = base("other", cluster__route="http", cluster__urls=urls, engine__precision="f32")
+    with vectoll.serve(is_usable=False) as server, server.client(vectoll.create_key()) as client:
+        ready = client.get("/ready")
+        answer = client.post(EMBEDDINGS, json={"model": MODEL, "input": "hello"})
+    assert ready.status_code == 503
+    assert "its replicas were deployed with another precision" in ready.text
     assert (answer.status_code, answer.json()["code"]) == (503, "MODEL_OFFLINE")
     assert vectoll.json("usage") == []
 

@@ -129,7 +129,7 @@ async def test_a_migration_that_fails_changes_nothing(url: str, monkeypatch: pyt
     await migrate(database)
     broken = {**NEXT[Part.PRE], NEWEST + 2: "SELECT nothing_like_this()"}
     monkeypatch.setattr(migrations, "scripts", lambda part: broken if part is Part.PRE else {})
-    with pytest.raises(Exception, match="nothing_like_this"):
+    with pytest.raises(asyncpg.UndefinedFunctionError, match="nothing_like_this"):
         await migrate(database)
     monkeypatch.undo()
     assert await versions(database) == SchemaVersions(NEWEST, NEWEST, NEWEST)

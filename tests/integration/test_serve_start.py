@@ -227,7 +227,7 @@ def test_models_that_are_not_there_are_offline_each_for_its_reason_and_the_other
     assert "has not set the API key" in answers["text-embedding-3-small"].text
     log = server.log.read_text()
     assert "model 'gone', setting path: no config.json in /nowhere" in log
-    assert "the environment has no OPENAI_API_KEY" in log
+    assert "the environment variable OPENAI_API_KEY" in log
 
 
 def test_model_that_cannot_be_loaded_is_offline_and_the_others_serve(tmp_path: Path) -> None:

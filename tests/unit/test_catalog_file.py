@@ -117,7 +117,7 @@ def test_a_named_upstream_without_its_key_is_offline_and_says_why(environ: dict[
     served = read(ModelSettings(id="text-embedding-3-small"), environ=environ)
     model = served.catalog["text-embedding-3-small"].id
     assert "API key" in served.offline[model]
-    assert "no OPENAI_API_KEY" in served.faults[model]
+    assert "variable OPENAI_API_KEY" in served.faults[model]
 
 
 def test_the_operators_fields_win_one_by_one() -> None:

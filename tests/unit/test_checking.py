@@ -232,13 +232,13 @@ def test_more_tokens_than_the_checkpoint_has_positions_for_are_a_failed_check(tm
     Path("vectoll.toml").write_text(
         f'[[models]]\nid = "mine"\npath = "{tmp_path / "model"}"\nmax_tokens = 129\n'
     )
-    assert "setting max_tokens: 129 is more than the 128" in failures("mine")["loads"]
+    assert "setting max_tokens: 129 is more than its checkpoint's 128 positions" in failures("mine")["loads"]
 
 
 def test_other_dims_than_the_checkpoints_are_a_failed_check(tmp_path: Path) -> None:
     MAKERS["qwen3"](tmp_path / "model")
     Path("vectoll.toml").write_text(f'[[models]]\nid = "mine"\npath = "{tmp_path / "model"}"\ndims = 64\n')
-    assert failures("mine")["loads"] == "model 'mine': its vectors have 32 dims, not 64"
+    assert failures("mine")["loads"] == "model 'mine', setting dims: its vectors have 32, not 64"
 
 
 def test_bf16_weights_stay_bf16_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +312,7 @@ def test_an_upstream_without_its_key_or_with_other_vectors_fails() -> None:
     def use(provider: ProviderServer) -> None:
         bought(provider)
         assert failures("bought", THEIR_KEY="") == {
-            "answers": "the environment has no THEIR_KEY, which setting api_key_env names"
+            "answers": "the environment variable THEIR_KEY, which setting api_key_env names, is not set"
         }
         bought(provider, dims="9")
         assert set(failures("bought", THEIR_KEY=KEY)) == {"answers"}

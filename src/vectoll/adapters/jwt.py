@@ -123,7 +123,7 @@ def _refused(reason: str) -> Unauthenticated:
 
 
 def _account(subject: str) -> AccountId:
-    """Accounts made by vectoll and wallets prove themselves in their own ways: no token speaks for one."""
+    """The subject's account. Wallets, and accounts made by vectoll, prove themselves otherwise: no token names one."""
     try:
         account = parse_account(subject)
     except ValueError:

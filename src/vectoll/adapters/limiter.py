@@ -13,16 +13,16 @@ MAX_BUCKETS = 200_000
 """Beyond this the bucket that would expire first is forgotten, so that strangers cannot fill the memory."""
 
 MAX_BLOCKS = 100_000
-"""Apart from the buckets: each takes many failures, and is not to be pushed out by requests that cost nothing."""
+"""Counted apart from the buckets: a block takes many failures, and requests that cost nothing must not evict it."""
 
 FORGOTTEN_AT_ONCE = 64
-"""With each bucket that is new: 0.4 ms. All of a flood at once would be a second in which nothing else is done."""
+"""Most that one new bucket evicts: 0.4 ms. All of a past flood at once would stop everything else for a second."""
 
 
 class MemoryRateLimiter:
     """A RateLimiter for one process. Call it from one thread: the event loop's.
 
-    Times are seconds of a clock that nobody sets: the wall's may jump, and shut or open everything at once.
+    Times are of a monotonic clock: the wall clock may be set, which would shut or open everything at once.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class MemoryRateLimiter:
         self._buckets: _Expiring[_Exact | _Estimated] = _Expiring(max_buckets, lambda bucket: bucket.expires)
         self._blocks: _Expiring[float] = _Expiring(max_blocks, lambda until: until)
         self._shared: dict[_Name, _Exact | _Estimated] = {}
-        """Budgets without a caller: as many as the code names, and no stranger pushes them out."""
+        """Budgets shared by all: as many as the code names, never evicted."""
 
     async def hit(self, limit: RateLimit, *key: str, cost: int = 1) -> RateLimitDecision:
         """Count ``cost`` if it fits; when it does not, count nothing and refuse.
@@ -87,17 +87,17 @@ V = TypeVar("V")
 
 
 class _Expiring(Generic[V]):
-    """What is forgotten once it has expired, and, where there is too much, what expires first."""
+    """Values that are dropped once they expire, and those first to expire when there are too many."""
 
     def __init__(self, max_values: int, expires: Callable[[V], float]) -> None:
         self.values: dict[_Name, V] = {}
         self._max_values = max_values
         self._expires = expires
         self._due: list[tuple[float, _Name]] = []
-        """A heap: when to look next at each value, whether it can be forgotten."""
+        """A heap: when to check next whether each value has expired."""
 
     def put(self, name: _Name, value: V, now: float, for_s: float) -> None:
-        """Keep a value, in place of what has its name, for these seconds at least."""
+        """Keep a value for at least these seconds, in place of any of the same name."""
         if name not in self.values:
             heapq.heappush(self._due, (now + for_s, name))
         self.values[name] = value
@@ -190,7 +190,7 @@ def _new_bucket(limit: RateLimit) -> _Exact | _Estimated:
 
 
 def _state(bucket: _Exact | _Estimated, limit: RateLimit, used: int, now: float, cost: int) -> LimitState:
-    """Where a bucket stands that has ``used``; ``reset_s`` is the wait until ``cost`` fits (at most the limit does)."""
+    """The state of a bucket with ``used`` of its limit; ``reset_s`` is the wait until ``cost``, or the limit, fits."""
     at_most = max(0, limit.amount - cost)
     wait_s = bucket.wait_s(now, at_most) if used > at_most else 0.0
     return LimitState(limit.amount, max(0, limit.amount - used), max(0, ceil(wait_s)))

@@ -9,11 +9,11 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from vectoll.adapters.gathered import Gathered
+from vectoll.adapters.buffered import Buffer
 from vectoll.adapters.metrics_payments import PrometheusPayments
 from vectoll.adapters.timings import Timings
 from vectoll.domain.money import UNITS_PER_USD
-from vectoll.ports.metrics import UpstreamAgain, UpstreamOutcome
+from vectoll.ports.metrics import Stage, UpstreamAgain, UpstreamOutcome
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -90,16 +90,16 @@ class PrometheusMetrics:
             registry=self._registry,
         )
         self._models: dict[str, _ModelMetrics] = {}
-        self._embedded = Gathered(self._count_embedded)
-        self._charged = Gathered(self._count_charged)
+        self._embedded = Buffer(self._count_embedded)
+        self._charged = Buffer(self._count_charged)
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
+    def stage(self, model: str, stage: Stage, seconds: float) -> None:
         """Time spent in one stage of a request."""
         self._stages.observe((model, stage), seconds)
 
     def embedded(self, model: str, inputs: int, tokens: int) -> None:
         """A request was answered."""
-        self._embedded.note((model, inputs, tokens))
+        self._embedded.add((model, inputs, tokens))
 
     def batch(self, model: str, sequences: int, tokens: int, padded_tokens: int, budget_tokens: int) -> None:
         """One batch ran."""
@@ -115,7 +115,7 @@ class PrometheusMetrics:
 
     def charged(self, model: str, units: int) -> None:
         """A charge was committed. Prometheus knows floats only: this total is for graphs, the ledger is exact."""
-        self._charged.note((model, units))
+        self._charged.add((model, units))
 
     def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
         """One call to one base URL ended."""
@@ -131,8 +131,8 @@ class PrometheusMetrics:
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format 0.0.4."""
-        self._embedded.count()
-        self._charged.count()
+        self._embedded.flush()
+        self._charged.flush()
         return generate_latest(self._registry)
 
     def _count_embedded(self, requests: Sequence[tuple[str, int, int]]) -> None:

@@ -37,8 +37,8 @@ class OtelSpans:
     def __init__(self, endpoint: str | None, sample_ratio: float | None) -> None:
         """``endpoint`` is the collector's base URL or the full one that ends in ``/v1/traces``.
 
-        A trace that a caller began is recorded when the caller records it; of those that begin here,
-        ``sample_ratio`` are.
+        A trace that a caller began is recorded if the caller records it; of those that begin here, ``sample_ratio``
+        are recorded.
         """
         sampler = None if sample_ratio is None else ParentBased(TraceIdRatioBased(sample_ratio))
         # the provider is what reads the environment; spans are finished when they come here, so no tracer is needed

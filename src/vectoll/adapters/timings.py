@@ -9,7 +9,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from vectoll.adapters.gathered import Gathered
+from vectoll.adapters.buffered import Buffer
 
 Labels = tuple[str, ...]
 
@@ -37,12 +37,12 @@ class Timings(Collector):
         self._bounds = tuple(bounds)
         self._ends = [floatToGoString(bound) for bound in (*bounds, float("inf"))]  # type: ignore[no-untyped-call]
         self._counts: dict[Labels, _Counts] = {}
-        self._seen = Gathered(self._count)
+        self._seen = Buffer(self._count)
         registry.register(self)
 
     def observe(self, labels: Labels, seconds: float) -> None:
         """Count one duration, soon."""
-        self._seen.note((labels, seconds))
+        self._seen.add((labels, seconds))
 
     def _count(self, seen: Sequence[tuple[Labels, float]]) -> None:
         for labels, seconds in seen:
@@ -55,7 +55,7 @@ class Timings(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What was counted so far, for the registry."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        with self._seen.counted():
+        with self._seen.flushed():
             seen = [(labels, list(accumulate(c.in_bucket)), c.total) for labels, c in self._counts.items()]
         for labels, below, total in seen:
             family.add_metric(labels, list(zip(self._ends, below, strict=True)), total)

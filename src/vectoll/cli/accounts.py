@@ -32,14 +32,14 @@ class _Found:
 
 @click.group()
 def accounts() -> None:
-    """Look at accounts: what they have, and which keys spend it."""
+    """Show accounts: what they have, and which keys spend it."""
 
 
 @accounts.command("list")
 @as_json
 @with_settings
 def list_(settings: Settings, as_json: bool) -> None:
-    """List every account with its credit, what is left of today's allowance, and its active keys."""
+    """List every account. Shows its credit, what is left of today's allowance, and its active keys."""
     found = asyncio.run(_list(settings))
     if as_json:
         print_json([_describe(each) for each in found])
@@ -61,7 +61,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 @as_json
 @with_settings
 def show(settings: Settings, account: AccountId, as_json: bool) -> None:
-    """Show one account: credit, allowance, what is held for requests in flight, and its active keys."""
+    """Show one account. Prints its credit, allowance, what is held for requests in flight, and its active keys."""
     found, keys = asyncio.run(_show(settings, account))
     if as_json:
         print_json({**_describe(found), "keys": [{"id": key.id, "name": key.name} for key in keys]})
@@ -90,10 +90,8 @@ async def _list(settings: Settings) -> Sequence[_Found]:
     now = datetime.now(UTC)
     async with open_store(settings, must_exist=True) as store:
         keys = Counter(key.account for key in await store.keys.list() if key.is_active(now))
-        return [
-            _found(settings, account, await store.ledger.balance(account), keys[account])
-            for account in sorted(await store.allowances.accounts())
-        ]
+        balances = await store.ledger.balances()
+    return [_found(settings, account, balances[account], keys[account]) for account in sorted(balances)]
 
 
 async def _show(settings: Settings, account: AccountId) -> tuple[_Found, Sequence[ApiKey]]:

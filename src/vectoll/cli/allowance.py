@@ -16,26 +16,28 @@ from vectoll.settings import Settings
 
 @click.group()
 def allowance() -> None:
-    """Daily allowances: new every UTC day, spent before credit, not rolled over."""
+    """Grant and list daily allowances.
+
+    An allowance is new every UTC day, is spent before credit, and is never rolled over.
+    """
 
 
 @allowance.command("set")
 @click.option("--account", type=ACCOUNT, required=True, help="The account, or a wallet's address.")
-@click.option("--usd-per-day", "per_day", type=DOLLARS, required=True, help="How much; 0 ends it.")
+@click.option("--usd-per-day", "per_day", type=DOLLARS, required=True, help="Dollars a day; 0 ends it.")
 @as_json
 @with_settings
 def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool) -> None:
-    """Grant an account an allowance on every day, from today on.
+    """Grant an account a daily allowance, from today on.
 
-    It takes the place of what was granted before, and comes on top of what a stake gives. What is spent today stays
-    spent.
+    It replaces what was granted before and adds to what a stake gives. What has been spent today stays spent.
     """
     granted = asyncio.run(_set(settings, account, per_day))
     if as_json:
         print_json(_describe(granted))
     else:
         click.echo(
-            f"{granted.account} has {dollars(per_day)} a day; {dollars(granted.left)} are left of today's."
+            f"{granted.account} has {dollars(per_day)} a day; {dollars(granted.left)} of today's is left."
         )
 
 
@@ -43,7 +45,7 @@ def set_(settings: Settings, account: AccountId, per_day: Amount, as_json: bool)
 @as_json
 @with_settings
 def list_(settings: Settings, as_json: bool) -> None:
-    """Today's allowances: granted by an operator, by a stake, and what is spent."""
+    """List today's allowances. Shows what an operator and a stake grant, and what is spent."""
     found = asyncio.run(_list(settings))
     if as_json:
         print_json([_describe(each) for each in found])

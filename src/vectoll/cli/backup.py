@@ -3,15 +3,16 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from vectoll.cli.options import as_json, with_settings
-from vectoll.cli.output import print_json
+from vectoll.cli.output import books, print_json
 from vectoll.domain.ledger import Verification
+from vectoll.ports.progress import Progress, no_progress
 from vectoll.settings import Settings
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -19,13 +20,13 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("--force", is_flag=True, help="Replace FILE.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @as_json
 @with_settings
 def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
-    """Copy the ledger to FILE, also while a server runs, and verify the copy.
+    """Copy the ledger to FILE and verify the copy. A server may run meanwhile.
 
-    FILE is one moment's ledger with its keys and payments, and appears only when it is whole and adds up.
+    FILE is the ledger of one moment, with keys and payments. It appears only once it is complete and verified.
     """
     from vectoll.bootstrap import back_up_store
 
@@ -41,7 +42,7 @@ def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
 @as_json
 @with_settings
 def restore(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
-    """Make FILE, which `vectoll backup` wrote, the ledger of the data directory. No server may run there.
+    """Replace the ledger with FILE, a backup. Stop the server first.
 
     FILE is verified before anything is changed.
     """
@@ -63,14 +64,14 @@ def _report(what: str, file: Path, found: Verification, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(file), "accounts": found.accounts, "transfers": found.transfers})
     else:
-        click.echo(f"{what} {file}: {found.accounts:,} accounts, {found.transfers:,} transfers, verified.")
+        click.echo(f"{what} {file}: {books(found)}, verified.")
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str) -> Iterator[Progress]:
     """A bar on standard error where that is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda _done, _total: None
+        yield no_progress
         return
     with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -13,33 +14,30 @@ from vectoll.cli import suggest
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json
 from vectoll.settings import Settings
-from vectoll.terminal import draw_line
+from vectoll.terminal import QUIET_S, REDRAW_S, draw_line
 
 if TYPE_CHECKING:
     from vectoll.check_report import Report
     from vectoll.checking import Tell
     from vectoll.domain.catalog import ModelSpec
 
-QUIET_S = 2.0
-"""Nothing is shown for what is done sooner."""
-
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[ID]...", shell_complete=suggest.models)
-@click.option("--offline", is_flag=True, help="Leave out models whose vectors are bought.")
+@click.option("--offline", is_flag=True, help="Skip models that an upstream serves.")
 @as_json
 @with_settings
 def check(settings: Settings, models: tuple[str, ...], offline: bool, as_json: bool) -> None:
-    """Load models and verify them: special tokens, pooling, norm, finite and batch-invariant vectors.
+    """Load models and verify them.
 
-    Prints size, memory and tokens/s, and for int8 weights the accuracy that they cost. An upstream is asked for two
-    vectors, which costs what it costs. Without an ID: every model that is on or named in vectoll.toml. Exit code 1
-    when a check fails.
+    Checks special tokens, pooling, norm, and that vectors are finite and the same in any batch. Prints size, memory
+    and tokens/s and, for int8 weights, the loss of accuracy. An upstream is asked for two vectors, which it bills.
+    Without an ID, checks every model that is on or named in vectoll.toml. Exit code 1 when a check fails.
     """
     specs = _chosen(settings, models)
     reports = [asyncio.run(_check(spec, settings, offline)) for spec in specs]
     if as_json:
-        print_json([{"passed": report.passed, **_fields(report)} for report in reports])
+        print_json([{"passed": report.passed, **asdict(report)} for report in reports])
     else:
         for report in reports:
             _print(report)
@@ -77,7 +75,7 @@ async def _telling(title: str) -> AsyncIterator["Tell"]:
     async def draw() -> None:
         nonlocal is_drawn
         while True:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(REDRAW_S)
             seconds = time.monotonic() - started
             if seconds >= QUIET_S:
                 is_drawn = True
@@ -91,10 +89,6 @@ async def _telling(title: str) -> AsyncIterator["Tell"]:
             drawing.cancel()
         if is_drawn:
             sys.stderr.write("\r\033[K")
-
-
-def _fields(report: "Report") -> dict[str, object]:
-    return {name: getattr(report, name) for name in report.__dataclass_fields__}
 
 
 def _print(report: "Report") -> None:

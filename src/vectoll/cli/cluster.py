@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def cluster() -> None:
-    """Run models on a Ray cluster (needs the optional part `ray`)."""
+    """Run models on a Ray cluster (needs the extra `ray`)."""
 
 
 @cluster.command()
@@ -27,21 +27,24 @@ def cluster() -> None:
 @as_json
 @with_settings
 def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Deploy MODELS, or all that are served, with the settings in force; replace those that run, one by one.
+    """Deploy MODELS, or all that are served.
 
-    Nothing in flight is lost: old replicas go when new ones answer.
+    The settings in force apply; replicas that run are replaced one by one.
+    Nothing in flight is lost: old replicas go once new ones answer.
     """
     specs = _specs(settings, models)
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
+    from vectoll.cluster.placement import needs_of
     from vectoll.engines import weights_size
 
+    on_gpu = settings.engine.device == "cuda"
     for spec in specs:
-        wanted = on_cluster.needs(spec, weights_size(spec), settings)
+        wanted = needs_of(spec.id, weights_size(spec), settings.cluster, on_gpu=on_gpu)
         if not on_cluster.fits_some_node(wanted):
             click.secho(
                 f"{spec.id}: no node has {wanted.cpus:g} CPUs, {wanted.gpus:g} GPUs and "
-                f"{wanted.memory_bytes / 2**30:.1f} GiB of memory for a replica; waiting for one",
+                f"{wanted.memory_bytes / 2**30:.1f} GiB of memory for a replica; waiting for one that has",
                 fg="yellow",
                 err=True,
             )
@@ -56,7 +59,7 @@ def deploy(settings: Settings, models: tuple[str, ...], timeout: float, as_json:
 @as_json
 @with_settings
 def status(settings: Settings, as_json: bool) -> None:
-    """Show what is deployed, and how its replicas are."""
+    """Show what is deployed, and the state of its replicas."""
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
 
@@ -70,13 +73,13 @@ def status(settings: Settings, as_json: bool) -> None:
 
 @cluster.command()
 @click.argument("models", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="Everything that vectoll has deployed.")
+@click.option("--all", "is_all", is_flag=True, help="Delete everything that vectoll has deployed.")
 @as_json
 @with_settings
 def delete(settings: Settings, models: tuple[str, ...], is_all: bool, as_json: bool) -> None:
-    """Take MODELS off the cluster when what is in flight is done."""
+    """Take MODELS off the cluster. Their requests in flight are finished first."""
     if bool(models) == is_all:
-        raise click.UsageError("name models, or give --all")
+        raise click.UsageError("Give MODELS or --all.")
     _join(settings)
     from vectoll.cluster import deploy as on_cluster
 
@@ -111,7 +114,7 @@ def _specs(settings: Settings, names: tuple[str, ...]) -> "list[ModelSpec]":
     for spec in specs:
         if spec.upstream is not None:
             raise click.BadParameter(
-                f"{spec.id} is an upstream's model: gateways ask it themselves", param_hint="MODELS"
+                f"{spec.id} is served by an upstream, which gateways ask themselves", param_hint="MODELS"
             )
     return specs
 

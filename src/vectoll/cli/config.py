@@ -11,6 +11,8 @@ from vectoll.cli.output import print_json
 from vectoll.settings import Settings
 
 _SECRET = re.compile(r"(?:^|_)(?:secret|password|key|token)$|headers$")
+_ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
+"""Of a token's contract: public, and too short for a private key."""
 _SECRET_PATH = re.compile(r"^(?:rpc|facilitator)_url$")
 _URL_PASSWORD = re.compile(r"(?<=://)\S+(?=@)|(?<=password=)[^&\s]+")
 _URL_PATH = re.compile(r"(?<=://)([^/?#]+)[/?#].+")
@@ -19,14 +21,14 @@ REDACTED = "(set, not shown)"
 
 @click.group()
 def config() -> None:
-    """Look at the settings."""
+    """Show the settings in force."""
 
 
 @config.command()
 @as_json
 @with_settings
 def show(settings: Settings, as_json: bool) -> None:
-    """Print the settings in force, from every source, without secrets. What `vectoll serve` refuses is refused."""
+    """Print the settings in force, from every source, without secrets. Refuses what `vectoll serve` would refuse."""
     import msgspec
 
     from vectoll.bootstrap import check_settings
@@ -42,7 +44,7 @@ def show(settings: Settings, as_json: bool) -> None:
 
 def redact(value: Any, name: str = "") -> Any:
     """The same tree without its secrets, nor those inside URLs: passwords, and the paths that name an RPC's key."""
-    if value and _SECRET.search(name):
+    if value and _SECRET.search(name) and not _ADDRESS.fullmatch(str(value)):
         return REDACTED
     match value:
         case dict():

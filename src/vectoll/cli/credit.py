@@ -27,12 +27,15 @@ def credit() -> None:
 @credit.command()
 @click.option("--account", type=ACCOUNT, help="The account to credit.")
 @click.option(
-    "--key", "key_id", shell_complete=suggest.active_keys, help="The id of a key of the account to credit."
+    "--key",
+    "key_id",
+    shell_complete=suggest.active_keys,
+    help="The id of one of the account's keys, instead.",
 )
-@click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
+@click.option("--usd", "amount", type=DOLLARS, required=True, help="Dollars, e.g. 5 or 0.25.")
 @click.option("--note", type=TEXT, default="", help="Why; kept in the ledger.")
 @click.option(
-    "--id", "credit_id", type=TEXT, help="Your own id for this credit: repeating it adds nothing more."
+    "--id", "credit_id", type=TEXT, help="An id of your own for this credit: the same id never adds twice."
 )
 @as_json
 @with_settings
@@ -45,7 +48,7 @@ def add(
     credit_id: str | None,
     as_json: bool,
 ) -> None:
-    """Add credit to an account, named itself or by one of its keys."""
+    """Add credit to an account. Name it with --account, or with one of its keys."""
     _check(account, key_id, amount)
     credit_id = credit_id or new_id("credit")
     with _may_be_done("the credit may have been added", credit_id):
@@ -56,17 +59,24 @@ def add(
         click.echo(f"Added {dollars(amount)} to {transfer.credit}, which now has {dollars(balance.balance)}.")
     else:
         click.echo(
-            f"{dollars(amount)} was added to {transfer.credit} before under this --id, and not again; "
+            f"{dollars(amount)} was already added to {transfer.credit} under this --id, and not again; "
             f"it has {dollars(balance.balance)}."
         )
 
 
 @credit.command()
 @click.option("--account", type=ACCOUNT, help="The account to take credit from.")
-@click.option("--key", "key_id", shell_complete=suggest.active_keys, help="The id of a key of that account.")
-@click.option("--usd", "amount", type=DOLLARS, required=True, help="How much.")
+@click.option(
+    "--key",
+    "key_id",
+    shell_complete=suggest.active_keys,
+    help="The id of one of the account's keys, instead.",
+)
+@click.option("--usd", "amount", type=DOLLARS, required=True, help="Dollars, e.g. 5 or 0.25.")
 @click.option("--note", type=TEXT, default="", help="Why; kept in the ledger.")
-@click.option("--id", "removal_id", type=TEXT, help="Your own id for this: repeating it takes nothing more.")
+@click.option(
+    "--id", "removal_id", type=TEXT, help="An id of your own for this: the same id never takes twice."
+)
 @as_json
 @with_settings
 def remove(
@@ -78,7 +88,7 @@ def remove(
     removal_id: str | None,
     as_json: bool,
 ) -> None:
-    """Take credit back that was added by mistake, as far as the account still has it."""
+    """Take back credit that was added by mistake. Refused if the account has less."""
     _check(account, key_id, amount)
     removal_id = removal_id or new_id("removal")
     with _may_be_done("the credit may have been taken", removal_id):
@@ -89,7 +99,7 @@ def remove(
         click.echo(f"Took {dollars(amount)} from {transfer.debit}, which now has {dollars(balance.balance)}.")
     else:
         click.echo(
-            f"{dollars(amount)} was taken from {transfer.debit} before under this --id, and not again; "
+            f"{dollars(amount)} was already taken from {transfer.debit} under this --id, and not again; "
             f"it has {dollars(balance.balance)}."
         )
 
@@ -215,5 +225,5 @@ async def _post_once(ledger: Ledger, wanted: Transfer) -> tuple[Transfer, bool]:
     try:
         stored = await ledger.post(wanted)
     except IdempotencyConflict:
-        raise VectollError("this --id was used for a credit of another amount or account") from None
+        raise VectollError("this --id was already used for another amount or account") from None
     return stored, stored.created_at == wanted.created_at

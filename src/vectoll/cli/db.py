@@ -7,7 +7,7 @@ import click
 
 from vectoll.cli.backup import progress_bar
 from vectoll.cli.options import as_json, with_settings
-from vectoll.cli.output import print_json
+from vectoll.cli.output import books, counted, print_json
 from vectoll.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ def db() -> None:
 
 
 @db.command()
-@click.option("--pre", is_flag=True, help="Only what must be there before the new program runs.")
-@click.option("--post", is_flag=True, help="Only what may go when the old program is gone.")
+@click.option("--pre", is_flag=True, help="Only what the new version needs before it starts.")
+@click.option("--post", is_flag=True, help="Only what may go once the old version is gone.")
 @as_json
 @with_settings
 def migrate(settings: Settings, pre: bool, post: bool, as_json: bool) -> None:
-    """Make the schema, or bring it up to this program's version.
+    """Create the schema, or bring it up to this version.
 
-    With one gateway, or all of them stopped, run it as it is. To replace gateways one by one: --pre, then the new
-    program everywhere, then --post; both together are all of it. Two at once are safe; a schema that is newer than
-    the program is refused.
+    With one gateway, or with all of them stopped, run it without options. To replace gateways one by one: --pre, then
+    the new version everywhere, then --post. Running it twice at once is safe; a schema newer than this version is
+    refused.
     """
     from vectoll.databases import Part, migrate_database
 
@@ -42,7 +42,7 @@ def migrate(settings: Settings, pre: bool, post: bool, as_json: bool) -> None:
 @with_settings
 @click.pass_context
 def status(ctx: click.Context, settings: Settings, as_json: bool) -> None:
-    """Show how far the schema is. Exit code 1 when this program cannot serve from it."""
+    """Show the schema's version. Exit code 1 when this vectoll cannot serve from it."""
     from vectoll.databases import database_versions
 
     found = asyncio.run(database_versions(settings.database))
@@ -52,15 +52,15 @@ def status(ctx: click.Context, settings: Settings, as_json: bool) -> None:
 
 @db.command("copy")
 @click.option(
-    "--to", "url", metavar="URL", help="The database to fill; else database.url, which no `ps` shows."
+    "--to", "url", metavar="URL", help="The database to fill; else database.url, which `ps` does not show."
 )
 @as_json
 @with_settings
 def copy_(settings: Settings, url: str | None, as_json: bool) -> None:
-    """Copy the ledger in the data directory into an empty database, and verify it there.
+    """Copy the data directory's ledger to an empty database.
 
-    Stop the server first. The data directory stays as it is; serve from the database from then on, and no more from
-    the directory.
+    It is verified there. Stop the server first. The data directory stays as it is, but from then on serve from the
+    database only.
     """
     from vectoll.databases import copy_database
 
@@ -70,10 +70,7 @@ def copy_(settings: Settings, url: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"rows": copied.rows, "accounts": found.accounts, "transfers": found.transfers})
     else:
-        click.echo(
-            f"Copied {copied.rows:,} rows: {found.accounts:,} accounts, {found.transfers:,} transfers, "
-            "verified, balances equal."
-        )
+        click.echo(f"Copied {counted(copied.rows, 'row')}: {books(found)}, verified, balances equal.")
 
 
 def _print(found: "SchemaVersions", as_json: bool) -> None:

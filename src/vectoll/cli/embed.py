@@ -10,17 +10,17 @@ from typing import BinaryIO, Protocol
 import click
 
 from vectoll.cli import suggest
+from vectoll.cli.line_reader import LineReader
 from vectoll.cli.options import with_settings
-from vectoll.cli.progress import Progress
 from vectoll.cli.vector_files import VectorWriter, open_writer
 from vectoll.domain.embedding import Vector
-from vectoll.domain.errors import InputTooLong, InvalidRequest
+from vectoll.domain.errors import FieldIssue, InputTooLong, InvalidRequest
 from vectoll.settings import Settings
 
 CHUNK_TEXTS = 512
 CHUNK_CHARACTERS = 100_000
 CHUNKS_IN_FLIGHT = 3
-"""Enough that one is tokenised, or on its way, while another is computed."""
+"""So that one is tokenised, or travels, while another is computed."""
 
 
 class Embedder(Protocol):
@@ -37,12 +37,14 @@ class Embedder(Protocol):
     "--file", "source", type=click.File("rb"), help="Embed each line of a file; - is standard input."
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Write here: .npy is an array, else JSON lines."
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write here: an array if it ends in .npy, else JSON lines.",
 )
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, shell_complete=suggest.models)
-@click.option("--dimensions", type=click.IntRange(1), help="A smaller size, where the model has one.")
+@click.option("--dimensions", type=click.IntRange(1), help="Vectors of this size, where the model has it.")
 @click.option("--url", help="Ask this server instead of computing here, e.g. http://127.0.0.1:8787.")
-@click.option("--api-key", envvar="VECTOLL_API_KEY", show_envvar=True, help="The server's key.")
+@click.option("--api-key", envvar="VECTOLL_API_KEY", show_envvar=True, help="The API key for --url.")
 @with_settings
 def embed(
     settings: Settings,
@@ -54,15 +56,16 @@ def embed(
     url: str | None,
     api_key: str | None,
 ) -> None:
-    """Embed texts, or the lines of a file, to JSON lines or a numpy array.
+    """Embed texts, or the lines of a file.
 
-    Works without a server: the model runs in this process, and nothing is charged.
+    Writes JSON lines or a numpy array. Works without a server: the model runs in this process, and nothing is
+    charged.
     """
     if texts and source is not None:
         raise click.UsageError("Give texts or --file, not both.")
     if not texts and source is None:
         raise click.UsageError("Give texts, or --file.")
-    lines = Progress.reading(source) if source else None
+    lines = LineReader.reading(source) if source else None
     with open_writer(output) as writer:
         embedder = _remote(url, api_key, model, dimensions) if url else _local(settings, model, dimensions)
         asyncio.run(_embed_all(embedder, texts if lines is None else lines, writer, lines))
@@ -72,7 +75,7 @@ async def _embed_all(
     opening: AbstractAsyncContextManager[Embedder],
     texts: Iterable[str],
     writer: VectorWriter,
-    progress: Progress | None,
+    progress: LineReader | None,
 ) -> None:
     done = 0
     try:
@@ -118,9 +121,9 @@ async def _embed_chunk(embedder: Embedder, first: int, texts: list[str]) -> Sequ
             f"this text has {error.tokens}. Shorten or split it."
         ) from None
     except InvalidRequest as error:
-        path = error.issues[0].path if error.issues else ()
-        if len(path) == 2 and isinstance(path[1], int):
-            raise InvalidRequest(f"text {first + path[1]}: {error}") from None
+        match error.issues:
+            case [FieldIssue(path=(_, int(index)), message=why)]:
+                raise InvalidRequest(f"text {first + index}: {why}") from None
         raise
 
 

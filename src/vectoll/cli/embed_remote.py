@@ -78,7 +78,7 @@ def _refusal(status: int, content: bytes) -> VectollError:
         error = msgspec.json.decode(content, type=_Error).error
         message = error if isinstance(error, str) else error.message
     except msgspec.MsgspecError:
-        message = "an answer that is not vectoll's"
+        message = "an answer that is not one of vectoll's"
     return VectollError(f"the server answered {status}: {message}")
 
 

@@ -25,16 +25,20 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", type=NAME, required=True, help="What the key is for.")
-@click.option("--account", type=ACCOUNT, help="Whose credit it spends; else a new account.")
-@click.option("--credit-usd", type=DOLLARS, default="0", help="Credit to give the account at once.")
+@click.option("--account", type=ACCOUNT, help="The account whose credit it spends; else a new one.")
+@click.option(
+    "--credit-usd", type=DOLLARS, default="0", help="Credit to give the account at once, in dollars."
+)
 @click.option("--admin", is_flag=True, help="The key may also manage its account's keys.")
 @click.option("--pro", is_flag=True, help="The key may use models that are marked pro-only.")
-@click.option("--expires", type=FUTURE, help="When it stops working: 2027-01-31, or 90d from now.")
-@click.option("--limit-usd", type=DOLLARS, help="The most that it may spend in each period.")
+@click.option(
+    "--expires", type=FUTURE, help="When it stops working: a date (2027-01-31), or a span from now (90d)."
+)
+@click.option("--limit-usd", type=DOLLARS, help="The most that the key may spend in each --limit-period.")
 @click.option(
     "--limit-period",
     type=click.Choice([p.value for p in LimitPeriod], case_sensitive=False),
-    help="Of --limit-usd: EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
+    help="EPOCH is a UTC day, MONTH a calendar month, LIFETIME for ever.  [MONTH]",
 )
 @as_json
 @with_settings
@@ -73,7 +77,8 @@ def create(
         _show(key, secret, balance, as_json)
     except OSError as error:
         raise VectollError(
-            f"cannot print the key ({error.strerror}), so nobody has it: `vectoll keys revoke {key.id}`, make another"
+            f"cannot print the key ({error.strerror}), so nobody has it: run `vectoll keys revoke {key.id}`, then "
+            "make another"
         ) from None
 
 
@@ -101,15 +106,15 @@ async def _create(settings: Settings, key: ApiKey, credit: Amount) -> Amount:
             if credit == ZERO:
                 raise
             raise VectollError(
-                f"{key.account} may have been credited, and the key is lost: repeat the command with "
+                f"{key.account} may have been credited, but the key is lost: repeat the command with "
                 f"--account {key.account} and without --credit-usd, then `vectoll credit add "
                 f"--account {key.account} --usd {format_usd(credit, 12)} --id {credit_id}`, which adds nothing twice"
             ) from error
 
 
 @keys.command("list")
-@click.option("--account", type=ACCOUNT, help="Only this account's.")
-@click.option("--all", "with_inactive", is_flag=True, help="Revoked and expired ones too.")
+@click.option("--account", type=ACCOUNT, help="Only this account's keys.")
+@click.option("--all", "with_inactive", is_flag=True, help="Include revoked and expired keys.")
 @as_json
 @with_settings
 def list_keys(settings: Settings, account: AccountId | None, with_inactive: bool, as_json: bool) -> None:
@@ -150,12 +155,12 @@ async def _list(settings: Settings, account: AccountId | None) -> Sequence[ApiKe
 @as_json
 @with_settings
 def revoke(settings: Settings, key_id: str, as_json: bool) -> None:
-    """Revoke a key by its id, at once, also for a server that is running."""
+    """Revoke a key by its id. It takes effect at once, on running servers too."""
     was_active = asyncio.run(_revoke(settings, KeyId(key_id)))
     if as_json:
         print_json({"id": key_id, "revoked": was_active})
     else:
-        click.echo(f"Revoked {key_id}." if was_active else f"{key_id} was revoked before.")
+        click.echo(f"Revoked {key_id}." if was_active else f"{key_id} was already revoked.")
 
 
 async def _revoke(settings: Settings, key_id: KeyId) -> bool:
@@ -170,7 +175,7 @@ async def require_key(store: KeyStore, key_id: KeyId) -> ApiKey:
     """The key of this id. Raises NotFound, without repeating what may be a secret."""
     key = await store.get(key_id)
     if key is None:
-        raise NotFound("there is no key of this id; `vectoll keys list --all` shows every id (key_…)")
+        raise NotFound("there is no key with this id; `vectoll keys list --all` shows every id (key_…)")
     return key
 
 

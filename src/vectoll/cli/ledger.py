@@ -5,14 +5,14 @@ import asyncio
 import click
 
 from vectoll.cli.options import as_json, with_settings
-from vectoll.cli.output import print_json, printable
+from vectoll.cli.output import books, counted, print_json, printable
 from vectoll.domain.ledger import Verification
 from vectoll.settings import Settings
 
 
 @click.group()
 def ledger() -> None:
-    """Look after the ledger."""
+    """Verify the ledger."""
 
 
 @ledger.command()
@@ -28,8 +28,8 @@ def verify(ctx: click.Context, settings: Settings, as_json: bool) -> None:
         for item in found.disagreements:
             text = f"{item.subject}: expected {item.expected}, found {item.found}"
             click.secho(printable(text), fg="red")
-        verdict = "clean" if found.is_clean else f"{len(found.disagreements)} disagreements"
-        click.echo(f"{found.accounts:,} accounts, {found.transfers:,} transfers: {verdict}.")
+        verdict = "clean" if found.is_clean else counted(len(found.disagreements), "disagreement")
+        click.echo(f"{books(found)}: {verdict}.")
     ctx.exit(0 if found.is_clean else 1)
 
 

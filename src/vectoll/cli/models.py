@@ -11,7 +11,7 @@ from vectoll.settings import Settings
 
 @click.group()
 def models() -> None:
-    """Look at the models of the catalogue, fetch their weights, check them."""
+    """List models, fetch their weights, check them."""
 
 
 models.add_command(pull)
@@ -22,7 +22,7 @@ models.add_command(check)
 @as_json
 @with_settings
 def list_models(settings: Settings, as_json: bool) -> None:
-    """List every model: what it is, what it costs, and whether this server would serve it."""
+    """List every model. Shows its size, its price, and whether this server would serve it."""
     from vectoll.loading import model_states
 
     states = model_states(settings)

@@ -23,7 +23,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def with_settings(command: Command) -> Command:
     """Adds --config and --data-dir, and calls the command with ``settings``."""
 
-    @click.option("--config", type=click.Path(path_type=Path), help="Settings file; else ./vectoll.toml.")
+    @click.option("--config", type=click.Path(path_type=Path), help="The settings file; else ./vectoll.toml.")
     @click.option("--data-dir", type=click.Path(), help="Where the ledger and keys live.")
     @functools.wraps(command)
     def wrapped(config: Path | None, data_dir: str | None, **arguments: Any) -> Any:
@@ -102,7 +102,7 @@ class _When(click.ParamType[datetime]):
             parsed = datetime.fromisoformat(value)
             return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither a date, a time nor a span such as 36h or 7d", param, ctx)
+            self.fail(f"{value!r} is not a date, a time or a span such as 36h or 7d", param, ctx)
 
 
 DOLLARS = _Dollars()

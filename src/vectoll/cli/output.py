@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from vectoll.domain.ledger import Verification
 from vectoll.domain.money import UNITS_PER_USD, ZERO, Amount, format_usd
 
 _JSON = msgspec.json.Encoder(decimal_format="number")
@@ -34,6 +35,16 @@ def dollars(amount: Amount) -> str:
     """``$4.230000``, rounded down; what would be shown as nothing has all its digits: ``$0.000000025``."""
     is_tiny = amount != ZERO and abs(amount) < UNITS_PER_USD // 10**6
     return f"${format_usd(amount, 12).rstrip('0')}" if is_tiny else f"${format_usd(amount)}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 transfer``, ``2,000 transfers``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def books(found: Verification) -> str:
+    """What was verified: ``2 accounts, 1 transfer``."""
+    return f"{counted(found.accounts, 'account')}, {counted(found.transfers, 'transfer')}"
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

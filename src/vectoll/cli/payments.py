@@ -17,16 +17,18 @@ from vectoll.settings import Settings
 
 @click.group()
 def payments() -> None:
-    """Payments that wallets made, and what became of them."""
+    """Show payments by wallets, and look for open ones."""
 
 
 @payments.command("list")
-@click.option("--state", type=click.Choice([state.value for state in IntentState]), help="Only these.")
+@click.option(
+    "--state", type=click.Choice([state.value for state in IntentState]), help="Only payments in this state."
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @as_json
 @with_settings
 def list_(settings: Settings, state: str | None, limit: int, as_json: bool) -> None:
-    """The latest payments, newest first."""
+    """List payments, newest first."""
     found = asyncio.run(_list(settings, IntentState(state) if state else None, limit))
     _print(found, as_json)
 
@@ -36,7 +38,7 @@ def list_(settings: Settings, state: str | None, limit: int, as_json: bool) -> N
 @as_json
 @with_settings
 def show(settings: Settings, payment: str, as_json: bool) -> None:
-    """One payment, by its id."""
+    """Show one payment, by its id."""
     described = _describe(asyncio.run(_get(settings, PaymentId(payment))))
     if as_json:
         print_json(described)
@@ -49,9 +51,10 @@ def show(settings: Settings, payment: str, as_json: bool) -> None:
 @as_json
 @with_settings
 def reconcile(settings: Settings, as_json: bool) -> None:
-    """Ask the chains once about every payment whose outcome is open; prints those that changed.
+    """Ask the chains about every open payment, once.
 
-    Beside a running server it only looks: two processes that send with one settlement key get into each other's way.
+    Prints those that changed. Beside a running server it only looks and sends nothing: the two would compete for the
+    settlement key.
     """
     changed = asyncio.run(_reconcile(settings))
     _print(changed, as_json)

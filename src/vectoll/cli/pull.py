@@ -33,13 +33,14 @@ class _Pulled:
 @as_json
 @with_settings
 def pull(settings: Settings, models: tuple[str, ...], revision: str | None, as_json: bool) -> None:
-    """Fetch the weights of models from the Hugging Face hub, ahead of the first start.
+    """Fetch models' weights from the Hugging Face hub.
 
-    Without an ID: of every model that vectoll.toml names. Only the files that serving needs are fetched; what broke
-    off is resumed, by the next run too. HF_TOKEN, HF_HOME and HF_ENDPOINT mean what they mean to every program.
+    So the first start need not wait for them. Without an ID, fetches those of every model that vectoll.toml names.
+    Only the files that serving needs are fetched, and an interrupted download resumes with the next run. HF_TOKEN,
+    HF_HOME and HF_ENDPOINT are respected.
     """
     if revision is not None and len(models) != 1:
-        raise click.UsageError("--revision is of one model: name it.")
+        raise click.UsageError("--revision needs exactly one model ID.")
     done = [_pull(entry, revision) for entry in _chosen(settings, models)]
     if as_json:
         print_json(done)
@@ -62,7 +63,7 @@ def _chosen(settings: Settings, names: Sequence[str]) -> Sequence[ModelSettings]
         if not chosen:
             pullable = [entry.id for entry in entries if entry.repo and source_of(entry)]
             raise click.ClickException(
-                f"vectoll.toml names no model that has weights. Name one here: {', '.join(pullable)}."
+                f"vectoll.toml names no model with weights to fetch. Give an ID: {', '.join(pullable)}."
             )
         return chosen
     for name in names:
@@ -70,7 +71,7 @@ def _chosen(settings: Settings, names: Sequence[str]) -> Sequence[ModelSettings]
             raise UnknownModel(name, sorted(entry.id for entry in entries), "Models of the catalogue")
         if source_of(by_name[name]) is None:
             raise click.BadParameter(
-                f"{name} is bought from an upstream: it has no weights to fetch.", param_hint="ID"
+                f"{name} is served by an upstream and has no weights to fetch.", param_hint="ID"
             )
     return [by_name[name] for name in dict.fromkeys(names)]
 
@@ -140,4 +141,4 @@ def _print(done: Sequence[_Pulled], settings: Settings) -> None:
         if one.error:
             click.echo(f"{one.id}: {one.error}", err=True)
         elif one.commit and pinned.get(one.id) != one.commit:
-            click.echo(f'To serve exactly this of {one.id}: revision = "{one.commit}" in vectoll.toml.')
+            click.echo(f'To pin {one.id} to this commit: revision = "{one.commit}" in vectoll.toml.')

@@ -49,12 +49,12 @@ def _configuration_page() -> Iterator[str]:
     yield "<!-- Written by `vectoll reference configuration`; a test checks that it is up to date. -->"
     yield ""
     yield (
-        "Settings come from, the later the stronger: the defaults below; `vectoll.toml` in the working directory, "
-        "or the file that `--config` or `VECTOLL_CONFIG` names; environment variables; command-line options. "
+        "Settings come from four places, and the later wins: the defaults below; `vectoll.toml` in the working "
+        "directory, or the file that `--config` or `VECTOLL_CONFIG` names; environment variables; options. "
         "An environment variable is `VECTOLL_` and the setting's name in capitals, with `__` for each dot: "
         "`limits.requests_per_minute` is `VECTOLL_LIMITS__REQUESTS_PER_MINUTE`. A list or a table in a variable is "
-        "JSON; a list of texts may have commas instead. A wrong setting ends the program with one line that names it. "
-        "`vectoll config show` prints what is in force, and refuses what `vectoll serve` would."
+        "JSON; a list of texts may be separated by commas instead. A wrong setting ends the program with one line that "
+        "names it. `vectoll config show` prints the settings in force, and refuses what `vectoll serve` would."
     )
     for prefix, title, struct in _tables(Settings, ""):
         yield ""
@@ -159,9 +159,9 @@ def _command_line_page(root: click.Command) -> Iterator[str]:
     yield ""
     yield (
         "Every command that prints takes `--json`; every command that touches data takes `--data-dir` and "
-        "`--config`. Commands write straight to the ledger, also while a server runs. Exit code 0 is success, 1 is "
-        "a refusal, or that what is asked for cannot be done as things are (in use, there already, full, away), 2 a "
-        "wrong option or setting. Colours go away in a pipe and with `NO_COLOR`."
+        "`--config`. Commands write straight to the ledger, even while a server runs. Exit code 0 is success; 2 is a "
+        "wrong option or setting; 1 is anything else that was refused or could not be done (in use, there already, "
+        "full, out of reach). There are no colours in a pipe or with `NO_COLOR`."
     )
     for path, command in _commands(root, "vectoll"):
         context = click.Context(

@@ -13,9 +13,17 @@ from vectoll.settings import load_settings
 @click.option("--host", help="Address to listen on [127.0.0.1].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one [8787].")
 @click.option("--data-dir", type=click.Path(), help="Where the ledger and keys live.")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file; else ./vectoll.toml.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[info]")
-@click.option("--log-format", type=click.Choice(["auto", "json", "text"]), help="auto: text on a terminal.")
+@click.option("--config", type=click.Path(path_type=Path), help="The settings file; else ./vectoll.toml.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="The least severe level that is logged [info].",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    help="auto is text on a terminal, else JSON [auto].",
+)
 def serve(config: Path | None, log_level: str | None, log_format: str | None, **flags: Any) -> None:
     """Serve embeddings over HTTP until SIGTERM, SIGHUP or Ctrl+C."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

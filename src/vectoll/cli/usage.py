@@ -15,8 +15,14 @@ from vectoll.settings import Settings
 
 
 @click.command()
-@click.option("--since", type=PAST, default="30d", show_default=True, help="A date, or a span such as 24h.")
-@click.option("--account", type=ACCOUNT, help="Only this account's.")
+@click.option(
+    "--since",
+    type=PAST,
+    default="30d",
+    show_default=True,
+    help="A date, or a span back from now such as 24h.",
+)
+@click.option("--account", type=ACCOUNT, help="Only this account's charges.")
 @as_json
 @with_settings
 def usage(settings: Settings, since: datetime, account: AccountId | None, as_json: bool) -> None:

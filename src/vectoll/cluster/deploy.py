@@ -15,7 +15,7 @@ from vectoll.adapters.engines.ray.by_handle import connect
 from vectoll.adapters.engines.ray.names import APP_PREFIX, app_name, route_prefix
 from vectoll.adapters.engines.ray.opening import checked_secret
 from vectoll.adapters.engines.ray.routes import NotServed
-from vectoll.cluster.placement import Needs, needs_of
+from vectoll.cluster.placement import Needs
 from vectoll.cluster.replica import EngineReplica, Load, ReplicaPlan
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import VectollError
@@ -51,12 +51,12 @@ class ModelStatus:
 
     @property
     def is_running(self) -> bool:
-        """Whether it serves, with everything that was asked for."""
+        """Whether it serves with all that was deployed."""
         return self.state == "RUNNING"
 
 
 class DeploymentFailed(VectollError):
-    """A model does not come up. The replicas that were there before go on."""
+    """A model did not come up. The replicas that were there before keep serving."""
 
 
 def join(cluster: ClusterSettings) -> None:
@@ -68,11 +68,6 @@ def join(cluster: ClusterSettings) -> None:
             f"no Ray cluster at cluster.address {cluster.address!r}: start one with "
             "`ray start --head --disable-usage-stats`, or name its address"
         ) from None
-
-
-def needs(spec: ModelSpec, weights_bytes: int, settings: Settings) -> Needs:
-    """What one replica of a model takes of a node. Raises ConfigurationError."""
-    return needs_of(spec.id, weights_bytes, settings.cluster, on_gpu=settings.engine.device == "cuda")
 
 
 def fits_some_node(wanted: Needs) -> bool:
@@ -139,7 +134,7 @@ def _options(settings: Settings, wanted: Needs) -> dict[str, Any]:
         "backpressure_config": {"retry_after_s": 1.0},
         "autoscaling_config": {
             "min_replicas": cluster.min_replicas,
-            "max_replicas": max(cluster.min_replicas, cluster.max_replicas),
+            "max_replicas": cluster.max_replicas,
             "target_ongoing_requests": cluster.target_ongoing_requests,
             "upscale_delay_s": cluster.upscale_delay_s,
             "downscale_delay_s": cluster.downscale_delay_s,
@@ -154,7 +149,7 @@ def _options(settings: Settings, wanted: Needs) -> dict[str, Any]:
 
 
 def wait(models: Sequence[ModelId], timeout_s: float, tell: Callable[[ModelStatus], None]) -> None:
-    """Until all of them run; ``tell`` hears of every change. Raises DeploymentFailed for one that does not."""
+    """Block until all of them run, telling ``tell`` of every change. Raises DeploymentFailed for one that does not."""
     names = {app_name(model): model for model in models}
     told: dict[str, ModelStatus] = {}
     deadline = time.monotonic() + timeout_s
@@ -172,7 +167,7 @@ def wait(models: Sequence[ModelId], timeout_s: float, tell: Callable[[ModelStatu
         if time.monotonic() > deadline:
             slow: list[str] = [names[n] for n in names if n not in states or not states[n].is_running]
             slow = slow or ["the HTTP proxies"]
-            raise DeploymentFailed(f"not all runs after {timeout_s:g} s: {', '.join(slow)}")
+            raise DeploymentFailed(f"not running after {timeout_s:g} s: {', '.join(slow)}")
         time.sleep(POLL_S)
 
 

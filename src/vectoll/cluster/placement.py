@@ -12,7 +12,7 @@ PROCESS_BYTES = 512 * 2**20
 WEIGHTS_IN_MEMORY = 2
 """An engine packs weights while it reads them, so both are there for a moment."""
 GPU_WORK_BYTES = 2 * 2**30
-"""What a GPU holds besides the weights: the CUDA context and a batch's activations."""
+"""What a replica takes of a GPU besides its weights: the CUDA context and a batch's activations."""
 
 
 @dataclass(frozen=True, slots=True)

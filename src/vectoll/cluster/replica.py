@@ -19,14 +19,16 @@ from vectoll.adapters.engines.ray.frames import (
     Question,
     decode_question,
     encode_answer,
+    encode_difference,
     encode_refusal,
 )
+from vectoll.adapters.engines.ray.marks import differences, marks_of
 from vectoll.bootstrap import open_tracer
 from vectoll.core.batching.batcher import Batcher
 from vectoll.core.tracing import TracedMetrics, Tracer
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import AtCapacity, Draining, VectollError
-from vectoll.engines import LoadedEngine, load_engine
+from vectoll.engines import LoadedEngine, load_engine, precision_of
 from vectoll.ports.metrics import NoMetrics
 from vectoll.settings import EngineSettings, QueueSettings, TracingSettings
 
@@ -52,7 +54,7 @@ class ReplicaPlan:
 
 
 class EngineReplica:
-    """The class that Serve deploys. Batches what many gateways ask for, fairly among their callers."""
+    """The class that Serve deploys. Batches the questions of many gateways, fairly among their callers."""
 
     def __init__(self, plan: ReplicaPlan, load: Load = load_engine) -> None:
         """On the event loop that will answer. Raises RuntimeError when this node has another vectoll."""
@@ -61,6 +63,7 @@ class EngineReplica:
                 f"this node has vectoll {__version__}, the deployment is for {plan.version}: install the same"
             )
         self._plan = plan
+        self._marks = marks_of(plan.spec, precision_of(plan.spec, plan.engine))
         self._stack = AsyncExitStack()
         loaded = load(plan.spec, plan.engine)
         self._vocab_size = loaded.vocab_size
@@ -79,6 +82,9 @@ class EngineReplica:
         """Frame in, frame out (``adapters.engines.ray.frames``). Raises nothing that a gateway must know of."""
         try:
             asked = decode_question(question)
+            if names := differences(asked.marks, self._marks):
+                log.warning("question_refused: the gateway has another %s", ", ".join(names))
+                return encode_difference(names)
             self._check(asked)
         except BadFrame as problem:
             log.warning("question_refused: %s", problem)
@@ -99,7 +105,7 @@ class EngineReplica:
         self._tracer = await self._stack.enter_async_context(open_tracer(self._plan.tracing))
 
     async def check_health(self) -> None:
-        """Serve's hook: whoever cannot trace as it is told to is replaced, which shows why."""
+        """Serve's hook. Raises where tracing could not be set up: the replica is then replaced, and Serve shows why."""
         await self._opening_tracer
 
     def _traced(self, headers: Mapping[str, str]) -> AbstractContextManager[object]:

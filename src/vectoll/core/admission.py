@@ -42,7 +42,8 @@ class Admission:
         self._in_flight_of_accounts: dict[str, int] = {}
         self._bytes: Counter[Caller] = Counter()
         self._bytes_of_accounts: Counter[str] = Counter()
-        self._all_bytes = 0
+        self.bytes_in_flight = 0
+        """Of all callers."""
 
     async def admit(self, caller: Caller, in_flight: int | None = None) -> "Permit":
         """A permit for one request, to be used as a context manager.
@@ -108,7 +109,7 @@ class Admission:
     def hold_bytes(self, caller: Caller, before: int, now: int) -> None:
         """One request takes ``now`` bytes instead of ``before``. Raises RateLimited, AtCapacity."""
         own, of_account = self._bytes[caller] - before, self._bytes_of_accounts[caller.account] - before
-        others = self._all_bytes - before
+        others = self.bytes_in_flight - before
         for taken, most in ((own, MAX_BYTES_EACH), (of_account, MAX_BYTES_OF_ACCOUNT)):
             if taken and taken + now > most:
                 what = f"{most >> 20} MiB of requests and their vectors at most"
@@ -116,11 +117,11 @@ class Admission:
         if others and others + now > MAX_BYTES:
             raise AtCapacity(1)
         self._bytes[caller], self._bytes_of_accounts[caller.account] = own + now, of_account + now
-        self._all_bytes = others + now
+        self.bytes_in_flight = others + now
 
     def free_bytes(self, caller: Caller, size: int) -> None:
         """A request is over that took these."""
-        self._all_bytes -= size
+        self.bytes_in_flight -= size
         _subtract(self._bytes, caller, size)
         _subtract(self._bytes_of_accounts, caller.account, size)
 

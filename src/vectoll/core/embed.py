@@ -14,7 +14,7 @@ from vectoll.domain.identity import Principal
 from vectoll.domain.ids import ModelId, RequestId
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Quote
-from vectoll.ports.metrics import Metrics
+from vectoll.ports.metrics import Metrics, Stage
 from vectoll.ports.model import Forfeit
 
 
@@ -83,7 +83,7 @@ class Stopwatch:
         self._model = model
         self._started = time.perf_counter()
 
-    def lap(self, stage: str) -> None:
+    def lap(self, stage: Stage) -> None:
         """One stage is over, and the next begins."""
         now = time.perf_counter()
         self._metrics.stage(self._model, stage, now - self._started)

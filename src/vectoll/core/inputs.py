@@ -1,5 +1,6 @@
 """What a model is given to read of a request's inputs, wherever it is computed."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import cast
@@ -10,6 +11,9 @@ from vectoll.domain.embedding import Inputs
 from vectoll.domain.errors import InputTooLong, InvalidRequest, TokenIdsRefused
 from vectoll.domain.identity import Caller
 from vectoll.ports.model import ForeignTokens
+
+IDS_AT_ONCE = 65_536
+"""About a millisecond and a half."""
 
 INLINE_IDS = 2_000
 """Fewer token ids than this are turned into text on the event loop: a thread's round trip would cost more."""
@@ -34,9 +38,14 @@ async def read_texts(
     return [spec.prompt + text for text in texts] if spec.prompt else texts
 
 
-def check_ids(sequences: Sequence[Sequence[int]], spec: ModelSpec, vocab_size: int) -> None:
-    """Raises InvalidRequest for an id that is none of the model's own."""
+async def check_ids(sequences: Sequence[Sequence[int]], spec: ModelSpec, vocab_size: int) -> None:
+    """Raises InvalidRequest for an id that is none of the model's own. Others have their turn between many."""
+    seen = 0
     for index, ids in enumerate(sequences):
+        seen += len(ids)
+        if seen >= IDS_AT_ONCE:
+            seen = 0
+            await asyncio.sleep(0)
         if min(ids) < 0 or max(ids) >= vocab_size:
             raise InvalidRequest.at(
                 ("input", index),

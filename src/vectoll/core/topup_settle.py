@@ -13,7 +13,7 @@ from vectoll.core.topup_rules import check_covered, check_open, credit_of, resto
 from vectoll.domain.errors import InvalidRequest, Unavailable
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.payments import (
-    AT_LARGE,
+    PENDING,
     Arrived,
     Intent,
     IntentState,
@@ -215,7 +215,7 @@ class Settlement:
                 return await self._reverse(rail, intent, sighting)
             case Never():
                 return await self.move(intent, state=IntentState.FAILED, reason=sighting.reason)
-            case Missing(reason) if reason and reason != intent.reason and intent.state in AT_LARGE:
+            case Missing(reason) if reason and reason != intent.reason and intent.state in PENDING:
                 return await self.move(intent, reason=reason)
             case Missing() | Arrived():
                 return intent

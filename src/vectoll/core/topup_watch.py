@@ -14,7 +14,7 @@ from vectoll.core.topup_rules import is_on_terms, is_timely
 from vectoll.core.topup_settle import Settlement
 from vectoll.domain.errors import Unavailable
 from vectoll.domain.payments import (
-    AT_LARGE,
+    PENDING,
     UNSETTLED,
     Intent,
     IntentState,
@@ -205,7 +205,7 @@ class Watch:
 
     def _report_old(self, intent: Intent) -> None:
         age = self._clock.now() - intent.created_at
-        if intent.state in AT_LARGE and age > _ALARMING:
+        if intent.state in PENDING and age > _ALARMING:
             details = {"payment": intent.id, "network": intent.network, "age_s": int(age.total_seconds())}
             _log.error("payment_outcome_unknown", extra=details | {"reason": intent.reason})
 

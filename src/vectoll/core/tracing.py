@@ -20,7 +20,7 @@ from random import getrandbits
 from vectoll.domain.identity import Principal
 from vectoll.domain.traces import Span, SpanContext, SpanKind, read_context
 from vectoll.ports.authenticator import Authenticator
-from vectoll.ports.metrics import ServerMetrics
+from vectoll.ports.metrics import ServerMetrics, Stage
 from vectoll.ports.spans import SpanSink
 
 ENCODE = "encode"
@@ -173,7 +173,7 @@ class TracedMetrics:
         self.answered = metrics.answered
         self.render = metrics.render
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
+    def stage(self, model: str, stage: Stage, seconds: float) -> None:
         """Time spent in one stage of a request."""
         self._stage(model, stage, seconds)
         if trace := _current.get():

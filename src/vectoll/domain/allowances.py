@@ -24,7 +24,7 @@ class DailyAllowance:
     staked: Amount
     """What the wallet's stake gives on this day."""
     granted: Amount
-    """Both together, and never less than what is spent."""
+    """The two together; never less than what is spent."""
     spent: Amount
 
     @property
@@ -35,7 +35,7 @@ class DailyAllowance:
 
 @dataclass(frozen=True, slots=True)
 class StakeSnapshot:
-    """From which block a day's stakes were read. There is one for a day, ever."""
+    """The block from which a day's stakes were read. A day has one, and never another."""
 
     day: Day
     block: int
@@ -47,7 +47,7 @@ def day_of(instant: datetime) -> Day:
 
 
 def granted_amount(per_day: int, staked: int, spent: int) -> Amount:
-    """A day's grant: at most ``MAX_AMOUNT``, and never less than what is spent of it already."""
+    """A day's grant: at most ``MAX_AMOUNT``, and never less than what has been spent of it."""
     return Amount(max(spent, min(per_day + staked, MAX_AMOUNT)))
 
 

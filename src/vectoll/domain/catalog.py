@@ -93,7 +93,7 @@ class Upstream:
     api_key_env: str | None = None
     """The environment variable that holds our key; None sends no key."""
     tokenizer: str | None = None
-    """``cl100k_base``, ``r50k_base`` or the path of a tokenizer.json: makes quotes exact. None bounds them."""
+    """``cl100k_base``, ``r50k_base`` or the path of a tokenizer.json: quotes are exact. None: they are upper bounds."""
     usage_missing: UsageMissing = UsageMissing.FAIL
     max_batch_inputs: int = 2048
     """Most inputs in one call of ours."""
@@ -103,7 +103,7 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFacts:
-    """What a checkpoint says about itself, for what neither the operator nor the catalogue says."""
+    """What a checkpoint says about itself. Used where neither the operator nor the catalogue says."""
 
     family: str
     pooling: Pooling | None
@@ -121,9 +121,9 @@ class ModelSpec:
     source: ModelSource
     pooling: Pooling
     dims: int
-    """0 where only a checkpoint says it that cannot be read: the model is offline."""
+    """0 where only the checkpoint could say and cannot be read; the model is then offline."""
     max_tokens: int
-    """Longest input in tokens, special tokens included; 0 likewise."""
+    """Longest input in tokens, special tokens included; 0 as for ``dims``."""
     price: Price
     matryoshka_dims: tuple[int, ...] = ()
     """Sizes other than ``dims`` that ``dimensions`` may ask for."""
@@ -187,7 +187,7 @@ class Catalog(Mapping[str, ModelSpec]):
         return len(self._by_id)
 
     def resolve(self, name: str) -> ModelSpec:
-        """The model of this id or alias. Raises UnknownModel, which lists every id, of models that are off, too."""
+        """The model of this id or alias. Raises UnknownModel, which lists every id, even of models that are off."""
         spec = self._by_name.get(name)
         if spec is None:
             raise UnknownModel(name, sorted(self._by_id), "Models of the catalogue")

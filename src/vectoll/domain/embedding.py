@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vectoll.domain.errors import TooManyCharacters
+from vectoll.domain.errors import InvalidRequest, TooManyCharacters
 from vectoll.domain.ids import ModelId
 
 MAX_INPUTS = 2048
@@ -12,8 +12,8 @@ MAX_INPUTS = 2048
 
 FREE_CHARACTERS = 1 << 20
 CHARACTERS_PER_TOKEN = 256
-"""Text is paid for by the token, but has to be read by the character: a word of 30 MB may be one token, and takes ten
-seconds. English has four or five characters a token."""
+"""Text is paid for by the token but read by the character, and a word of 30 MB may be a single token that takes ten
+seconds to read. English has four or five characters a token."""
 
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 """One or more inputs, all text or all token ids."""
@@ -23,16 +23,27 @@ Vector = memoryview
 
 
 def max_characters(tokens: int) -> int:
-    """How much text so many tokens may be."""
+    """The most characters that a text of so many tokens may have."""
     return FREE_CHARACTERS + CHARACTERS_PER_TOKEN * tokens
 
 
 def check_characters(texts: Sequence[str], max_tokens: int) -> None:
-    """Raises TooManyCharacters for a text that is not even worth counting where ``max_tokens`` are the most."""
+    """Raises TooManyCharacters for a text that could not fit ``max_tokens`` in any case, so that nobody counts."""
     most = max_characters(max_tokens)
     for index, text in enumerate(texts):
         if len(text) > most:
             raise TooManyCharacters(index, len(text), most, max_tokens)
+
+
+def check_unicode(texts: Sequence[str]) -> None:
+    """Raises InvalidRequest for a text with half of a surrogate pair, which has no UTF-8 form; names its index."""
+    for index, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest.of(
+                ("input", index), "is not valid Unicode: it has half of a surrogate pair"
+            ) from None
 
 
 class EncodingFormat(StrEnum):

@@ -15,7 +15,7 @@
     │   └── ModelNotPermitted     the caller is known, but this model is for Pro users
     ├── Forbidden                 the caller is known, and may not do this
     ├── NotFound                  the thing that the path names does not exist
-    ├── PaymentRequired
+    ├── PaymentRequired           credit is missing; nothing was encoded or charged
     │   ├── InsufficientBalance   the quote does not fit the account's available credit
     │   ├── NothingToSpend        a large request of an account that can pay for none
     │   ├── WalletBalanceTooLow   a wallet has less than it needs to be served at all
@@ -24,15 +24,21 @@
     │   └── IdempotencyKeySpent   it was repeated too often, or is too old
     ├── PayloadTooLarge           the body exceeds the limit
     ├── UnsupportedMediaType      the body is not application/json
-    │   └── ContentEncoded            it is, but compressed
+    │   └── ContentEncoded        it is, but compressed
     ├── RateLimited               too many requests, tokens or failures; says when to come back
     ├── InferenceFailed           the engine failed, or a vector was not finite; never charged
-    ├── Unavailable
+    ├── Unavailable               not now; may say when
     │   ├── AtCapacity            the queue is full or the expected wait too long
     │   ├── OutcomeUnknown        it may have been done or not; will be found out
     │   ├── ModelOffline          the model is in the catalogue, its weights are not loadable
     │   ├── UpstreamUnavailable   the provider of the model's vectors does not answer, or refuses us
+    │   ├── RailUnavailable       a chain or facilitator did not answer; no money moved (vectoll.domain.payments)
     │   └── Draining              the server is shutting down
+    ├── PaymentRefused            a payment in USDC cannot be accepted (this and what follows: vectoll.domain.payments)
+    ├── PaymentInProgress         it is being settled by another request, or watched
+    ├── PaymentAlreadyCredited    it was credited by an earlier request
+    ├── PaymentOutcomeUnknown     it was sent, and what became of it is not known yet
+    ├── PaymentHeaderNotAccepted  it came with a request for embeddings, where none is taken
     └── ConfigurationError        a setting is wrong; one line for the operator
         └── Unusable              the setting is right; what it names cannot be used as it is now
 """
@@ -79,12 +85,12 @@ class InvalidRequest(VectollError):
 
     @classmethod
     def at(cls, path: tuple[str | int, ...], message: str) -> "InvalidRequest":
-        """One issue at ``path``, which is also the message."""
+        """One issue at ``path``; the message is ``message`` alone, which names what it is about."""
         return cls(message, [FieldIssue(path, message)])
 
     @classmethod
     def of(cls, path: tuple[str | int, ...], why: str) -> "InvalidRequest":
-        """One issue at ``path``; the message says of what, the issue need not."""
+        """One issue at ``path``; the message is the path and ``why``: ``input[3]: must not be empty``."""
         return cls(f"{format_path(path)}: {why}", [FieldIssue(path, why)])
 
 
@@ -125,7 +131,7 @@ class TooManyCharacters(InvalidRequest):
     def __init__(self, index: int, characters: int, most: int, limit: int) -> None:
         message = (
             f"This model's maximum context length is {limit} tokens, but input {index} has {characters} characters, "
-            f"and at most {most} are looked at. Shorten or split it; {NOTHING_CHARGED}."
+            f"and at most {most} are read. Shorten or split it; {NOTHING_CHARGED}."
         )
         super().__init__(message, [FieldIssue(("input", index), message)])
 
@@ -135,8 +141,8 @@ class TooFewTokens(InvalidRequest):
 
     def __init__(self, characters: int, tokens: int, limit: int) -> None:
         message = (
-            f"input: {characters} characters are only {tokens} tokens, which may be at most {limit} characters. "
-            "Leave out what the model does not read: runs of spaces, or of letters without a space."
+            f"input: {characters} characters make only {tokens} tokens, which may have at most {limit} characters. "
+            "Leave out what the model does not read: long runs of spaces, or of letters without a space."
         )
         super().__init__(message, [FieldIssue(("input",), message)])
 
@@ -240,18 +246,21 @@ class IdempotencyConflict(VectollError):
 
     code = "IDEMPOTENCY_KEY_REUSED"
 
-    def __init__(self) -> None:
-        super().__init__("This Idempotency-Key was already used for a different request. Use a new key.")
+    def __init__(
+        self, message: str = "This Idempotency-Key was already used for a different request. Use a new key."
+    ) -> None:
+        super().__init__(message)
 
 
 class IdempotencyKeySpent(IdempotencyConflict):
-    """A charge is answered again a few times, and for a day."""
+    """A charge is answered again a few times, and for a day. ``why`` this one is not goes on "The request …"."""
 
     code = "IDEMPOTENCY_KEY_SPENT"
 
     def __init__(self, why: str) -> None:
-        message = f"The request under this Idempotency-Key {why}. Use a new key: it is a new request, and is charged."
-        VectollError.__init__(self, message)
+        super().__init__(
+            f"The request under this Idempotency-Key {why}. Use a new key: it is a new request, and is charged."
+        )
 
 
 class PayloadTooLarge(VectollError):
@@ -268,8 +277,8 @@ class UnsupportedMediaType(VectollError):
 
     code = "INVALID_CONTENT_TYPE"
 
-    def __init__(self) -> None:
-        super().__init__("Invalid request content-type: send application/json in UTF-8")
+    def __init__(self, message: str = "Invalid request content-type: send application/json in UTF-8") -> None:
+        super().__init__(message)
 
 
 class ContentEncoded(UnsupportedMediaType):
@@ -278,8 +287,7 @@ class ContentEncoded(UnsupportedMediaType):
     code = "INVALID_CONTENT_ENCODING"
 
     def __init__(self) -> None:
-        message = "Invalid request content-encoding: send the body as it is, without Content-Encoding"
-        VectollError.__init__(self, message)
+        super().__init__("Invalid request content-encoding: send the body as it is, without Content-Encoding")
 
 
 class RateLimited(VectollError):

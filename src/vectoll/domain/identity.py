@@ -84,7 +84,7 @@ class ApiKey:
         limit: SpendLimit | None = None,
         is_pro: bool = False,
     ) -> "ApiKey":
-        """What is stored of a new key whose ``secret`` is shown once."""
+        """A new key as it is stored; its ``secret`` is shown once and then forgotten."""
         return cls(
             id=KeyId(new_id("key")),
             account=account,

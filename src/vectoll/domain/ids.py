@@ -46,7 +46,7 @@ def parse_account(text: str) -> AccountId:
     """
     if not _ACCOUNT.fullmatch(text):
         raise ValueError(
-            "an account id is 1 to 128 of A-Z a-z 0-9 . _ : @ | / + = ~ -, a letter or digit first"
+            "an account id is 1 to 128 characters of A-Z a-z 0-9 . _ : @ | / + = ~ -, a letter or digit first"
         )
     return AccountId(text)
 

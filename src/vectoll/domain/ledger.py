@@ -76,8 +76,8 @@ class Balance:
 
     @property
     def available(self) -> Amount:
-        """What a new hold may take: nothing where more is held, of an allowance that ended at midnight or of credit
-        that was taken back.
+        """What a new hold may take. More may be held than there is, where an allowance ended at midnight or credit was
+        taken back; then it is nothing.
         """
         return Amount(max(ZERO, self.total - self.held))
 

@@ -33,7 +33,7 @@ class LimitState:
     """Whole seconds until the window is fresh, at least 0."""
 
     def refusal(self, limit: str) -> RateLimited:
-        """The error for who may not go on; ``limit`` says what in a minute was too much."""
+        """The error for a caller over the limit, which ``limit`` names."""
         return RateLimited(
             f"Rate limit exceeded: {limit}. Try again in {self.reset_s} seconds.", self.reset_s
         )
@@ -53,16 +53,16 @@ class RateLimitDecision:
 
 
 def estimated_use(window_s: float, left_s: float, previous: int, current: int) -> int:
-    """What a sliding-window counter takes to be used, rounded down.
+    """What a sliding-window counter estimates to be used, rounded down.
 
-    Windows start at multiples of their length. ``left_s`` of the running one are still to come, and ``current`` was
-    counted in it; the hits of the one before, ``previous``, are taken to be spread evenly.
+    Windows start at multiples of their length. ``current`` hits were counted in the running one, of which ``left_s``
+    remain; the ``previous`` hits of the window before are assumed to be spread evenly.
     """
     return floor(previous * left_s / window_s + current)
 
 
 def estimated_wait_s(window_s: float, left_s: float, previous: int, current: int, at_most: int) -> float:
-    """How long until ``at_most`` is used, where more is, if nothing is added. See ``estimated_use``."""
+    """How long until use falls to ``at_most``, which it exceeds now, if nothing is added. See ``estimated_use``."""
     room = at_most + 1  # what the estimate must stay below
     if current < room:  # it is enough that the previous window slides out further
         return left_s - (room - current) * window_s / previous

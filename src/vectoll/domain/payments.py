@@ -34,7 +34,7 @@ MAX_OPEN_PER_PAYER = 3
 MIN_VALIDITY_S = 10
 """A payment must stay valid this long yet when it comes in, or it may lapse on its way to the chain."""
 MAX_VALIDITY_S = 900
-"""Longer than is asked for, for clocks that are off; what stays open is watched, and strangers could fill the watch."""
+"""Longer than is asked for, as clocks may be off; but open payments are watched, and strangers could fill the watch."""
 
 
 def usdc_amount(base_units: int) -> Amount:
@@ -130,9 +130,9 @@ class IntentState(StrEnum):
 
 
 UNSETTLED = (IntentState.RECEIVED, IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
+"""Neither credited nor failed yet."""
 
-
-AT_LARGE = (IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
+PENDING = (IntentState.VERIFIED, IntentState.SUBMITTING, IntentState.UNKNOWN)
 """The chain would have accepted it, and what became of it is not known."""
 
 
@@ -187,22 +187,22 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Not there; it may come yet."""
+    """Not there, but it may still come."""
 
     reason: str = ""
 
 
 REVERTED = "failed_on_chain"
-"""The reason of what is in a block, cost its fee and moved nothing."""
+"""The reason where a transaction is in a block, but failed: it cost its fee and moved nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """Not there, and it never can be, by blocks that are final."""
+    """Not there, and by final blocks it never can be."""
 
     reason: str
     by_absence: bool = False
-    """Whether it is lapsed and not there, rather than there and something else: one node may have a hole in it."""
+    """Whether that follows from not finding it after it lapsed, and not from something found: a node may have gaps."""
 
 
 Sighting = Arrived | Missing | Never

@@ -41,13 +41,13 @@ def asks_payment(scope: Scope, error: VectollError) -> Asked | None:
         return None
     path, now = scope["path"], _services(scope).clock.now()
     if isinstance(error, NoCredentials):
-        body: Any = wallets.asking.discovery(path, now)
+        body: Any = wallets.terms.discovery(path, now)
     elif _lacks_credit(scope, error):
         balance = cast(InsufficientBalance | WalletBalanceTooLow, error).available
-        body = wallets.asking.wallet_payment_required(path, now, balance, str(error))
+        body = wallets.terms.wallet_payment_required(path, now, balance, str(error))
     else:
         return None
-    return Asked(body, {"payment-required": wallets.asking.header(path, now)})
+    return Asked(body, {"payment-required": wallets.terms.header(path, now)})
 
 
 def _lacks_credit(scope: Scope, error: VectollError) -> bool:

@@ -156,10 +156,10 @@ def _why_not_json(body: bytes, error: Exception) -> str:
     return shorten(reason)
 
 
-def first_problem(error: msgspec.ValidationError) -> InvalidRequest:
-    """``Expected `int`, got `str` - at `$.a[0]``` → an issue at ``("a", 0)``."""
+def first_problem(error: msgspec.ValidationError, *within: str | int) -> InvalidRequest:
+    """``Expected `int`, got `str` - at `$.a[0]``` → an issue at ``("a", 0)``, or so below ``within``."""
     what, _, where = str(error).partition(" - at `$")
-    path = tuple(
+    path = within + tuple(
         name or (int(index) if index.isdigit() else index)
         for name, index in _MSGSPEC_PATH_STEP.findall(where)
     )

@@ -88,7 +88,7 @@ async def admit_to_inference(request: Request) -> tuple[Principal, Permit]:
     if services.wallets is None or header is None:
         principal, permit = await admit(request)
     elif not services.settings.x402.pay_on_inference:
-        raise PaymentHeaderNotAccepted(services.wallets.asking.top_up_url)
+        raise PaymentHeaderNotAccepted(services.wallets.terms.top_up_url)
     else:
         principal, permit = await _admit_payer(request, services.wallets, header)
     funds = record_of(request.scope).funds

@@ -50,8 +50,8 @@ _SHORT_NAMES = {Family.EVM: "base", Family.SOLANA: "solana"}
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """What this server asks for. ``public_url`` has no slash at its end; ``options`` are in order of preference."""
+class PaymentTerms:
+    """What this server asks to be paid, and where. ``public_url`` ends in no slash; ``options`` are by preference."""
 
     public_url: str
     options: Sequence[PaymentOption]

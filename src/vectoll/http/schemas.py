@@ -16,8 +16,9 @@ MAX_INT = 2**31 - 1
 
 _Text = Annotated[str, Meta(min_length=1)]
 _TokenId = Annotated[int, Meta(ge=0, le=MAX_INT)]
-_TokenIds = Annotated[list[_TokenId], Meta(min_length=1)]
-_Items = Annotated[list[_Text | _TokenId | _TokenIds], Meta(min_length=1, max_length=MAX_INPUTS)]
+TokenIds = Annotated[list[_TokenId], Meta(min_length=1)]
+Item = _Text | _TokenId | TokenIds
+_Items = Annotated[list[Item], Meta(min_length=1, max_length=MAX_INPUTS)]
 
 
 def _array_of(items: dict[str, Any], title: str, **limits: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vectoll.core.models import ModelRegistry
 from vectoll.core.topup import TopUps
 from vectoll.core.tracing import Tracer
 from vectoll.core.wallet_keys import WalletKeys
-from vectoll.http.payment_required import Asking
+from vectoll.http.payment_required import PaymentTerms
 from vectoll.ports.clock import Clock
 from vectoll.ports.history import AccountHistory
 from vectoll.ports.keys import KeyStore
@@ -43,7 +43,7 @@ class Readiness:
 class WalletServices:
     """What is there where wallets sign in and pay."""
 
-    asking: Asking
+    terms: PaymentTerms
     top_ups: TopUps
     keys: WalletKeys
     history: AccountHistory

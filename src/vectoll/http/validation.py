@@ -33,6 +33,11 @@ _FIELDS = frozenset(CreateEmbeddingRequest.__struct_fields__)
 _QUOTED_FIELDS = [f'"{field}"'.encode() for field in _FIELDS]
 _INPUT_FORMS = "must be a string, an array of strings, an array of token ids or an array of token-id arrays"
 
+NO_ARRAY = "must be an array of token ids, like the first item"
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for what is no JSON, or for what the decoder does not take for it."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_TEXT = "has half of a surrogate pair (a \\ud800 to \\udfff without the other half), which is no text"
 
@@ -45,13 +50,18 @@ def parse_embedding_request(body: bytes) -> EmbeddingRequest:
         wire = _REQUEST.decode(body)
     except msgspec.ValidationError as error:
         raise (first_problem(error) if len(body) > MAX_WALKED_BYTES else _refusal(body)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(body, error) from None
+    except UNREADABLE as error:
+        raise unreadable(body, error) from None
     if _may_repeat_a_field(body):
         refuse_duplicates(body)
     inputs = _inputs(wire.input)
     if inputs is None:
         raise as_error(list(islice(_input_issues(wire.input), MAX_ISSUES)))
+    return request_of(wire, inputs)
+
+
+def request_of(wire: CreateEmbeddingRequest, inputs: Inputs) -> EmbeddingRequest:
+    """The domain's request, of inputs that were checked."""
     return EmbeddingRequest(
         ModelId(wire.model), inputs, wire.dimensions, wire.encoding_format or EncodingFormat.FLOAT
     )
@@ -81,12 +91,12 @@ def _refusal(body: bytes) -> InvalidRequest:
     """Everything that is wrong, in the order of the fields."""
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _unreadable(body, error)
+    except UNREADABLE as error:
+        return unreadable(body, error)
     return as_error(list(islice(_issues(document), MAX_ISSUES)))
 
 
-def _unreadable(body: bytes, error: Exception) -> InvalidRequest:
+def unreadable(body: bytes, error: Exception) -> InvalidRequest:
     """What is wrong with a body that the decoder does not read; by its fields, where another one does.
 
     Half a surrogate pair, and a number beyond all floats, are JSON by its grammar.
@@ -176,7 +186,7 @@ def _text_issues(path: Path, texts: list[Any]) -> Iterator[FieldIssue]:
 def _token_array_issues(path: Path, arrays: list[Any]) -> Iterator[FieldIssue]:
     for index, ids in enumerate(arrays):
         if not isinstance(ids, list):
-            yield FieldIssue((*path, index), "must be an array of token ids, like the first item")
+            yield FieldIssue((*path, index), NO_ARRAY)
         elif not ids:
             yield FieldIssue((*path, index), "must not be an empty array")
         else:

@@ -13,9 +13,9 @@ class Allowances(Protocol):
     """Every method is atomic and safe to call concurrently; what returns is durable."""
 
     async def grant(self, account: AccountId, per_day: Amount) -> DailyAllowance:
-        """Grant an account ``per_day`` on every day from today on, in place of what was granted; 0 ends it.
+        """Grant an account ``per_day`` from today on, in place of an earlier grant; 0 ends it.
 
-        What is spent today stays spent. Creates the account as needed. Raises Forbidden for a system account.
+        What has been spent today stays spent. Creates the account as needed. Raises Forbidden for a system account.
         """
         ...
 
@@ -30,7 +30,7 @@ class Allowances(Protocol):
     async def record(self, snapshot: StakeSnapshot, stakes: Mapping[AccountId, Amount]) -> bool:
         """Store the day's snapshot and grant what each stake gives, in one step.
 
-        False, and nothing granted, when the day has a snapshot already: whoever took it.
+        False, granting nothing, when the day has a snapshot already, whoever took it.
         """
         ...
 
@@ -47,5 +47,5 @@ class StakeReader(Protocol):
         ...
 
     async def staked(self, wallet: WalletAddress, block: int) -> int:
-        """What a wallet had staked after that block, in base units of 18 decimals."""
+        """What a wallet had staked as of that block, in base units of 18 decimals."""
         ...

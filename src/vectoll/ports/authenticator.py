@@ -10,9 +10,9 @@ class Authenticator(Protocol):
     """Reads request headers (lower-case names). Ordered: the first that does not return None decides."""
 
     async def authenticate(self, headers: Mapping[str, str], client: str) -> Principal | None:
-        """None when these credentials are not this authenticator's kind.
+        """None when these credentials are not of this authenticator's kind.
 
-        Raises Unauthenticated when they are, and do not hold. Costs nothing else: no charge, no rate limit except for
-        what an unproved claim makes others do, which counts against ``client`` and raises RateLimited.
+        Raises Unauthenticated when they are and do not hold. Nothing is charged or counted, except that work which an
+        unproved claim causes elsewhere counts against ``client``, and may raise RateLimited.
         """
         ...

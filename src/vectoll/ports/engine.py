@@ -12,7 +12,9 @@ class Engine(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many calls may run side by side, from a thread each."""
+        """How many calls may run side by side, from a thread each; one more, with this number, where the shape of its
+        batches says so (``BatchShape.query_tokens``).
+        """
         ...
 
     @property
@@ -31,7 +33,7 @@ class Engine(Protocol):
         """Embed one batch on one stream. Blocks, and releases the GIL while it computes.
 
         ``batch[i]`` is the token ids of sequence ``i``, special tokens included, at least one each. ``is_alone``
-        says that no two requests for this model have met lately, so that one call may use more cores than one.
+        says that requests for this model have not overlapped lately, so that this call may use several cores.
         ``callers[i]`` is who sent sequence ``i``, where that is known: nothing is shared between two callers.
         Returns one L2-normalised float32 vector of ``dims`` per sequence, in order. Raises anything on failure:
         the caller answers every waiter with InferenceFailed.
@@ -57,8 +59,8 @@ class Backend(Protocol):
     async def compute(self, sequences: Sequence[Sequence[int]], caller: Caller) -> Sequence[Vector]:
         """One finite, L2-normalised vector of the native size per sequence, in order.
 
-        ``caller`` shares one fair place in the queue. Raises AtCapacity at once when the wait would be too long,
-        InferenceFailed, Draining, or another Unavailable. Cancelling the await frees the place in the queue.
+        All requests of one ``caller`` share one place in the fair queue. Raises AtCapacity at once when the wait would
+        be too long, InferenceFailed, Draining, or another Unavailable. Cancelling the await frees the place.
         """
         ...
 

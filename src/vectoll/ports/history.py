@@ -44,7 +44,7 @@ class AccountHistory(Protocol):
     """Reads only."""
 
     async def page(self, account: AccountId, limit: int, offset: int) -> HistoryPage:
-        """``limit`` entries after the newest ``offset``. Costs as much as ``offset + limit`` entries."""
+        """``limit`` entries, skipping the newest ``offset``. Costs as much as ``offset + limit`` entries."""
         ...
 
     async def charge_totals(self, start: datetime, account: AccountId | None = None) -> Sequence[ChargeTotal]:

@@ -36,5 +36,5 @@ class KeyStore(Protocol):
         ...
 
     async def revoke(self, key_id: KeyId, now: datetime) -> bool:
-        """Whether a key that was not yet revoked now is."""
+        """Revoke a key. False where it was revoked before, or where there is none of this id."""
         ...

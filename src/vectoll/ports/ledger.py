@@ -77,8 +77,8 @@ class Ledger(Protocol):
         The allowance pays first, as far as it goes: that of the day on which the hold was taken, so that a request
         that runs past midnight is paid for by what it was granted on; of today where there is no active hold.
 
-        Once called it runs to its end, even when the awaiting task is cancelled, and the hold is gone afterwards
-        whatever the outcome. A charge whose id exists with an equal fingerprint is not applied again: the first is
+        It runs to its end even when the awaiting task is cancelled, and the hold is gone afterwards whatever the
+        outcome. A charge whose id exists with an equal fingerprint is not applied again: the first is
         returned. Raises IdempotencyConflict for another fingerprint, InsufficientBalance or SpendLimitReached,
         charging nothing, when the balance was lowered or the limit used up behind the hold's back.
         """
@@ -98,6 +98,10 @@ class Ledger(Protocol):
 
     async def balance(self, account: AccountId) -> Balance:
         """Zero for an account that nobody has credited yet."""
+        ...
+
+    async def balances(self) -> Mapping[AccountId, Balance]:
+        """Every customer's, from one moment. Reads all accounts: for commands, not for requests."""
         ...
 
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:

@@ -1,7 +1,10 @@
 """What the core reports about itself."""
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
+
+Stage = Literal["tokenize", "hold", "encode", "queue", "charge", "serialise", "compress"]
+"""A stage of a request that is timed; ``queue`` is the first part of ``encode``."""
 
 
 class UpstreamOutcome(StrEnum):
@@ -34,8 +37,8 @@ class UpstreamAgain(StrEnum):
 class Metrics(Protocol):
     """Each call is cheap and never raises."""
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
-        """Time spent in one stage of a request: tokenize, hold, encode (and queue, its first part), charge."""
+    def stage(self, model: str, stage: Stage, seconds: float) -> None:
+        """Time spent in one stage of a request."""
         ...
 
     def embedded(self, model: str, inputs: int, tokens: int) -> None:
@@ -55,7 +58,7 @@ class Metrics(Protocol):
         ...
 
     def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
-        """One call to one base URL ended. ``host`` is of the settings: few."""
+        """One call to one base URL ended. ``host`` is that of a setting, so its values are few."""
         ...
 
     def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
@@ -64,7 +67,7 @@ class Metrics(Protocol):
 
 
 class ServerMetrics(Metrics, Protocol):
-    """What the HTTP layer reports as well: its own stages are serialise and compress."""
+    """What the HTTP layer reports as well."""
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered. ``route`` is the path template, so its values are few; "" when none matched.
@@ -81,7 +84,7 @@ class ServerMetrics(Metrics, Protocol):
 class NoMetrics:
     """Reports nothing."""
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
+    def stage(self, model: str, stage: Stage, seconds: float) -> None:
         """Ignored."""
 
     def embedded(self, model: str, inputs: int, tokens: int) -> None:

@@ -9,10 +9,10 @@ from vectoll.domain.identity import NOBODY, Caller
 
 
 class Forfeit(Exception):
-    """The ``__cause__`` of a cancellation or a refusal after which something is owed: a provider billed ``usage``."""
+    """The ``__cause__`` of a cancellation or refusal whose caller still owes for ``usage``: a provider billed it."""
 
     def __init__(self, usage: Usage, is_whole: bool) -> None:
-        """``is_whole`` says that all of the request was bought."""
+        """``is_whole`` where the whole request was bought, not a part of it."""
         super().__init__(f"{usage.prompt_tokens} tokens were billed")
         self.usage = usage
         self.is_whole = is_whole
@@ -37,12 +37,12 @@ class EmbeddingModel(Protocol):
     async def embed(
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
-        """One finite, L2-normalised vector per encoding, in order. ``caller`` shares one fair place in the queue.
+        """One finite, L2-normalised vector per encoding, in order.
 
-        Raises AtCapacity at once when the wait would be too long, InferenceFailed when the engine fails or a
-        vector is not finite. Cancelling the await frees the place in the queue; where vectors are bought, calls that
-        were sent end first. What a caller who was cancelled, or whose input is refused, owes is a Forfeit in the
-        error's ``__cause__``.
+        All requests of one ``caller`` share one place in the fair queue. Raises AtCapacity at once when the wait would
+        be too long, InferenceFailed when the engine fails or a vector is not finite. Cancelling the await frees the
+        place in the queue; where vectors are bought, calls that were sent run to their end first. A cancellation or
+        InvalidRequest whose caller owes for what was bought by then has a Forfeit as its ``__cause__``.
         """
         ...
 
@@ -64,21 +64,21 @@ class Tokenizer(Protocol):
     ) -> Sequence[Encoding]:
         """One Encoding per text with the special tokens in place; never pads.
 
-        Cuts only where ``max_tokens`` says so, keeping the special tokens. Raises InvalidRequest for text that
-        cannot be read (a lone surrogate), naming its index. May raise InputTooLong for a text of more than ``limit``
-        tokens, without having read those behind it; and TooFewTokens, see ``max_characters``.
+        A text is cut only at ``max_tokens``, and keeps its special tokens. Raises InvalidRequest for text that is not
+        valid Unicode, naming its index. May raise InputTooLong for a text of more than ``limit`` tokens, without having
+        read those after it, and TooFewTokens (see ``max_characters``).
         """
         ...
 
     def encode_in_slices(
         self, texts: Sequence[str], *, max_tokens: int | None = None, limit: int | None = None
     ) -> Iterator[Sequence[Encoding]]:
-        """``encode`` of a few texts after the others, each time when it is asked for the next."""
+        """``encode``, lazily: each step encodes the next few texts."""
         ...
 
 
 class ForeignTokens(Protocol):
-    """Another model's token ids back to the text that they stand for. Thread-safe."""
+    """Turns another model's token ids back into the text that they stand for. Thread-safe."""
 
     def decode(self, inputs: Sequence[Sequence[int]]) -> Sequence[str]:
         """The text of each array of ids, in order; bytes that are not UTF-8 become U+FFFD.

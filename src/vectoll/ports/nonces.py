@@ -7,7 +7,7 @@ from vectoll.domain.ids import AccountId
 
 
 class NonceStore(Protocol):
-    """Remembers what was used."""
+    """Remembers which nonces were used."""
 
     async def consume(self, wallet: AccountId, nonce: str, now: datetime, good_until: datetime) -> bool:
         """True for the one call that uses this wallet's nonce first, durably, however many race.

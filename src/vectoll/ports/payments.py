@@ -56,14 +56,14 @@ class PaymentStore(Protocol):
         ...
 
     async def reversed_since(self, since: datetime) -> Sequence[Intent]:
-        """Whose credit was taken back after that."""
+        """Intents whose credit was taken back after ``since``."""
         ...
 
     async def forget_failed(self, unsent_before: datetime, sent_before: datetime) -> int:
-        """Drop failed payments that were not touched since; how many there were.
+        """Delete failed payments that were last changed before these times; how many.
 
-        Nothing is lost with them. What was refused before it was sent is judged anew when it comes again; what failed
-        after that can reach its chain no more, which refuses it.
+        Nothing is lost with them. What was refused before it was sent is judged anew should it come again; what failed
+        after it was sent, the chain itself will refuse.
         """
         ...
 
@@ -73,7 +73,7 @@ class PaymentStore(Protocol):
 
 
 class EvidenceConsumed(Exception):
-    """The log that proves this payment has been credited as another one."""
+    """The log that proves this payment was already credited as another payment."""
 
 
 class NothingSent(RpcUnavailable):
@@ -85,7 +85,7 @@ Record = Callable[[Submission], Awaitable[None]]
 
 
 class Token(Protocol):
-    """What is paid with, on one network: what is asked for, and what the chain says. All may raise RpcUnavailable."""
+    """A currency on one network: what is asked for, and what the chain says. All may raise RpcUnavailable."""
 
     @property
     def option(self) -> PaymentOption:
@@ -105,7 +105,7 @@ class Token(Protocol):
         ...
 
     async def verify(self, payment: Payment) -> int:
-        """Make sure that the chain would accept the payment now; the block after which it can arrive.
+        """Make sure that the chain would accept the payment now; returns the block after which it can arrive.
 
         Raises PaymentRefused.
         """
@@ -126,16 +126,16 @@ class Rail(Token, Protocol):
     async def settle(self, payment: Payment, record: Record) -> None:
         """Send the payment to its chain, once. ``record`` is awaited before the first byte leaves.
 
-        A return, and RpcUnavailable after ``record``, say nothing about what became of it: ``look`` does. But for
-        NothingSent.
+        Neither a return nor RpcUnavailable after ``record`` says what became of it: only ``look`` does. NothingSent
+        alone says that it was not sent.
         """
         ...
 
     async def resend(self, intent: Intent) -> bool:
-        """Send the very same transaction again, where there is one. Errors of the node mean nothing, but one.
+        """Send the very same transaction again, where there is one. A node's refusals mean nothing, except one.
 
-        False when another transaction has taken its place, so that it can never happen: the payment may be settled
-        by a new one, for the chain accepts each payment once, in whichever transaction.
+        False when another transaction has taken its place, so that this one can never happen: the payment may then be
+        settled by a new one. The chain accepts each payment once, in whichever transaction.
         """
         ...
 

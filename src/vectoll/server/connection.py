@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from vectoll.http.disconnect import WATCH_AFTER_S, client_left
 from vectoll.http.errors import refusal
 from vectoll.server.answering import head_of
-from vectoll.server.reading import Deaf, RequestReader
+from vectoll.server.reading import DiscardingParser, RequestReader
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.server.serving")
 
@@ -38,7 +38,7 @@ class Connection(RequestReader):
     _answered: RequestResponseCycle | None = None
     """The request that is being answered, or was last."""
 
-    _is_deaf = False
+    _is_discarding = False
     _unsent = 0
     _has_ended = False
     """The client sends no more."""
@@ -122,7 +122,7 @@ class Connection(RequestReader):
             return
         cycle = self.incomplete
         if (
-            self._is_deaf
+            self._is_discarding
             or self.flow.write_paused
             or not (self.is_in_head or cycle)
             or (cycle and cycle.response_started)
@@ -140,7 +140,7 @@ class Connection(RequestReader):
             if unsent != self._unsent:
                 self._unsent, self.waited_s = unsent, 0.0
             return BODY_TIMEOUT_S
-        if self._is_deaf:
+        if self._is_discarding:
             return None if self._unanswered() else LINGER_S
         if self.incomplete:
             if self.incomplete.response_complete:
@@ -163,7 +163,7 @@ class Connection(RequestReader):
                 return
             waiting.remove(at_fault)
             self._leave(at_fault)
-        self._read_nothing()
+        self._discard()
         if waiting:
             waiting[-1].keep_alive = False
         else:
@@ -205,7 +205,7 @@ class Connection(RequestReader):
 
     def finish(self) -> None:
         """The last answer of this connection is written; perhaps before all of its request is here."""
-        if self.incomplete or self._is_deaf:
+        if self.incomplete or self._is_discarding:
             self._linger()
         else:
             self.transport.close()
@@ -218,15 +218,15 @@ class Connection(RequestReader):
         if self._has_ended:
             self.transport.close()
             return
-        self._read_nothing()
+        self._discard()
         self.transport.write_eof()
         self.flow.resume_reading()
 
-    def _read_nothing(self) -> None:
+    def _discard(self) -> None:
         """Throw away what comes, for a while."""
-        if not self._is_deaf:
-            self.parser = cast("Any", Deaf(self))
-            self._is_deaf = True
+        if not self._is_discarding:
+            self.parser = cast("Any", DiscardingParser(self))
+            self._is_discarding = True
         self.is_in_head = False
         self.waited_s = 0.0
         self.unframed = 0

@@ -194,15 +194,15 @@ class RequestReader(WholeAnswers):
             self.flow.resume_reading()
 
 
-class Deaf:
-    """A parser that hears nothing, for so long."""
+class DiscardingParser:
+    """Takes a parser's place and discards what comes; aborts the connection after ``DRAIN_BYTES``."""
 
     def __init__(self, reader: RequestReader) -> None:
         self._reader = reader
         self._left = DRAIN_BYTES
 
     def feed_data(self, data: bytes) -> None:
-        """Throw it away."""
+        """Discard it."""
         self._reader.unframed = 0
         self._left -= len(data)
         if self._left < 0:

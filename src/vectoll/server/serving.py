@@ -30,6 +30,7 @@ from vectoll.ports.clock import SystemClock
 from vectoll.server.accepting import Acceptor
 from vectoll.server.connection import Connection
 from vectoll.server.descriptors import allow_open_files
+from vectoll.server.freed_memory import give_back_after_bursts
 from vectoll.server.welcome import open_development_account, prepare_development_key, welcome
 from vectoll.settings import Settings
 
@@ -38,8 +39,8 @@ FEW_FILES = 4096
 """Below so many open files, an operator is told: each connection is one."""
 CANCEL_GRACE_S = 1
 """How long requests that outlive the drain may take to notice that they are cancelled."""
-COLLECTOR_THRESHOLDS = (5_000, 20, 50)
-"""Allocations before a look at the young, young looks before the middle, middle looks before everything."""
+COLLECT_ALL_EVERY_S = 60
+"""Between two searches for cycles among all objects that are not there for good; among new ones every second."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("vectoll.server.serving")
 
@@ -84,7 +85,12 @@ async def _serve(
         if secret and not await open_development_account(secret, store.keys, store.ledger, clock):
             secret = None
         server = _Server(settings, services, listener, secret, most_connections)
-        await server.serve(sockets=[listener])
+        admission = services.admission
+        giving_back = asyncio.create_task(give_back_after_bursts(lambda: admission.bytes_in_flight))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            giving_back.cancel()
     log.info("stopped")
 
 
@@ -154,6 +160,7 @@ class _Server(uvicorn.Server):
         if counter % 10 == 0:
             for connection in list(self.server_state.connections):
                 cast(Connection, connection).pass_time(1.0)
+            gc.collect(1 if counter % (10 * COLLECT_ALL_EVERY_S) else 2)
         if await super().on_tick(counter):
             return True
         if self._drained_by is None:
@@ -188,14 +195,15 @@ def _tell_supervisor(state: str) -> None:
 
 
 def _spare_the_collector() -> None:
-    """Keep the cycle collector away from what stays for good, and let it look less often at what does not.
+    """Keep the cycle collector away from what stays for good, and let it come by the clock (``_Server.on_tick``).
 
-    A request leaves almost no cycles, and every look walks what all requests in flight hold: a sixth more requests/s
-    on an instant engine at 64 connections.
+    By itself it comes after so many allocations, and walks what all requests in flight hold: the more there are, the
+    more often, though hardly a request leaves a cycle. What one leaves may be small in objects and large in bytes, and
+    must not wait for others.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    gc.disable()
 
 
 def _application(settings: Settings, services: Services) -> ASGIApp:

@@ -12,6 +12,7 @@ from vectoll.domain.siwx import host_of
 from vectoll.domain.urls import is_http_url
 from vectoll.settings.tree import ClusterSettings, ModelSettings, Settings
 
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 
 Fault = tuple[str, str]
@@ -28,7 +29,13 @@ def faults(settings: Settings) -> Iterator[Fault]:
         yield "public_url", "must be a URL such as https://api.example.com"
     for proxy in filter(None, map(str.strip, settings.forwarded_allow_ips.split(","))):
         if settings.forwarded_allow_ips.strip() != "*" and not _is_network(proxy):
-            yield "forwarded_allow_ips", f"{proxy!r} is no IP address or network; * alone believes everybody"
+            yield (
+                "forwarded_allow_ips",
+                f"{proxy!r} is not an IP address or network; * alone trusts every proxy",
+            )
+    for origin in settings.http.cors_origins:
+        if not _ORIGIN.fullmatch(origin):
+            yield "http.cors_origins", f"{origin!r} is not an origin such as https://a.example; * is any"
     for domain in settings.siwx.domains:
         if not _HOST.fullmatch(host_of(domain) or ""):
             yield "siwx.domains", "must be host names, e.g. api.example.com"
@@ -43,7 +50,10 @@ def _of_model(name: str, model: ModelSettings) -> Iterator[Fault]:
     for field, ids in (("id", (model.id,)), ("aliases", model.aliases or ())):
         for each in ids:
             if not each or not each.isprintable() or each != each.strip():
-                yield f"{name}.{field}", f"{each!r} is no id: printable, with no spaces around it"
+                yield (
+                    f"{name}.{field}",
+                    f"{each!r} is not an id: it must be printable, with no spaces around it",
+                )
 
 
 def _of_cluster(cluster: ClusterSettings, *, is_used: bool) -> Iterator[Fault]:
@@ -55,7 +65,7 @@ def _of_cluster(cluster: ClusterSettings, *, is_used: bool) -> Iterator[Fault]:
     if is_used and cluster.route == "http":
         for field, value in (("urls", cluster.urls), ("secret", cluster.secret)):
             if not value:
-                yield f"cluster.{field}", "route http needs it"
+                yield f"cluster.{field}", "must be set when cluster.route is http"
 
 
 def _numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:

@@ -29,7 +29,7 @@ def load_settings(
     except msgspec.ValidationError as error:
         raise ConfigurationError(explain(error, sources, Settings)) from None
     for name, why in faults(settings):
-        raise ConfigurationError(f"setting {name}: {why}{sources.said_by(name)}")
+        raise ConfigurationError(f"setting {name}: {why}{sources.suffix_of(name)}")
     try:
         return msgspec.structs.replace(settings, data_dir=str(Path(settings.data_dir).expanduser()))
     except RuntimeError:

@@ -17,7 +17,7 @@ ENV_PREFIX = "VECTOLL_"
 NOT_SETTINGS = frozenset({"VECTOLL_CONFIG", "VECTOLL_API_KEY"})
 """Variables with the prefix that are for the command line: the settings file, and `vectoll embed --api-key`."""
 
-Steps = tuple[str, ...]
+SettingPath = tuple[str, ...]
 """``("limits", "block_s")``"""
 
 
@@ -26,22 +26,22 @@ class Sources:
     """What the file, the environment and the command line say, merged: the later wins."""
 
     tree: dict[str, Any] = field(default_factory=dict)
-    origins: dict[Steps, str] = field(default_factory=dict)
-    """Who said what is at a path: ``vectoll.toml``, ``VECTOLL_PORT``, ``--port``."""
+    origins: dict[SettingPath, str] = field(default_factory=dict)
+    """The source of what is at a path: ``vectoll.toml``, ``VECTOLL_PORT``, ``--port``."""
 
-    def origin_of(self, path: Steps) -> str:
-        """Who said it, or the table or list that it is in, or else something in it."""
+    def origin_of(self, path: SettingPath) -> str:
+        """The source of a setting; else that of the table or list around it, else that of something inside it."""
         around = (self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins)
         inside = (origin for said, origin in self.origins.items() if said[: len(path)] == path)
         return next(around, "") or next(inside, "")
 
-    def said_by(self, where: str) -> str:
-        """`` (VECTOLL_PORT)`` for a place like ``models[0].id``, nothing where nobody said it."""
-        origin = self.origin_of(_steps_of(where))
+    def suffix_of(self, where: str) -> str:
+        """How a message about ``models[0].id`` ends: `` (VECTOLL_MODELS)``, its source; "" where it has none."""
+        origin = self.origin_of(_path_of(where))
         return f" ({origin})" if origin else ""
 
     def add(self, tree: Mapping[str, Any], origin: str) -> None:
-        """Merge what one source says over what others said before."""
+        """Merge one source's settings over those of the sources before it."""
         _merge(self.tree, tree)
         self.origins.update(dict.fromkeys(_paths(tree), origin))
 
@@ -49,7 +49,7 @@ class Sources:
 def read_sources(
     config: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], settings: type
 ) -> Sources:
-    """Everything that was said. Raises ConfigurationError for a file that cannot be read, or variables that clash."""
+    """All sources, merged. Raises ConfigurationError for a file that cannot be read, or variables that clash."""
     sources = Sources()
     path = config or _config_path(environ)
     if path is not None:
@@ -63,52 +63,71 @@ def read_sources(
 
 
 def explain(error: msgspec.ValidationError, sources: Sources, settings: type) -> str:
-    """``Expected `int`, got `str` - at `$.limits.x``` → ``setting limits.x: expected `int`, got `str``` (VECTOLL_…)``.
+    """A validation error in an operator's words: ``setting port: must be an integer, not text (VECTOLL_PORT=eighty)``.
 
-    Where one of a few words is meant, they are listed; a name that is unknown gets the nearest one that is not. The
-    value is repeated where it can be no secret.
+    Lists the choices where there are few, and suggests the nearest name for an unknown one. Repeats the value only of
+    a number or a switch, which cannot be a secret.
     """
     what, _, where = str(error).partition(" - at `$.")
-    what, where = what[:1].lower() + what[1:], where.rstrip("`")
-    path = _steps_of(where)
+    where = where.rstrip("`")
+    path = _path_of(where)
     if unknown := re.search(r"unknown field `(.+?)`", what):
         return _explain_unknown((*path, unknown[1]), sources, settings)
     if not where:
-        return f"settings: {what}"
+        return f"settings: {_in_words(what)}"
     kind = _kind_at(settings, where)
-    choices = _choices(kind) if what.startswith("invalid enum value") else ()
-    listed = f", must be one of {', '.join(choices)}" if choices else ""
-    hint = _hint(where, kind, sources.origin_of(path))
-    return f"setting {where}: {what}{listed}{hint}{_told_by(sources, where, kind)}"
+    if wrong := re.fullmatch(r"Invalid enum value ('.*')", what):
+        why = f"{wrong[1]} is not one of {', '.join(_choices(kind))}"
+    else:
+        why = _in_words(what) + _hint(where, kind, sources.origin_of(path))
+    return f"setting {where}: {why}{_suffix_with_value(sources, where, kind)}"
 
 
-def variable_of(path: Steps) -> str:
+_WORDS = {
+    "int": "an integer", "float": "a number", "str": "text", "bool": "true or false",
+    "array": "a list", "object": "a table",
+}  # fmt: skip
+
+
+def _in_words(what: str) -> str:
+    """``Expected `int`, got `str``` → ``must be an integer, not text``."""
+    told = re.sub(r"^Object missing required field `(\w+)`", r"must have \1", what)
+    told = re.sub(r"^Expected ", "must be ", told).replace(", got ", ", not ")
+    return re.sub(r"`([a-z| ]+)`", lambda types: _type_in_words(types[1]), told)
+
+
+def _type_in_words(types: str) -> str:
+    names = [name for name in types.split(" | ") if name != "null"]
+    return " or ".join(_WORDS.get(name, name) for name in names)
+
+
+def variable_of(path: SettingPath) -> str:
     """The environment variable that sets what is at a path."""
     return ENV_PREFIX + "__".join(path).upper()
 
 
-def _explain_unknown(path: Steps, sources: Sources, settings: type) -> str:
+def _explain_unknown(path: SettingPath, sources: Sources, settings: type) -> str:
     path = next((said for said in sources.origins if said[: len(path)] == path), path)  # of an unknown table
     origin, name = sources.origin_of(path), ".".join(path)
     known = [".".join(each) for each in _known(inspect.type_info(settings))]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if origin.startswith(ENV_PREFIX) and origin == variable_of(path):
         meant = f"; did you mean {variable_of(tuple(near[0].split('.')))}?" if near else ""
-        return f"{origin}: unknown{meant}"
+        return f"{origin}: unknown setting{meant}"
     meant = f"; did you mean {near[0]}?" if near else ""
     return f"{origin}: unknown setting {shorten(name)}{meant}"
 
 
-def _told_by(sources: Sources, where: str, kind: Any) -> str:
-    """`` (VECTOLL_PORT=eighty)``; the value only of a number or a switch."""
+def _suffix_with_value(sources: Sources, where: str, kind: Any) -> str:
+    """`` (VECTOLL_PORT=eighty)``: with the value, but only of a number or a switch."""
     value: Any = sources.tree
-    for name in _steps_of(where):
+    for name in _path_of(where):
         value = value.get(name) if isinstance(value, Mapping) else None
-    said = sources.said_by(where)
+    suffix = sources.suffix_of(where)
     is_plain = isinstance(kind, inspect.IntType | inspect.FloatType | inspect.BoolType)
-    if said and is_plain and isinstance(value, str | int | float):
-        return f"{said[:-1]}={shorten(str(value), 40)})"
-    return said
+    if suffix and is_plain and isinstance(value, str | int | float):
+        return f"{suffix[:-1]}={shorten(str(value), 40)})"
+    return suffix
 
 
 def _hint(where: str, kind: Any, origin: str) -> str:
@@ -123,7 +142,7 @@ def _hint(where: str, kind: Any, origin: str) -> str:
     return f"; it is written {written}"
 
 
-def _steps_of(where: str) -> Steps:
+def _path_of(where: str) -> SettingPath:
     """``models[0].pooling`` → ``("models", "pooling")``"""
     return tuple(name for name in re.sub(r"\[[^\]]*\]", "", where).split(".") if name)
 
@@ -141,7 +160,7 @@ def _kind_at(settings: type, where: str) -> Any:
 
 
 def _choices(kind: Any) -> Sequence[str]:
-    """The words that a setting of this type may be."""
+    """The values of a setting that takes one of a few; none for any other."""
     words: list[str] = []
     for each in getattr(kind, "types", [kind]):
         match each:
@@ -152,7 +171,7 @@ def _choices(kind: Any) -> Sequence[str]:
     return words
 
 
-def _known(node: Any, path: Steps = ()) -> Iterator[Steps]:
+def _known(node: Any, path: SettingPath = ()) -> Iterator[SettingPath]:
     """The path of every setting, those of ``[[models]]`` included."""
     for each in node.fields:
         kind = getattr(each.type, "item_type", each.type)
@@ -206,7 +225,7 @@ def _parse(value: str, *, is_list: bool) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if is_list else value
 
 
-def _text_lists(node: Any, path: Steps = ()) -> Iterator[Steps]:
+def _text_lists(node: Any, path: SettingPath = ()) -> Iterator[SettingPath]:
     """The path of every setting that is a list of texts, those of ``[[models]]`` left out."""
     for each in node.fields:
         here = (*path, each.encode_name)
@@ -216,7 +235,7 @@ def _text_lists(node: Any, path: Steps = ()) -> Iterator[Steps]:
             yield here
 
 
-def _paths(tree: Mapping[str, Any], path: Steps = ()) -> Iterator[Steps]:
+def _paths(tree: Mapping[str, Any], path: SettingPath = ()) -> Iterator[SettingPath]:
     """The path of everything that is no table."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:

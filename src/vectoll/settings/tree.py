@@ -21,7 +21,6 @@ Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Streams = Annotated[int, Meta(ge=0, le=1024)]  # each is a thread
 Seconds = Annotated[float, Meta(gt=0)]
-Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -31,22 +30,18 @@ class LimitsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     requests_per_minute: Natural = 500  # Requests per minute for each key and model; 0 is no limit.
     tokens_per_minute: Natural = 10_000_000  # Tokens per minute for each key and model; 0 is no limit.
     failures_before_block: Natural = (
-        20  # More failed requests than this in the window block the caller; 0 is never.
+        20  # A caller with more failed requests than this in the window is blocked; 0 never blocks.
     )
     failure_window_s: Positive = 30  # The window in which failures are counted, in seconds.
     block_s: Positive = 30  # How long a blocked caller stays blocked, in seconds.
-    requests_in_flight: Positive = (
-        256  # Requests of one caller in flight; of all keys of an account four times as many.
-    )
-    max_body_bytes: Positive = 33_554_432  # Largest request body, after which the answer is 413.
+    requests_in_flight: Positive = 256  # Requests of one caller in flight; of an account, four times as many.
+    max_body_bytes: Positive = 33_554_432  # Largest request body; a larger one is answered 413.
 
 
 class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[http]``: what browsers may do."""
 
-    cors_origins: tuple[
-        Origin, ...
-    ] = ()  # Origins whose pages may call the API, e.g. https://a.example; * is any.
+    cors_origins: tuple[str, ...] = ()  # Origins whose pages may call the API: https://a.example; * is any.
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,28 +51,28 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         "local"  # Where: local is this process; ray is the replicas of `vectoll cluster deploy`.
     )
     device: Literal["auto", "cpu", "cuda"] = (
-        "auto"  # The CPU, or torch on an NVIDIA GPU; auto is the GPU where torch and one are there.
+        "auto"  # The CPU, or torch on an NVIDIA GPU; auto is the GPU where both torch and a GPU are there.
     )
     cpu_engine: Literal["auto", "native", "openvino"] = (
-        "auto"  # On the CPU: vectoll's own kernels or OpenVINO; auto is the first where they compute the model faster.
+        "auto"  # On the CPU: vectoll's own kernels or OpenVINO; auto is the kernels where they are faster.
     )
     precision: Literal["auto", "bf16", "f32"] = "auto"  # Arithmetic: auto takes bf16 where the CPU has it.
     streams: Streams = (
-        0  # Batches computed side by side, a core each; 0: one per core, very large models' per four.
+        0  # Batches computed side by side; 0 is one per core, or one per four cores for very large models.
     )
-    cores: Natural = 0  # Cores that compute on the CPU; 0: all, or one for each of the streams that are set.
+    cores: Natural = 0  # Cores that compute on the CPU; 0 is all, or one per stream where `streams` is set.
     batch_tokens: Natural = (
-        0  # Token budget of one batch, padding included; 0 picks one that suits the cache.
+        0  # Token budget of one batch, padding included; 0 picks one that suits the processor.
     )
     memory_mib: Natural = 0  # Memory that loaded weights may take; 0 is three quarters of the device's.
-    prefix_mib: Natural = 256  # Memory per decoder for what each caller's texts begin with; 0 is none.
+    prefix_mib: Natural = 256  # Memory per decoder that keeps how a caller's texts begin; 0 keeps none.
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """``[queue]``: how much work may wait for an engine."""
 
-    max_tokens: Positive = 4_000_000  # Tokens that may wait per model, after which the answer is 503.
-    max_wait_s: Seconds = 30.0  # Longest expected wait in seconds, beyond which the answer is 503 at once.
+    max_tokens: Positive = 4_000_000  # Tokens that may wait per model; beyond, the answer is 503.
+    max_wait_s: Seconds = 30.0  # Longest expected wait in seconds; beyond, the answer is 503 at once.
 
 
 class ClusterSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,26 +82,26 @@ class ClusterSettings(Struct, frozen=True, forbid_unknown_fields=True):
     route: Literal["handle", "http"] = (
         "handle"  # How a gateway reaches replicas: as a member of the cluster, or over HTTP from outside.
     )
-    urls: tuple[Text, ...] = ()  # Base URLs of the cluster's HTTP proxies, for route http; any may answer.
-    secret: str | None = None  # What gateways and replicas share, for route http; none shuts that route.
+    urls: tuple[Text, ...] = ()  # Base URLs of the cluster's HTTP proxies, for route http; any may be asked.
+    secret: str | None = None  # Shared by gateways and replicas, for route http, which needs it.
     http_host: str = "127.0.0.1"  # Address that the cluster's HTTP proxies listen on.
     http_port: Port = 8000  # Port that the cluster's HTTP proxies listen on.
     min_replicas: Positive = 1  # Fewest replicas of each model.
     max_replicas: Positive = 4  # Most replicas of each model.
-    replica_cpus: Annotated[float, Meta(gt=0)] = 1.0  # Cores of one replica; whole ones compute.
+    replica_cpus: Annotated[float, Meta(gt=0)] = 1.0  # Cores of one replica; it computes on whole ones.
     replica_gpus: Annotated[float, Meta(ge=0)] = (
         0.0  # GPUs of one replica, or a share of one; 0 is what its weights need, none unless engine.device is cuda.
     )
     gpu_memory_mib: Natural = 0  # Memory of one GPU, so that small models share it; 0 gives each a whole one.
     surge_percent: Annotated[int, Meta(ge=0, le=100)] = (
-        25  # Replicas that a new deployment may add before old ones go, in percent; 0 needs no spare room.
+        25  # Replicas that a new deployment may add before old ones go, in percent; 0 adds none.
     )
     target_ongoing_requests: Positive = 16  # Parts in flight per replica that autoscaling aims at.
     max_ongoing_requests: Positive = 64  # Parts that one replica works on or has in its own fair queue.
-    max_queued_requests: Positive = 2048  # Parts that wait in a gateway, after which the answer is 503.
-    parts_in_flight: Positive = 256  # Parts that one gateway has with replicas at once, shared out by caller.
+    max_queued_requests: Positive = 2048  # Parts that may wait in a gateway; beyond, the answer is 503.
+    parts_in_flight: Positive = 256  # Parts that one gateway may have in flight, shared fairly by caller.
     part_tokens: Positive = 4096  # Tokens of one part: larger requests are split and spread over replicas.
-    timeout_s: Seconds = 60.0  # Longest time for one try of one part.
+    timeout_s: Seconds = 60.0  # Longest time for one attempt at one part.
     upscale_delay_s: Seconds = 5.0  # How long demand must last before replicas are added.
     downscale_delay_s: Seconds = 300.0  # How long demand must be gone before replicas are taken away.
 
@@ -136,17 +131,15 @@ class BaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     network: BaseNetwork = BASE  # Base, or Base Sepolia to rehearse.
     rpc_url: str | None = None  # A JSON-RPC endpoint of the network.
-    pay_to: str | None = None  # The address that receives; its key is not needed here.
+    pay_to: str | None = None  # The address that receives payments; its key is not needed here.
     asset: str | None = None  # The USDC contract; Circle's on the network when left out.
     asset_name: str | None = None  # The name in the token's EIP-712 domain; USDC's when left out.
     asset_version: str = "2"  # The version in the token's EIP-712 domain.
     settlement_key: str | None = (
-        None  # Private key (hex) that pays the gas of settlements; a little ether, no more.
+        None  # Private key (hex) that pays the gas of settlements; keep little ether on it.
     )
     facilitator_url: str | None = None  # An x402 facilitator that settles instead.
-    facilitator_headers: dict[str, str] = field(
-        default_factory=dict
-    )  # Headers for the facilitator, e.g. Authorization.
+    facilitator_headers: dict[str, str] = {}  # Headers for the facilitator, e.g. Authorization.
     confirmations: Positive = 1  # Blocks, the payment's own included, before it is credited.
 
     def __repr__(self) -> str:
@@ -154,17 +147,15 @@ class BaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SolanaSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[x402.solana]``: USDC on Solana. Needs what `[x402.base]` needs."""
+    """``[x402.solana]``: USDC on Solana. Needs the same settings as `[x402.base]`."""
 
     network: SolanaNetwork = SOLANA  # Mainnet, or devnet to rehearse.
     rpc_url: str | None = None  # A JSON-RPC endpoint of the network.
     pay_to: str | None = None  # The wallet that receives; its USDC account must exist.
     asset: str | None = None  # The USDC mint; Circle's on the network when left out.
-    settlement_key: str | None = None  # Key pair (base58 of 64 bytes) that pays fees; a little SOL, no more.
+    settlement_key: str | None = None  # Key pair (base58 of 64 bytes) that pays fees; keep little SOL on it.
     facilitator_url: str | None = None  # An x402 facilitator that settles instead.
-    facilitator_headers: dict[str, str] = field(
-        default_factory=dict
-    )  # Headers for the facilitator, e.g. Authorization.
+    facilitator_headers: dict[str, str] = {}  # Headers for the facilitator, e.g. Authorization.
     fee_payer: str | None = None  # The facilitator's fee payer, as its /supported names it.
 
     def __repr__(self) -> str:
@@ -178,7 +169,7 @@ class X402Settings(Struct, frozen=True, forbid_unknown_fields=True):
     pay_on_inference: bool = False  # Whether a payment header on /embeddings tops up and is served at once.
     requests_in_flight: Positive = 5  # Requests that one wallet may have in flight.
     settle_timeout_s: Seconds = 45.0  # How long a client waits for its chain before the answer is 504.
-    reconcile_interval_s: Seconds = 15.0  # How often payments whose outcome is open are looked at.
+    reconcile_interval_s: Seconds = 15.0  # How often open payments are looked for on their chains.
     base: BaseSettings = field(default_factory=BaseSettings)
     solana: SolanaSettings = field(default_factory=SolanaSettings)
 
@@ -188,7 +179,7 @@ class AllowanceSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     enabled: bool = False  # Whether wallets get a daily allowance for what they have staked.
     token: str = DIEM  # The token's contract on Base, which answers stakedInfos(address); DIEM when left out.
-    minimum_units: str = "0.1"  # A smaller stake, in whole tokens, is worth nothing.
+    minimum_units: str = "0.1"  # Smallest stake that counts, in whole tokens.
 
 
 class DatabaseSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -210,7 +201,7 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TracingSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[tracing]``: OpenTelemetry traces over OTLP/HTTP. Needs the optional part `otel`.
+    """``[tracing]``: OpenTelemetry traces over OTLP/HTTP. Needs the extra `otel`.
 
     What is left out follows OpenTelemetry's environment variables (OTEL_*).
     """
@@ -247,17 +238,17 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     load: Literal["start", "first_use"] | None = (
         None  # When weights are loaded: start (the default) or first_use.
     )
-    base_url: str | tuple[str, ...] | None = None  # Where an upstream is; several fail over to each other.
+    base_url: str | tuple[str, ...] | None = None  # Where the upstream is; several fail over to each other.
     api_key_env: str | None = None  # Environment variable that holds our key for the upstream; "" sends none.
     upstream_model: str | None = None  # The upstream's own name of the model.
     tokenizer: str | None = None  # An upstream's tokenizer: cl100k_base, r50k_base or a tokenizer.json.
-    usage_missing: UsageMissing | None = None  # An upstream's answer without usage: fail or count.
+    usage_missing: UsageMissing | None = None  # Without usage in an upstream's answer: fail or count.
     max_batch_inputs: Positive | None = None  # Most inputs that one call to the upstream may have (TEI: 32).
-    timeout_s: Seconds | None = None  # Longest wait for an upstream, retries included, in seconds.
+    timeout_s: Seconds | None = None  # Longest call to an upstream, wait and retries included, in seconds.
     prompt: str | None = None  # Put before every text input.
-    token_ids: TokenIdPolicy | None = None  # Token ids: native, cl100k_base, r50k_base or reject.
-    truncate: bool | None = None  # Cut over-length text instead of answering 400.
-    pro_only: bool | None = None  # Only keys made with --pro may use it.
+    token_ids: TokenIdPolicy | None = None  # What token ids are: native, cl100k_base, r50k_base, reject.
+    truncate: bool | None = None  # Whether over-length text is cut instead of answered 400.
+    pro_only: bool | None = None  # Whether only keys made with --pro may use it.
     privacy: Privacy | None = None  # private or anonymized, shown in /models.
     price_usd_per_million: str | None = None  # Price of a million tokens in dollars, as a string.
     licence: str | None = None  # A licence note, shown in `vectoll models list`.

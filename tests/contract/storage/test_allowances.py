@@ -12,7 +12,7 @@ from tests.postgres import execute
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.adapters.storage.sqlite import SqliteStore
 from vectoll.domain.allowances import DailyAllowance, Day, StakeSnapshot, staked_allowance
-from vectoll.domain.errors import Forbidden, InsufficientBalance, InvalidRequest
+from vectoll.domain.errors import Forbidden, InsufficientBalance, InvalidRequest, SpendLimitReached
 from vectoll.domain.identity import LimitPeriod, SpendLimit
 from vectoll.domain.ids import AccountId
 from vectoll.domain.ledger import Balance, Transfer, TransferCode
@@ -171,7 +171,7 @@ async def test_a_refused_charge_uses_none(store: Store) -> None:
         await store.ledger.charge(make_hold(3), 3, 1)
     assert refused.value.available == tokens(2)
     limited = make_hold(2, key="key_1", limit=SpendLimit(tokens(1), LimitPeriod.EPOCH))
-    with pytest.raises(Exception, match="limit"):
+    with pytest.raises(SpendLimitReached):
         await store.ledger.charge(limited, 2, 1)
     assert (await store.ledger.balance(ALICE)).allowance == tokens(2)
     await check_books(store)
@@ -253,6 +253,23 @@ async def test_accounts_are_the_customers(store: Store) -> None:
     await store.ledger.post(make_credit(1))
     await store.allowances.grant(BOB, tokens(1))
     assert sorted(await store.allowances.accounts()) == [ALICE, BOB]
+
+
+async def test_the_balances_of_all_customers_are_what_each_ones_is(store: Store, clock: FixedClock) -> None:
+    await store.ledger.post(make_credit(5 * TOKEN))
+    await store.ledger.post(make_credit(TOKEN, AccountId("carol")))
+    for account in (ALICE, BOB):
+        await store.allowances.grant(account, tokens(3))
+    await spend(store, 1)
+    await store.ledger.hold(make_hold(4))
+    for _ in range(2):  # on the next day nothing is spent, and the grants have no rows of it yet
+        balances = await store.ledger.balances()
+        assert sorted(balances) == [ALICE, BOB, "carol"]
+        for account, balance in balances.items():
+            assert balance == await store.ledger.balance(account)
+        assert balances[ALICE].held == tokens(4)
+        clock.advance(days=1)
+    assert balances[ALICE].allowance == tokens(3)
 
 
 async def test_house_accounts_get_none(store: Store) -> None:

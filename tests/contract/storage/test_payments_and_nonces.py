@@ -204,8 +204,20 @@ async def test_what_is_open_is_what_is_unsettled_or_not_final(store: Store) -> N
         assert await store.payments.credit(old, new, top_up(old))
     names = [one.id.removeprefix("pay_") for one in await store.payments.open()]
     assert names == ["received", "verified", "submitting", "unknown", "provisional"]
-    assert [one.id for one in await store.payments.list(IntentState.FAILED)] == ["pay_failed"]
-    assert [one.id for one in await store.payments.list(limit=2)] == ["pay_final", "pay_provisional"]
+
+
+async def test_payments_are_listed_newest_first_all_or_those_in_a_state(store: Store) -> None:
+    for number in range(3):
+        for state in (IntentState.UNKNOWN, IntentState.FAILED):
+            await store.payments.insert(intent(f"{state.value}{number}", state=state))
+
+    async def listed(state: IntentState | None, limit: int) -> list[str]:
+        return [one.id.removeprefix("pay_") for one in await store.payments.list(state, limit)]
+
+    assert await listed(None, 3) == ["failed2", "unknown2", "failed1"]
+    assert await listed(IntentState.UNKNOWN, 2) == ["unknown2", "unknown1"]
+    assert await listed(IntentState.FAILED, 100) == ["failed2", "failed1", "failed0"]
+    assert await listed(IntentState.REVERSED, 100) == []
 
 
 async def test_what_a_payer_has_open_is_what_the_chain_accepted_and_nobody_saw_arrive(store: Store) -> None:

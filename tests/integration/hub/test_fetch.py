@@ -92,7 +92,7 @@ def test_a_process_that_ended_leaves_what_it_has_for_the_next(hub: HubServer) ->
     with pytest.raises(Stop):
         fetch("m", "owner/name", None, wanted_files, pauses=Pauses(sleep=stop))
     seen: list[tuple[int, int]] = []
-    fetched = fetch_it(show=lambda done, total: seen.append((done, total)))
+    fetched = fetch_it(progress=lambda done, total: seen.append((done, total)))
     assert asked_for(hub, SHARD) == [None, "bytes=900-"]
     assert contents(fetched.folder)[SHARD] == (hub.folder / SHARD).read_bytes()
     assert seen[-1] == (fetched.size_bytes, fetched.size_bytes)
@@ -141,12 +141,15 @@ def test_a_hub_that_is_busy_is_asked_again(hub: HubServer, status: int) -> None:
 @pytest.mark.parametrize(
     ("arrange", "said"),
     [
-        (lambda hub: hub.info_faults.extend([Status(429)] * 5), "limits our rate"),
-        (lambda hub: hub.info_faults.extend([Status(503)] * 5), r"fails .*HTTP 503"),
-        (lambda hub: hub.file_faults.extend([Status(503)] * 5), r"fails .*HTTP 503"),
+        (lambda hub: hub.info_faults.extend([Status(429)] * 5), "rate limit"),
+        (lambda hub: hub.info_faults.extend([Status(503)] * 5), r"failed .*HTTP 503"),
+        (lambda hub: hub.file_faults.extend([Status(503)] * 5), r"failed .*HTTP 503"),
         (lambda hub: hub.info_faults.append(Status(403)), "refuses .*HF_TOKEN"),
         (lambda hub: hub.info_faults.append(Status(401)), "HF_TOKEN"),
-        (lambda hub: hub.file_faults.append(Status(404, {"X-Error-Code": "EntryNotFound"})), "any more"),
+        (
+            lambda hub: hub.file_faults.append(Status(404, {"X-Error-Code": "EntryNotFound"})),
+            "no longer there",
+        ),
         (lambda hub: setattr(hub, "is_gated", True), "gated: accept its terms"),
     ],
 )
@@ -188,7 +191,7 @@ def test_a_disk_that_is_too_small_is_known_before_the_first_byte(
         free = 50_000_001
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    assert "50.0 MB are free" in refusal()
+    assert "50.0 MB is free" in refusal()
     assert not hub.files_asked
 
 
@@ -214,7 +217,7 @@ def test_a_cache_that_cannot_be_written_is_said_without_its_path(
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
     said = refusal()
-    assert "the hub's cache cannot be written: Not a directory (HF_HOME" in said
+    assert "cannot write to the hub's cache: Not a directory (set HF_HOME" in said
     assert str(tmp_path) not in said
 
 

@@ -74,7 +74,7 @@ def test_a_revision_is_pinned_by_option_or_by_setting(hub: HubServer, config: Pa
     hub.branches["v1"] = "c" * 40
     assert pulled()[0]["commit"] == "c" * 40
     result = pull("--revision", "v1")
-    assert (result.exit_code, "name it" in result.output) == (2, True)
+    assert (result.exit_code, "exactly one model ID" in result.output) == (2, True)
     result = pull("tiny", "--revision", "v9")
     assert (result.exit_code, result.stderr) == (1, "tiny: the revision v9 of owner/name does not exist\n")
 
@@ -89,7 +89,7 @@ def test_a_model_that_is_not_in_the_catalogue_is_refused_with_those_that_are(hub
 
 def test_what_has_no_weights_to_fetch_is_said(hub: HubServer, config: Path) -> None:
     result = pull("text-embedding-3-small")
-    assert (result.exit_code, "bought from an upstream" in result.stderr) == (2, True)
+    assert (result.exit_code, "served by an upstream" in result.stderr) == (2, True)
     config.write_text("")
     result = pull()
     assert (result.exit_code, "text-embedding-bge-m3" in result.stderr) == (1, True)
@@ -137,7 +137,8 @@ def test_the_repository_that_a_setting_lacks_dims_for_can_be_pulled_first(hub: H
     result = CliRunner().invoke(cli, ["models", "list"])
     assert result.exit_code == 0, "the others are served"
     assert (
-        "tiny is off: the weights of owner/name are not here; run `vectoll models pull tiny`" in result.stderr
+        "tiny is off: the weights of owner/name are not on this machine: run `vectoll models pull tiny`"
+        in result.stderr
     )
     result = CliRunner().invoke(cli, ["embed", "a text", "--model", "tiny"])
     assert (result.exit_code, "`vectoll models pull tiny`" in result.stderr) == (1, True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.integration.upstreams.provider_server import KEY, NATIVE_DIMS
 
-from vectoll.adapters.token_ids import BytePairText, BytePairTokenizer, load_vocabulary
+from vectoll.adapters.token_ids import BytePairDecoder, BytePairTokenizer, load_vocabulary
 from vectoll.adapters.upstreams import UpstreamModel, build_upstream
 from vectoll.adapters.upstreams.retries import RetryPolicy
 from vectoll.core.reading import Readers
@@ -54,7 +54,7 @@ async def upstream_model(*urls: str, key: str = KEY, **how: Any) -> AsyncIterato
         {"PROVIDER_KEY": key},
         Readers(THREADS, 1, 60.0),
         tokenizer=BytePairTokenizer(vocabulary) if how.get("tokenizer") else None,
-        foreign=BytePairText(vocabulary) if spec.token_ids is TokenIdPolicy.CL100K_BASE else None,
+        foreign=BytePairDecoder(vocabulary) if spec.token_ids is TokenIdPolicy.CL100K_BASE else None,
         retries=QUICK,
         metrics=metrics,
     )

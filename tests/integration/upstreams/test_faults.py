@@ -4,11 +4,12 @@ import asyncio
 import base64
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.upstreams.making import embed, upstream_model
+from tests.integration.upstreams.making import THREADS, embed, spec_of, upstream_model
 from tests.integration.upstreams.provider_server import (
     KEY,
     NATIVE_DIMS,
@@ -19,7 +20,13 @@ from tests.integration.upstreams.provider_server import (
     vector_of,
 )
 
+from vectoll.adapters.upstreams import UpstreamModel
+from vectoll.adapters.upstreams.provider import Answer
 from vectoll.adapters.upstreams.transport import MAX_SPARE_RETRIES
+from vectoll.adapters.upstreams.vectors import to_vectors
+from vectoll.core.gate import FairGate
+from vectoll.core.reading import Readers
+from vectoll.domain.embedding import Encoding
 from vectoll.domain.errors import (
     AtCapacity,
     InferenceFailed,
@@ -284,6 +291,62 @@ async def test_a_provider_that_never_answers_costs_bounded_time() -> None:
             failure = await failure_of(provider, timeout_s=0.2)
         assert isinstance(failure, UpstreamUnavailable)
         assert len(provider.seen) == 2, "half the time each"
+
+
+async def test_who_waits_too_long_for_a_place_is_refused_while_there_is_time_for_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vectoll.adapters.upstreams.build.MAX_CALLS", 1)
+    async with (
+        provider_server(always=Fault(hang=True)) as provider,
+        upstream_model(provider.url, timeout_s=0.4) as model,
+    ):
+        first = asyncio.create_task(embed(model, ["x"]))
+        await provider.active_calls(1)
+        with pytest.raises(AtCapacity):
+            await embed(model, ["y"], caller=Caller.keyless("b"))
+        with pytest.raises(UpstreamUnavailable):
+            await first
+    assert all(seen.body["input"] == ["x"] for seen in provider.seen)
+
+
+class PatientProvider:
+    """Answers once it may; notes until when it has time."""
+
+    max_batch_tokens = 1000
+    cuts_silently = False
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.deadlines: list[float] = []
+
+    async def embed(
+        self, _part: Sequence[Encoding], _dimensions: int | None, _left: asyncio.Event, deadline: float
+    ) -> Answer:
+        self.deadlines.append(deadline)
+        await self.may_answer.wait()
+        return Answer(to_vectors([GOOD], NATIVE_DIMS, NATIVE_DIMS), 1)
+
+    async def count(self, _part: Sequence[Encoding], _deadline: float) -> int | None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_the_wait_for_a_place_is_part_of_a_calls_time() -> None:
+    provider, spec = PatientProvider(), spec_of("http://unused")
+    gate, readers = FairGate(1, 10, 60.0), Readers(THREADS, 1, 60.0)
+    assert spec.upstream is not None
+    model = UpstreamModel(spec, spec.upstream, provider, gate, readers, None, None)
+    requests = [asyncio.create_task(embed(model, ["x"])) for _ in range(2)]
+    for _ in range(9):  # the one is sent, the other waits
+        await asyncio.sleep(0)
+    both_wait_since = asyncio.get_running_loop().time()
+    provider.may_answer.set()
+    await asyncio.gather(*requests)
+    first, second = provider.deadlines
+    assert first <= second <= both_wait_since + spec.upstream.timeout_s
 
 
 async def test_a_provider_that_hangs_takes_the_time_of_one_request_and_is_back_when_it_is() -> None:

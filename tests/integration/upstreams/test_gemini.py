@@ -107,7 +107,7 @@ async def test_one_vector_for_all_inputs_is_refused() -> None:
         provider_server(always=Fault(body=body)) as provider,
         upstream_model(provider.url, **GEMINI) as model,
     ):
-        with pytest.raises(Exception, match="Nothing was charged"):
+        with pytest.raises(InferenceFailed, match="Nothing was charged"):
             await embed(model, ["one", "two"])
 
 

@@ -16,11 +16,11 @@ from vectoll.adapters.checkpoints import (
     Rope,
     locate,
     read_checkpoint,
-    show_nothing,
 )
 from vectoll.adapters.checkpoints.location import is_complete, wanted_files
 from vectoll.domain.catalog import ModelSource, Pooling
 from vectoll.domain.errors import ConfigurationError, ModelOffline
+from vectoll.ports.progress import no_progress
 
 BERT = {
     "model_type": "bert",
@@ -134,7 +134,7 @@ def test_a_package_that_is_not_installed_is_offline() -> None:
 
 def test_a_repository_that_cannot_be_reached_is_offline(hub_cache: Path) -> None:
     with pytest.raises(ModelOffline, match="HF_HUB_OFFLINE"):
-        locate("m", ModelSource(package="no-such-package", repo="owner/name"), show=show_nothing)
+        locate("m", ModelSource(package="no-such-package", repo="owner/name"), progress=no_progress)
 
 
 def test_a_repository_is_not_fetched_unless_wanted(hub_cache: Path) -> None:

@@ -21,6 +21,7 @@ from vectoll.adapters.checkpoints import (
 )
 from vectoll.adapters.checkpoints.safetensors import Entry
 from vectoll.adapters.engines.native import NativeEngine
+from vectoll.adapters.engines.native.library import Products
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.identity import NOBODY
 
@@ -146,7 +147,9 @@ def exact(case: Case, tensors: Mapping[str, Array], ids: Sequence[int], pooling:
     return vector / np.linalg.norm(vector)
 
 
-PRODUCTS = {"f32_avx2": 0.999999} | ({"f32": 0.999999, "bf16": 0.99} if HAS_AVX512_BF16 else {})
+PRODUCTS: dict[Products, float] = {"f32_avx2": 0.999999}
+if HAS_AVX512_BF16:
+    PRODUCTS |= {"f32": 0.999999, "bf16": 0.99}
 NARROW = Case(architecture_of(sliding_window=3), has_biases=False, sharpness=12)
 """A window within one block of 16 keys, before which lie keys that score far more than all in it."""
 

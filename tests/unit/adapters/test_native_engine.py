@@ -40,6 +40,7 @@ from vectoll.adapters.engines.native.library import (
     PREFIX_BLOCK,
     PRODUCTS,
     Prefix,
+    Products,
     capabilities,
 )
 from vectoll.adapters.engines.native.packing import aligned, pack
@@ -197,7 +198,7 @@ class Guarded:
 @pytest.mark.parametrize("products", [pytest.param("f32", marks=needs_avx512), "f32_avx2"])
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 25, 100])
 @pytest.mark.parametrize(("columns", "depth"), [(32, 32), (96, 64), (64, 192)])
-def test_a_product_is_the_product(products: str, rows: int, columns: int, depth: int) -> None:
+def test_a_product_is_the_product(products: Products, rows: int, columns: int, depth: int) -> None:
     rng = np.random.default_rng(rows)
     left, weight = (
         rng.standard_normal((rows, depth), np.float32),
@@ -316,8 +317,10 @@ _batches = st.one_of(
 def test_calls_side_by_side_give_the_same_bits(
     size: int, batches: list[list[int]], pooling: Pooling, precision: str
 ) -> None:
-    """Whichever call has the team loses members at any of its meetings, to calls that come and go."""
-    engine = load_engine(minilm(), streams=len(batches), pooling=pooling, precision=precision)
+    """Whichever call has the team loses members at any of its meetings, to calls that come and go. The last is the one
+    more than there are streams.
+    """
+    engine = load_engine(minilm(), streams=len(batches) - 1, pooling=pooling, precision=precision)
     batch_of = [[sequence(minilm(), length) for length in lengths] for lengths in batches]
     engine._teams[0] = None
     alone = [vectors(engine, batch).tobytes() for batch in batch_of]
@@ -393,6 +396,7 @@ def test_each_stream_of_a_large_model_has_several_cores_whatever_else_runs(
         for stream in range(engine.streams):
             engine.embed([sequence(tiny_of("qwen3"), 128)] * 20, stream, is_alone=False)
         assert all(nanoseconds_run(helper) > ran[helper] for helper in helpers)
+        assert len(engine.embed([sequence(tiny_of("qwen3"), 16)], engine.streams)) == 1  # by no team
         engine.close()
 
 

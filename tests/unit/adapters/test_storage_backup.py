@@ -145,7 +145,7 @@ def leave_log(file: Path) -> None:
         (forge, "does not add up"),
         (age, "newer vectoll"),
         (leave_log, "in use when it was copied"),
-        (lambda file: file.write_bytes(b""), "no backup of a vectoll ledger"),
+        (lambda file: file.write_bytes(b""), "not a backup of a vectoll ledger"),
         (lambda file: file.write_text("a" * 9000), "not a database"),
         (Path.unlink, "cannot read"),
     ],

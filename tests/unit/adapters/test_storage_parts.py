@@ -155,7 +155,7 @@ def test_charges_that_cannot_be_written_down_leave_nothing_on_the_disk(
     def fail(_: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    charges = undecided.Undecided(tmp_path)
+    charges = undecided.UndecidedCharges(tmp_path)
     hold = make_hold()
     with monkeypatch.context() as full:
         full.setattr(undecided, "sync", fail)

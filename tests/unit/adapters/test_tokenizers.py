@@ -169,7 +169,7 @@ def test_many_characters_need_some_tokens(bert: CheckpointTokenizer) -> None:
     assert bert.encode(["x" * 1_000_000])[0].token_count == 3
     read = bert.encode(["x" * 1_000_000] * 2 + ["word " * 4000])
     assert [each.token_count for each in read] == [3, 3, 4002]
-    with pytest.raises(InvalidRequest, match="2000000 characters are only 6 tokens") as caught:
+    with pytest.raises(InvalidRequest, match="2000000 characters make only 6 tokens") as caught:
         bert.encode(["x" * 1_000_000] * 30)
     assert caught.value.issues[0].path == ("input",)
 

@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import Cli
 
 from vectoll.adapters.checkpoints import DownloadBar
 from vectoll.cli import embed as embed_command
-from vectoll.cli.progress import Progress
+from vectoll.cli.line_reader import LineReader
 
 DIMS = 384
 TEXTS = [
@@ -83,7 +83,7 @@ def test_interrupted_embedding_leaves_nothing(
         raise KeyboardInterrupt
 
     (tmp_path / "lines.txt").write_text("a\n")
-    monkeypatch.setattr(Progress, "show", interrupt)
+    monkeypatch.setattr(LineReader, "show", interrupt)
     assert vectoll("embed", "--file", "lines.txt", "--output", "out.npy").exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
 
@@ -115,6 +115,7 @@ def test_device_is_written_to_and_a_full_one_is_one_line(vectoll: Cli) -> None:
         (("a", "--model", "text-embedding-qwen3-8b"), 1, "HF_HUB_OFFLINE forbids"),
         (("a", "--dimensions", "100"), 1, "vectors of 384 dimensions"),
         (("a", "", "c"), 1, "text 2 is empty"),
+        (("a", "caf\udce9"), 1, "text 2: is not valid Unicode"),
         (("a", "word " * 400), 1, "text 2: This model's maximum context length is 256 tokens"),
         (("a", "--output", "no/such/folder/x"), 1, "cannot write to no/such/folder/x"),
         (("a", "--url", "localhost:8787"), 2, "--url must start with http"),
@@ -178,12 +179,12 @@ def test_bar_is_drawn_for_long_work_on_a_terminal_only(
 ) -> None:
     now = 100.0
     screen = Screen(is_terminal)
-    monkeypatch.setattr("vectoll.cli.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("vectoll.cli.line_reader.time.monotonic", lambda: now)
     monkeypatch.setattr("sys.stderr", screen)
     path = tmp_path / "lines.txt"
     path.write_text("ab\n" * 10)
     with path.open("rb") as file:
-        progress = Progress.reading(file)
+        progress = LineReader.reading(file)
         lines = iter(progress)
         for _ in range(5):
             next(lines)
@@ -201,7 +202,7 @@ def test_bar_of_a_download_stays_on_one_line_and_says_the_most_important_first(
 ) -> None:
     screen = Screen(is_terminal=True)
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr("vectoll.adapters.checkpoints.progress.EVERY_S", 0.0)
+    monkeypatch.setattr("vectoll.adapters.checkpoints.progress.REDRAW_S", 0.0)
     bar = DownloadBar("text-embedding-multilingual-e5-large-instruct")
     bar(0, 1_120_000_000)
     bar(560_000_000, 1_120_000_000)

@@ -101,7 +101,7 @@ async def test_server_that_stays_busy_is_given_up() -> None:
     ("answer", "says"),
     [
         (refusing(401), "the server answered 401: come later"),
-        (refusing(402, body=[1]), "the server answered 402: an answer that is not vectoll's"),
+        (refusing(402, body=[1]), "the server answered 402: an answer that is not one of vectoll's"),
         (
             refusing(500, body={"error": {"message": "OpenAI's shape"}}),
             "the server answered 500: OpenAI's shape",

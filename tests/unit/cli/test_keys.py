@@ -59,8 +59,8 @@ def test_keys_of_one_account_share_its_credit_and_others_do_not(vectoll: Cli) ->
         (("--limit-usd", "0.0000000000001"), "not an amount of dollars"),
         (("--account", "$revenue:2026-11"), "an account id is"),
         (("--account", "a b"), "an account id is"),
-        (("--expires", "yesterday"), "neither a date"),
-        (("--expires", "9999-12-31T23:59-14:00"), "neither a date"),
+        (("--expires", "yesterday"), "is not a date"),
+        (("--expires", "9999-12-31T23:59-14:00"), "is not a date"),
         (("--expires", "2020-01-01"), "must be in the future"),
         (("--limit-period", "YEAR"), "YEAR"),
         (("--limit-period", "EPOCH"), "--limit-period needs --limit-usd"),
@@ -100,7 +100,7 @@ def test_revoke_of_a_secret_does_not_repeat_it(vectoll: Cli) -> None:
     key = vectoll.json("keys", "create", "--name", "a")
     result = vectoll("keys", "revoke", key["key"])
     assert result.exit_code == 1
-    assert "there is no key of this id" in result.stderr
+    assert "there is no key with this id" in result.stderr
     assert key["key"] not in result.output
 
 

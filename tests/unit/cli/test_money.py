@@ -47,7 +47,7 @@ def test_credit_with_an_id_is_given_once_and_says_so(vectoll: Cli) -> None:
     for is_new in (True, False, False):
         added = vectoll.json(*command)
         assert (added["balance_usd"], added["added"]) == (2, is_new)
-    assert "was added to alice before under this --id" in vectoll.ok(*command)
+    assert "was already added to alice under this --id" in vectoll.ok(*command)
     assert (
         vectoll.json("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-8")["balance_usd"]
         == 4
@@ -95,7 +95,7 @@ def test_id_of_another_credit_is_refused(vectoll: Cli, other: tuple[str, ...]) -
     vectoll.ok("credit", "add", "--account", "alice", "--usd", "2", "--id", "invoice-7")
     result = vectoll("credit", "add", *other, "--id", "invoice-7")
     assert result.exit_code == 1
-    assert "--id was used for a credit of another amount or account" in result.stderr
+    assert "--id was already used for another amount or account" in result.stderr
     assert vectoll.json("credit", "add", "--account", "alice", "--usd", "1")["balance_usd"] == 3
 
 
@@ -145,7 +145,7 @@ def test_credit_is_taken_back_as_far_as_it_goes(vectoll: Cli) -> None:
     for is_new in (True, False):
         taken = vectoll.json(*command)
         assert (taken["account"], taken["balance_usd"], taken["removed"]) == ("alice", 3, is_new)
-    assert "was taken from alice before under this --id" in vectoll.ok(*command)
+    assert "was already taken from alice under this --id" in vectoll.ok(*command)
     assert "which now has $2.000000" in vectoll.ok("credit", "remove", "--account", "alice", "--usd", "1")
     too_much = vectoll("credit", "remove", "--account", "alice", "--usd", "2.5")
     assert too_much.exit_code == 1
@@ -260,7 +260,7 @@ def test_usage_counts_from_since_across_months(vectoll: Cli) -> None:
 
 def test_verify_says_what_disagrees_and_fails(vectoll: Cli) -> None:
     open_account(vectoll, "bob", "5")
-    assert "2 accounts, 1 transfers: clean" in vectoll.ok("ledger", "verify")
+    assert "2 accounts, 1 transfer: clean" in vectoll.ok("ledger", "verify")
     assert vectoll.json("ledger", "verify")["disagreements"] == []
     with sqlite3.connect(vectoll.data_dir / "vectoll.sqlite3") as database:
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 from tests.unit.cli.conftest import Cli
@@ -17,6 +18,7 @@ from tests.unit.cli.conftest import Cli
 from vectoll import __version__
 from vectoll.cli.config import REDACTED, redact
 from vectoll.cli.root import cli
+from vectoll.settings.tree import DIEM, AllowanceSettings
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
 
@@ -68,7 +70,7 @@ def test_python_runs_the_package_as_the_command() -> None:
 def test_wrong_setting_is_one_line_and_exit_code_2(vectoll: Cli) -> None:
     result = vectoll("keys", "list", VECTOLL_PORT="x")
     assert result.exit_code == 2
-    assert result.stderr == "Error: setting port: expected `int`, got `str` (VECTOLL_PORT=x)\n"
+    assert result.stderr == "Error: setting port: must be an integer, not text (VECTOLL_PORT=x)\n"
 
 
 @pytest.mark.parametrize("command", [("keys", "list"), ("usage",), ("ledger", "verify"), ("backup", "x")])
@@ -284,6 +286,10 @@ def test_redaction_goes_by_name_and_leaves_what_is_not_set() -> None:
         "api_key_env": "NAME",
         "list": [{"token": REDACTED}],
     }
+
+
+def test_redaction_leaves_the_contract_of_the_staked_token() -> None:
+    assert redact(msgspec.to_builtins(AllowanceSettings()))["token"] == DIEM
 
 
 @pytest.mark.parametrize(

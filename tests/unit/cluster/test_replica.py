@@ -5,6 +5,7 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +16,19 @@ from vectoll.adapters.engines.ray.frames import (
     MEDIA_TYPE,
     Outcome,
     Question,
+    decode_difference,
     decode_vectors,
     encode_question,
     outcome_of,
 )
+from vectoll.adapters.engines.ray.marks import marks_of
 from vectoll.cluster.replica import MAX_QUESTION_BYTES, EngineReplica, ReplicaPlan
 from vectoll.core.batching.queue import BatchShape
-from vectoll.domain.catalog import ModelSpec
+from vectoll.domain.catalog import ModelSource, ModelSpec, Pooling, Precision
 from vectoll.domain.embedding import Vector
 from vectoll.domain.identity import Caller
-from vectoll.engines import LoadedEngine
+from vectoll.domain.money import Price
+from vectoll.engines import LoadedEngine, precision_of
 from vectoll.settings import EngineSettings, QueueSettings, TracingSettings
 
 SECRET = "only gateways know this"
@@ -104,6 +108,40 @@ async def test_what_the_model_cannot_read_spoils_nobody_elses_batch(
     assert outcome_of(await replica.answer(question([1], wrong)))[0] is Outcome.REFUSED
     assert outcome_of(await replica.answer(b"noise"))[0] is Outcome.REFUSED
     assert engine.batches == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "gateway"),
+    [
+        ("precision", replace(SPEC, precision=Precision.INT8)),
+        ("pooling", replace(SPEC, pooling=Pooling.CLS)),
+        ("dims", replace(SPEC, dims=8)),
+        ("max_tokens", replace(SPEC, max_tokens=9)),
+        ("repo", replace(SPEC, source=ModelSource(repo="another"))),
+        ("revision", replace(SPEC, source=ModelSource(revision="another"))),
+    ],
+)
+async def test_a_gateway_with_other_settings_gets_no_vectors(
+    engine: FakeEngine, setting: str, gateway: ModelSpec
+) -> None:
+    replica = replica_with(engine)
+    marks = marks_of(gateway, precision_of(gateway, EngineSettings()))
+    answer = await replica.answer(encode_question(Question([[1]], Caller.keyless("key_1"), marks=marks)))
+    assert decode_difference(answer) == [setting]
+    assert engine.batches == []
+
+
+async def test_what_differs_between_machines_without_a_difference_in_vectors_is_no_matter(
+    engine: FakeEngine,
+) -> None:
+    gateway = replace(
+        SPEC, source=ModelSource(Path("a folder"), repo="another"), price=Price(7), prompt="query: "
+    )
+    marks = marks_of(gateway, precision_of(gateway, EngineSettings(device="cpu")))
+    answer = await replica_with(engine).answer(
+        encode_question(Question([[1]], Caller.keyless("key_1"), marks=marks))
+    )
+    assert outcome_of(answer)[0] is Outcome.OK
 
 
 async def test_engine_failures_are_told(engine: FakeEngine) -> None:

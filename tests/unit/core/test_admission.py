@@ -79,7 +79,7 @@ async def test_memory_of_requests_in_flight_is_capped_for_each_caller_and_for_al
     alone.leave()
     assert not door._bytes
     assert not door._bytes_of_accounts
-    assert not door._all_bytes
+    assert not door.bytes_in_flight
 
 
 async def test_the_keys_of_one_account_leave_half_of_the_memory_to_others() -> None:

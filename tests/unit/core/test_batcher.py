@@ -83,7 +83,9 @@ class Bench:
         self.engine = engine
         self.batcher = Batcher(
             engine,
-            BatchShape(int(options.get("budget_tokens", 64))),
+            BatchShape(
+                int(options.get("budget_tokens", 64)), query_tokens=int(options.get("query_tokens", 0))
+            ),
             model="m",
             max_queue_tokens=int(options.get("max_queue_tokens", 10_000)),
             max_wait_s=options.get("max_wait_s", 1e9),
@@ -251,6 +253,87 @@ async def test_an_account_that_sends_by_twenty_keys_gets_as_much_as_one_that_sen
     assert {keys[f"many/{n}"] for n in range(20)} <= {19, 20, 21}
     assert Caller("many", "many/query") in callers[: 2 * 22]
     await bench.batcher.close()
+
+
+class RoomyEngine(GatedEngine):
+    """Its streams wait at the gate; the one call more that it takes does not."""
+
+    def embed(
+        self,
+        batch: Sequence[Sequence[int]],
+        stream: int,
+        *,
+        is_alone: bool = True,
+        callers: Sequence[Caller] = (),
+    ) -> Sequence[Vector]:
+        if stream < self.streams:
+            return super().embed(batch, stream, is_alone=is_alone, callers=callers)
+        return [vector_of(ids) for ids in batch]
+
+
+@pytest.fixture
+async def roomy() -> AsyncIterator[Bench]:
+    bench = Bench(RoomyEngine(streams=2), query_tokens=16)
+    yield bench
+    bench.engine.gate.set()
+    await bench.batcher.close()
+
+
+async def test_single_query_waits_for_no_batch_of_large_requests(roomy: Bench) -> None:
+    bulk = roomy.submit("bulk", *[[1] * 60] * 500)
+    await roomy.engine_busy()
+    await roomy.engine_busy()
+    for _ in range(3):
+        assert len(await roomy.submit("single", [2] * 5)) == 1
+    assert not bulk.done()
+    assert not roomy.engine.batches
+    roomy.engine.gate.set()
+    assert len(await bulk) == 500
+
+
+async def test_query_of_who_sends_bulk_waits_for_none_of_it(roomy: Bench) -> None:
+    bulk = roomy.submit("bulk", *[[1] * 60] * 3)
+    await roomy.engine_busy()
+    await roomy.engine_busy()
+    assert len(await roomy.submit("bulk", [2] * 5)) == 1
+    assert not bulk.done()
+
+
+async def test_query_that_came_before_the_streams_were_taken_waits_for_no_batch(roomy: Bench) -> None:
+    queries = [roomy.submit("a", [1] * 15), roomy.submit("a", [1] * 16)]
+    await roomy.engine_busy()
+    bulk = roomy.submit("bulk", *[[1] * 60] * 500)
+    await roomy.engine_busy()
+    late = roomy.submit("late", [2] * 5)
+    done, _ = await asyncio.wait([late], timeout=0.1)
+    assert not done  # the stream with the small batch will take it
+    roomy.engine.gate.set()
+    await asyncio.gather(bulk, late, *queries)
+    assert any(15 in batch or 16 in batch for batch in roomy.engine.batches)
+
+
+async def test_request_that_is_no_query_waits_for_a_stream(roomy: Bench) -> None:
+    bulk = roomy.submit("bulk", *[[1] * 60] * 500)
+    await roomy.engine_busy()
+    await roomy.engine_busy()
+    two = roomy.submit("two", [2] * 9, [2] * 9)
+    done, _ = await asyncio.wait([two], timeout=0.1)
+    assert not done
+    roomy.engine.gate.set()
+    assert len(await two) == 2
+    await bulk
+
+
+async def test_close_answers_a_query_that_waits_for_a_stream(roomy: Bench) -> None:
+    small = [roomy.submit("a", [1] * 16), roomy.submit("b", [1] * 16)]
+    await roomy.engine_busy()
+    query = roomy.submit("c", [1] * 5)
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(roomy.batcher.close(drain_s=10))
+    await asyncio.sleep(0)
+    roomy.engine.gate.set()
+    await closing
+    assert [len(vectors) for vectors in await asyncio.gather(*small, query)] == [1, 1, 1]
 
 
 async def test_full_queue_refuses_at_once() -> None:

@@ -45,6 +45,36 @@ def test_packed_batch_counts_real_tokens() -> None:
     assert sum(item.length for item in batch) == 64
 
 
+def queries_of(*jobs: Job, query_tokens: int = 16) -> FairQueue:
+    queue = FairQueue(BatchShape(64, padded=False, alike=False, query_tokens=query_tokens))
+    for each in jobs:
+        queue.push(each)
+    return queue
+
+
+def test_queries_are_what_is_next_of_small_requests() -> None:
+    queue = queries_of(job("a", 4), job("b", 5), job("c", 17), job("d", 3))
+    assert [item.job.caller.key for item in queue.next_queries()] == ["a", "b"]
+    assert queue.next_queries() == []
+    assert [item.job.caller.key for item in queue.next_batch()] == ["c", "d"]
+
+
+def test_queries_are_of_as_many_tokens_as_a_query_may_have() -> None:
+    queue = queries_of(job("a", 9), job("b", 8), job("c", 8))
+    assert [[item.job.caller.key for item in queue.next_queries()] for _ in range(3)] == [
+        ["a"],
+        ["b", "c"],
+        [],
+    ]
+
+
+def test_queries_of_who_was_served_more_are_not_next() -> None:
+    queue = queries_of(job("often", 16), job("bulk", *[8] * 10))
+    assert [item.job.caller.key for item in queue.next_queries()] == ["often"]
+    queue.push(job("often", 16))
+    assert queue.next_queries() == []
+
+
 def test_what_is_known_does_not_fill_a_batch() -> None:
     queue = queue_of(job("a", *[500] * 10), padded=False, alike=False)
     batch = queue.next_batch(known=lambda item: 488)

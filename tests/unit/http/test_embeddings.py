@@ -106,6 +106,17 @@ async def test_user_is_ignored_and_alias_answers_with_the_id(client: Client) -> 
     assert response.json()["model"] == "fake-model"
 
 
+async def test_a_large_body_of_token_ids_means_what_a_small_one_does(client: Client) -> None:
+    arrays = [[1000 + i] * 60 for i in range(2048)]
+    large = (await client.embed(arrays)).json()
+    assert large["usage"]["prompt_tokens"] == 2048 * 60
+    small = (await client.embed(arrays[-1:])).json()
+    assert large["data"][-1]["embedding"] == small["data"][0]["embedding"]
+    refused = await client.embed([*arrays[:-1], [0, -1]])
+    assert refused.status_code == 400
+    assert "input[2047][1]" in refused.text
+
+
 async def test_charge_equals_usage(client: Client, server: FakeServer) -> None:
     before = (await server.store.ledger.balance(AccountId("acct_1"))).balance
     await client.embed(["one two", "three"])

@@ -14,7 +14,7 @@ import yaml
 from vectoll.domain.money import usd
 from vectoll.domain.payments import PaymentOption
 from vectoll.domain.siwx import BASE, SOLANA
-from vectoll.http.payment_required import Asking
+from vectoll.http.payment_required import PaymentTerms
 from vectoll.http.responses import json_bytes
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -24,7 +24,7 @@ OPTIONS = (
     PaymentOption(BASE, "0x" + "a1" * 20, "0x" + "b2" * 20, {"name": "USD Coin", "version": "2"}),
     PaymentOption(SOLANA, "Mint1", "Owner1", {"feePayer": "Fee1"}, "Ata1"),
 )
-ASKING = Asking("https://api.example.com", OPTIONS)
+TERMS = PaymentTerms("https://api.example.com", OPTIONS)
 
 
 def body(value: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def check(value: Any, schema: Any) -> dict[str, Any]:
 
 
 def test_discovery_is_as_the_spec_draws_it_and_names_base_first() -> None:
-    found = check(ASKING.discovery("/api/v1/embeddings", NOW), DISCOVERY)
+    found = check(TERMS.discovery("/api/v1/embeddings", NOW), DISCOVERY)
     assert [entry["network"] for entry in found["accepts"]] == [BASE, SOLANA]
     assert {entry["amount"] for entry in found["accepts"]} == {"5000000"}
     assert found["resource"]["url"] == "https://api.example.com/api/v1/embeddings"
@@ -54,9 +54,7 @@ def test_discovery_is_as_the_spec_draws_it_and_names_base_first() -> None:
 
 
 def test_a_wallet_with_too_little_credit_is_told_as_the_spec_draws_it() -> None:
-    asked = ASKING.wallet_payment_required(
-        "/api/v1/embeddings", NOW, usd("0.01"), "Insufficient x402 balance"
-    )
+    asked = TERMS.wallet_payment_required("/api/v1/embeddings", NOW, usd("0.01"), "Insufficient x402 balance")
     found = check(asked, WALLET)
     assert found["currentBalanceUsd"] == Decimal("0.01")
     assert found["minimumBalanceUsd"] == Decimal("0.1")
@@ -65,12 +63,12 @@ def test_a_wallet_with_too_little_credit_is_told_as_the_spec_draws_it() -> None:
 
 
 def test_top_up_discovery_is_as_the_neighbour_draws_it() -> None:
-    found = check(ASKING.top_up_discovery(), SCHEMAS["TopUpPaymentRequired"])
+    found = check(TERMS.top_up_discovery(), SCHEMAS["TopUpPaymentRequired"])
     assert found["accepts"][1]["extra"] == {"feePayer": "Fee1"}
 
 
 def test_the_header_is_what_stock_x402_clients_decode() -> None:
-    header = json.loads(base64.b64decode(ASKING.header("/api/v1/embeddings", NOW), validate=True))
+    header = json.loads(base64.b64decode(TERMS.header("/api/v1/embeddings", NOW), validate=True))
     assert set(header) == {"x402Version", "error", "resource", "accepts", "extensions"}
     extension = header["extensions"]["sign-in-with-x"]
     assert extension["info"]["domain"] == "api.example.com"
@@ -84,14 +82,14 @@ def test_the_header_is_what_stock_x402_clients_decode() -> None:
 
 
 def test_every_challenge_has_a_nonce_of_its_own_and_ends_in_five_minutes() -> None:
-    one, two = (ASKING.challenge("/x", NOW).info for _ in range(2))
+    one, two = (TERMS.challenge("/x", NOW).info for _ in range(2))
     assert one.nonce != two.nonce
     assert (one.issuedAt, one.expirationTime) == ("2026-11-22T12:00:00.000Z", "2026-11-22T12:05:00.000Z")
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_one_network_alone_will_do(option: PaymentOption) -> None:
-    asking = Asking("http://127.0.0.1:8787", [option])
-    check(asking.discovery("/v1/embeddings", NOW), DISCOVERY)
-    check(asking.wallet_payment_required("/x", NOW, usd("0"), "m"), WALLET)
-    assert asking.challenge("/x", NOW).info.domain == "127.0.0.1:8787"
+    terms = PaymentTerms("http://127.0.0.1:8787", [option])
+    check(terms.discovery("/v1/embeddings", NOW), DISCOVERY)
+    check(terms.wallet_payment_required("/x", NOW, usd("0"), "m"), WALLET)
+    assert terms.challenge("/x", NOW).info.domain == "127.0.0.1:8787"

@@ -41,7 +41,7 @@ from vectoll.domain.payments import Intent, Missing, Payment, Sighting
 from vectoll.domain.siwx import SignInRules
 from vectoll.domain.wallets import Family, WalletAddress
 from vectoll.http.limits import LimitHeaders
-from vectoll.http.payment_required import Asking
+from vectoll.http.payment_required import PaymentTerms
 from vectoll.http.services import WalletServices
 from vectoll.ports.wallets import ContractWalletVerifier, RpcUnavailable, SignatureVerifier
 from vectoll.settings import LimitsSettings, Settings, X402Settings
@@ -75,7 +75,7 @@ class Shop:
             self.fake.services,
             auth=Authentication([siwx, KeyAuthenticator(store.keys, clock)]),
             metrics=metrics,
-            wallets=WalletServices(Asking(URL, [OPTION]), self.top_ups, keys, store.history),
+            wallets=WalletServices(PaymentTerms(URL, [OPTION]), self.top_ups, keys, store.history),
         )
         self.client = self.client_at("192.0.2.1")
 

@@ -2,8 +2,11 @@
 
 import asyncio
 import errno
+import gc
 import signal
 import socket
+import weakref
+from contextlib import suppress
 
 import pytest
 import uvloop
@@ -48,3 +51,32 @@ def test_output_that_is_full_stops_no_server(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(serving, "print", fail, raising=False)
     assert uvloop.run(main())
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_requests_leave_in_cycles_goes_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # the tests that follow leave garbage, too
+
+    async def main() -> bool:
+        gone = asyncio.Event()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = serving._Server(Settings(), FakeServer().services, listener, None, 100)
+            running = asyncio.create_task(server.serve(sockets=[listener]))
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            weakref.finalize(Cycle(), gone.set)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    await gone.wait()
+            writer.close()
+            server.should_exit = True
+            await running
+        return gone.is_set() and not gc.isenabled()
+
+    try:
+        assert uvloop.run(main())
+    finally:
+        gc.enable()

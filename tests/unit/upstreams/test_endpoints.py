@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vectoll.adapters.upstreams.endpoints import (
     EJECTION_S,
     MAX_EJECTION_S,
+    MAX_HEEDED_S,
     MAX_TRIAL_WAIT_S,
     Endpoint,
     Endpoints,
@@ -124,7 +125,22 @@ def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asked() -> None:
     assert endpoints.healthy(others) is a
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["fail", "answer", "wait"]), st.floats(0, 100))))
+@pytest.mark.parametrize(("asked_s", "heeded_s"), [(90, 90), (3600, 3600), (86_400, MAX_HEEDED_S)])
+def test_a_long_wait_is_heeded_up_to_an_hour(asked_s: float, heeded_s: float) -> None:
+    endpoints, clock = three()
+    a, others = get(endpoints, "a"), {get(endpoints, "b"), get(endpoints, "c")}
+    endpoints.asked_to_wait(a, asked_s)
+    clock.now += heeded_s - 1
+    assert endpoints.wait_s(a) == 1
+    assert endpoints.healthy(others) is None
+    clock.now += 1
+    assert endpoints.wait_s(a) == 0
+    assert endpoints.healthy(others) is a
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["fail", "answer", "wait"]), st.floats(0, 10_000)))
+)
 def test_there_is_always_one_to_try_and_none_is_shut_out_for_good(
     events: list[tuple[int, str, float]],
 ) -> None:
@@ -141,7 +157,7 @@ def test_there_is_always_one_to_try_and_none_is_shut_out_for_good(
                 endpoints.asked_to_wait(endpoint, seconds)
         clock.now += seconds / 10
         assert endpoints.any() in all_three
-    clock.now += MAX_EJECTION_S
+    clock.now += max(MAX_EJECTION_S, MAX_HEEDED_S)
     assert all(endpoints.healthy({e for e in all_three if e is not endpoint}) for endpoint in all_three)
 
 
@@ -208,17 +224,17 @@ async def test_who_waits_for_a_trial_goes_on_with_all_others_when_anything_comes
 
 async def test_who_has_left_while_waiting_for_a_trial_is_not_asked_for() -> None:
     endpoints, endpoint, _ = silent_one()
-    left = asyncio.Event()
+    abandoned = asyncio.Event()
 
     async def ask() -> None:
-        async with endpoints.turn(endpoint, left):
+        async with endpoints.turn(endpoint, abandoned):
             pass
 
     async with endpoints.turn(endpoint, asyncio.Event()):
         endpoints.started(endpoint)
         waiting = asyncio.create_task(ask())
         await asyncio.sleep(0)
-        left.set()
+        abandoned.set()
     with pytest.raises(NotAsked):
         await waiting
     assert not endpoint.trial.locked()

@@ -38,7 +38,7 @@ class RpcError(RpcUnavailable):
 def reads_answers(
     method: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """For methods that take a node's answers apart: one that is not as documented is no answer. RpcUnavailable."""
+    """For methods that take a node's answers apart: an answer that is not as documented becomes RpcUnavailable."""
 
     @wraps(method)
     async def read(*args: P.args, **kwargs: P.kwargs) -> T:

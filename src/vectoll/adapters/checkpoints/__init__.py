@@ -12,7 +12,7 @@ from vectoll.adapters.checkpoints.architecture import (
     Rope,
 )
 from vectoll.adapters.checkpoints.config import Checkpoint, read_checkpoint
-from vectoll.adapters.checkpoints.hub import Fetched, Show, fetch, gigabytes, show_nothing
+from vectoll.adapters.checkpoints.hub import Fetched, fetch, gigabytes
 from vectoll.adapters.checkpoints.location import locate, wanted_files, weights_bytes
 from vectoll.adapters.checkpoints.progress import DownloadBar
 from vectoll.adapters.checkpoints.rotary import inverse_frequencies
@@ -29,7 +29,6 @@ __all__ = [
     "Fetched",
     "Llama3Scaling",
     "Rope",
-    "Show",
     "TensorView",
     "Weights",
     "fetch",
@@ -38,7 +37,6 @@ __all__ = [
     "locate",
     "open_weights",
     "read_checkpoint",
-    "show_nothing",
     "wanted_files",
     "weights_bytes",
 ]

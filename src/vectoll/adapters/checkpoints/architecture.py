@@ -88,8 +88,8 @@ class Architecture:
 
     @property
     def padding_id(self) -> int | None:
-        """Of a family that gives this token no position of its own, wherever in a text it is: it reads the row before
-        the first token's.
+        """The padding token of a family that gives it no position of its own, wherever in a text it stands: it reads
+        the row before the first token's. None in other families.
         """
         return self.position_offset - 1 if self.position_offset else None
 
@@ -117,11 +117,11 @@ _ACTIVATIONS = {
     "silu": Activation.SILU,
 }
 _SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "positions")
-"""Engines take memory by them, and read it."""
+"""The fields by which engines allocate and read memory."""
 _VISION_TYPES = ("llama_nemotron_vl",)
 """Model types whose text tower is bidirectional and described below ``llm_config`` or ``text_config``."""
 _KNOWN_CODE = ("llama_bidirec", *_VISION_TYPES)
-"""Model types that are no library's, but code in their repositories, whose text tower is one of ours."""
+"""Model types whose code is in their repositories, not in a library, and whose text tower is one that we know."""
 
 
 def text_tower(config: Config) -> Config:

@@ -17,6 +17,7 @@ from typing import Any
 from vectoll.adapters.checkpoints.hub_cache import RepoCache, cache_folder
 from vectoll.adapters.checkpoints.transfer import Damaged, Pauses, fetch_blob, partial_of, patiently
 from vectoll.domain.errors import ModelOffline
+from vectoll.ports.progress import Progress, no_progress
 
 INFO_TIMEOUT_S = 10.0
 SPARE_BYTES = 50_000_000
@@ -24,13 +25,6 @@ SPARE_BYTES = 50_000_000
 
 Wanted = Callable[[list[str]], list[str]]
 """Of a repository's files, those to fetch; empty when it has nothing that can be served."""
-
-Show = Callable[[int, int], None]
-"""Told how many bytes are there of how many, often. What it raises ends the download, which keeps what it has."""
-
-
-def show_nothing(_done: int, _total: int) -> None:
-    """A ``Show`` for when nobody looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +53,13 @@ def fetch(
     repo: str,
     revision: str | None,
     wanted: Wanted,
-    show: Show = show_nothing,
+    progress: Progress = no_progress,
     pauses: Pauses | None = None,
 ) -> Fetched:
     """Bring a repository's needed files into the cache. What is there already is not fetched again.
 
-    ``revision`` is a commit, branch or tag; None is main. Raises ModelOffline with the reason, which names no path,
+    ``revision`` is a commit, branch or tag; None is main. ``progress`` counts bytes; what it raises ends the download,
+    which keeps what it has. Raises ModelOffline with the reason, which names no path,
     and ConfigurationError for what is no repository's id.
     """
     for library in ("httpx", "httpx2"):  # they log every URL, and those of large files carry signatures
@@ -89,17 +84,17 @@ def fetch(
                 _url(repo, commit, file.name),
                 cache.blob(file.etag),
                 file.size,
-                partial(_show_file, show, done, total),
+                partial(_show_file, progress, done, total),
                 pauses,
             )
             done += file.size
-        show(total, total)
+        progress(total, total)
         folder = cache.link(commit, revision, ((file.name, file.etag) for file in needed))
     return Fetched(folder, commit, total, sum(file.size for file in missing))
 
 
-def _show_file(show: Show, before: int, total: int, bytes_there: int) -> None:
-    show(before + bytes_there, total)
+def _show_file(progress: Progress, before: int, total: int, bytes_there: int) -> None:
+    progress(before + bytes_there, total)
 
 
 def _describe(repo: str, revision: str | None) -> tuple[str, list[HubFile]]:
@@ -144,8 +139,8 @@ def _bytes_there(path: Path) -> int:
 def _no_space(model: str, needed: int, free: int) -> ModelOffline:
     return ModelOffline(
         model,
-        f"its weights need {gigabytes(needed)} more of disk and {gigabytes(free)} are free "
-        "(HF_HOME names another place)",
+        f"its weights need {gigabytes(needed)} more disk space, and {gigabytes(free)} is free "
+        "(set HF_HOME to keep them elsewhere)",
     )
 
 
@@ -164,23 +159,23 @@ def _explaining(model: str, repo: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         reason = f"the repository {repo} does not exist or is private (set HF_TOKEN)"
     except errors.EntryNotFoundError:
-        reason = f"a file of {repo} is not there any more; try again"
+        reason = f"a file of {repo} is no longer there; try again"
     except errors.OfflineModeIsEnabled:
-        reason = f"the weights of {repo} are not in the local cache, and HF_HUB_OFFLINE forbids to fetch them"
+        reason = f"the weights of {repo} are not in the local cache, and HF_HUB_OFFLINE forbids fetching them"
     except errors.HfHubHTTPError as error:
         reason = _by_status(repo, error.response.status_code)
     except Damaged as error:
-        reason = f"what came of {repo} is damaged ({error}); it was thrown away, try again"
+        reason = f"the download of {repo} was damaged ({error}) and has been discarded; try again"
     except (http_error, TimeoutError, ConnectionError) as error:
         reason = (
             f"the weights of {repo} are not in the local cache and the hub cannot be reached "
-            f"({type(error).__name__}); try again, and what is here already is kept"
+            f"({type(error).__name__}); try again: what has been fetched is kept"
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = f"the disk is full; what came of {repo} is kept (HF_HOME names another place)"
+            reason = f"the disk is full; what has been fetched of {repo} is kept (set HF_HOME to keep it elsewhere)"
         else:
-            reason = f"the hub's cache cannot be written: {error.strerror} (HF_HOME names another place)"
+            reason = f"cannot write to the hub's cache: {error.strerror} (set HF_HOME to keep it elsewhere)"
     else:
         return
     raise ModelOffline(model, reason)
@@ -188,9 +183,9 @@ def _explaining(model: str, repo: str, revision: str | None) -> Iterator[None]:
 
 def _by_status(repo: str, status: int) -> str:
     if status == 429:
-        return f"the hub limits our rate while fetching {repo} (HTTP 429); try again later, or set HF_TOKEN"
+        return f"the hub's rate limit was reached while fetching {repo} (HTTP 429); try again later, or set HF_TOKEN"
     if status >= 500:
-        return f"the hub fails while fetching {repo} (HTTP {status}); try again later"
+        return f"the hub failed while fetching {repo} (HTTP {status}); try again later"
     if status in (401, 403):
         return f"the hub refuses the repository {repo} (HTTP {status}); check HF_TOKEN"
     return f"the hub refuses the repository {repo} (HTTP {status})"

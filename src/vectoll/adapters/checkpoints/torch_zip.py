@@ -42,13 +42,6 @@ class _Storage:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A contiguous part of a storage."""
-
-    entry: Entry
-
-
 def open_torch_zip(path: Path) -> Weights:
     """Map a file that ``torch.save`` made of a state dictionary.
 
@@ -65,7 +58,7 @@ def open_torch_zip(path: Path) -> Weights:
     except _BROKEN as error:
         why = str(error) or type(error).__name__
         raise ConfigurationError(f"{path} is not a torch archive of tensors: {why[:200]}") from None
-    return Weights({name: (mapped, tensor.entry) for name, tensor in state.items()})
+    return Weights({name: (mapped, entry) for name, entry in state.items()})
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> Mapping[str, zipfile.ZipInfo]:
@@ -88,7 +81,7 @@ class _Reader:
         self._members = members
         self._size = size
 
-    def load(self) -> Mapping[str, _Tensor]:
+    def load(self) -> Mapping[str, Entry]:
         """The tensors by name."""
         if "byteorder" in self._members and self._archive.read(self._members["byteorder"]) != b"little":
             raise ValueError("big-endian")
@@ -98,7 +91,7 @@ class _Reader:
         state = run_pickle(self._archive.read(program), _KNOWN, self._storage)
         if not isinstance(state, dict) or not state:
             raise TypeError("no dictionary")
-        if not all(isinstance(k, str) and isinstance(v, _Tensor) for k, v in state.items()):
+        if not all(isinstance(k, str) and isinstance(v, Entry) for k, v in state.items()):
             raise TypeError("not only tensors by name")
         return state
 
@@ -130,7 +123,8 @@ class _Reader:
         return start, info.file_size
 
 
-def _entry(storage: Any, offset: Any, shape: Any, stride: Any) -> Entry:
+def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *_gradients_and_hooks: Any) -> Entry:
+    """A contiguous part of a storage."""
     if not isinstance(storage, _Storage) or type(offset) is not int or offset < 0:
         raise TypeError("a tensor without a storage")
     if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or len(shape) > 8:
@@ -153,10 +147,6 @@ def _entry(storage: Any, offset: Any, shape: Any, stride: Any) -> Entry:
 def _empty() -> dict[str, Any]:
     """Filled afterwards, by name: what a dictionary is made from is hashed."""
     return {}
-
-
-def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *_gradients_and_hooks: Any) -> _Tensor:
-    return _Tensor(_entry(storage, offset, shape, stride))
 
 
 def _parameter(tensor: Any, *_gradients_and_hooks: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One file from the hub into its place: in pieces, as often as the line breaks, and only if it is what was promised."""
+"""Downloads one file from the hub: resumed however often the line breaks, and checked against its hash."""
 
 import fcntl
 import hashlib
@@ -49,10 +49,10 @@ def patiently(ask: Callable[[], T], pauses: Pauses) -> T:
 
 
 def fetch_blob(url: str, blob: Path, size: int, show: Callable[[int], None], pauses: Pauses) -> None:
-    """Bring ``size`` bytes from ``url`` to ``blob``, named after their hash: there is the whole file or none.
+    """Bring ``size`` bytes from ``url`` to ``blob``, which is named after their hash and appears only when complete.
 
-    What another call, also of another process, left of it is resumed; two at once wait for each other. ``show``
-    is told how many bytes are there. Raises Damaged, the HTTP library's errors, and OSError.
+    What an earlier call left, of this or another process, is resumed; two at once wait for each other. ``show`` is
+    told how many bytes are there. Raises Damaged, the HTTP library's errors, and OSError.
     """
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(blob)
@@ -65,7 +65,7 @@ def fetch_blob(url: str, blob: Path, size: int, show: Callable[[int], None], pau
         _complete(url, part, show, pauses)
         if not part.is_right:
             partial.unlink()
-            raise Damaged("its hash is another")
+            raise Damaged("its hash differs")
         os.fsync(file.fileno())
         partial.replace(blob)
 
@@ -114,7 +114,7 @@ class _Part:
 
 
 def _complete(url: str, part: _Part, show: Callable[[int], None], pauses: Pauses) -> None:
-    """Ask for what is missing until nothing is. Raises the last failure when several in a row brought nothing."""
+    """Ask for the missing bytes until there are none. Raises the last of several failures in a row without progress."""
     failures = 0
     while not part.is_complete():
         before = part.bytes_there
@@ -174,7 +174,7 @@ def _http_error() -> type[Exception]:
 
 
 def _may_pass(failure: Exception) -> bool:
-    """Whether the same question may have another answer later. A failure without an answer may."""
+    """Whether asking again later may help: after certain statuses, or where no answer came."""
     response = getattr(failure, "response", None)
     return response is None or response.status_code in _PASSING
 

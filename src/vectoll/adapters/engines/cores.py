@@ -7,7 +7,7 @@ import threading
 ENGINE_NICENESS = 5
 """How far the computing threads step back behind the event loop."""
 LARGE_PARAMETERS = 1_000_000_000
-"""In matrix products. Above, a core needs a second for a sentence or two."""
+"""Parameters in matrix products. With more, a core needs a second for a sentence or two."""
 CORES_PER_LARGE_STREAM = 4
 
 
@@ -19,8 +19,8 @@ def available_cores() -> int:
 def streams_and_cores(parameters: int, streams: int, cores: int = 0) -> tuple[int, int]:
     """How many batches are computed side by side, and by how many cores in all.
 
-    0 ``streams`` are one per core, or per several where a model has many weights in its products. 0 ``cores`` are all
-    of this process, or one for each of the ``streams`` that are given.
+    0 ``streams`` means one per core, or one per several cores for a model with many weights in its products.
+    0 ``cores`` means all that this process may use, or one per stream where ``streams`` is given.
     """
     if streams:
         return streams, max(streams, cores)

@@ -21,12 +21,12 @@ _MAX_FEE_WEI = 100 * 10**9
 """A node that quotes more per gas than this is wrong, or not worth believing."""
 _MIN_TIP_WEI = 10**6
 _GROWTH = 20
-"""How much dearer gas may become while a payment is valid: by 2 % a block on Base, for 150 blocks. A transaction that
-could pay no more would hold up all that are behind it."""
+"""How many times dearer gas may become while a payment is valid: 2 % a block on Base, for 150 blocks. A transaction
+that cannot pay the price holds up all those behind it."""
 _AT_ONCE = 32
-"""For how many transactions at once the key's ether has to last, each at its highest price."""
+"""How many transactions at once the key's ether must pay for, each at its highest price."""
 _NONCE_ATTEMPTS = 32
-"""Each that fails is a payment that another process was quicker to send: one of four often loses three in a row."""
+"""A failed attempt means that another process sent a payment first: one of four often loses three times in a row."""
 _NONCE_MEMORY_S = 60.0
 """How long our own count is believed over a node that may lag behind; then the chain is right again."""
 

@@ -31,7 +31,7 @@ _TRANSFER = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
 _LAG = 10
 """Blocks by which one node behind a provider's address may be ahead of another."""
 _LOG_SPAN = 2_000
-"""Blocks per search, at most: many RPC providers allow that, some ten, which is found out."""
+"""Most blocks per search. Many RPC providers allow that; some allow ten, which is found out."""
 
 
 @dataclass(frozen=True, slots=True)

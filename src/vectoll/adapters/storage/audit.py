@@ -12,14 +12,14 @@ from vectoll.domain.money import MAX_AMOUNT
 Posting = tuple[int, AccountId, AccountId, int, str, KeyId | None, int, str]
 """What an audit reads of a transfer: seq, debit, credit, amount, code, key, created_at in microseconds, note.
 
-The note matters for allowances alone, whose day it is.
+The note matters for allowances only: it is their day.
 """
 
 AllowanceOfDay = tuple[AccountId, str, int, int]
 """An account, a day, what was granted and what is spent."""
 
 SpendPeriod = tuple[KeyId, str, int]
-"""A key, a kind of period, and the period's start in microseconds. As it is stored: it may be none that there is."""
+"""A key, a kind of period, and the period's start in microseconds: as stored, so it may name no real period."""
 
 MAX_DISAGREEMENTS = 100
 """More than this many are counted, not listed."""
@@ -42,7 +42,7 @@ class Audit:
         self._unlisted = 0
 
     def read(self, postings: Iterable[Posting]) -> None:
-        """Add up transfers; says which are missing or could never have been applied."""
+        """Add up transfers, and note those that are missing or could never have been applied."""
         balances, spent_by_day = self._balances, self._spent_by_day
         count = self._transfers
         charge, allowance = TransferCode.CHARGE.value, TransferCode.ALLOWANCE.value
@@ -81,7 +81,7 @@ class Audit:
         spends: Iterable[tuple[SpendPeriod, int]],
         allowances: Iterable[AllowanceOfDay],
     ) -> None:
-        """Hold what is stored against what was added up."""
+        """Compare what is stored with what was added up."""
         self._compare_balances(dict(balances))
         expected = self._spends()
         for period, spent in spends:
@@ -131,7 +131,7 @@ class Audit:
         return dict(spends)
 
     def disagree(self, subject: str, expected: str, found: str) -> None:
-        """Note one thing that is wrong; an adapter may add what it found in its own way."""
+        """Note one thing that is wrong. Adapters add what they alone can find."""
         if len(self._found) < MAX_DISAGREEMENTS:
             self._found.append(Disagreement(subject, expected, found))
         else:

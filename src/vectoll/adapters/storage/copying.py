@@ -23,11 +23,9 @@ from vectoll.adapters.storage.sqlite.verification import verify as verify_file
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.domain.ledger import Verification
+from vectoll.ports.progress import Progress
 
 CHUNK = 5_000
-
-Progress = Callable[[int, int], None]
-"""Called with how many rows are copied, and how many there are."""
 
 _TABLES = (
     ("accounts", "id balance"),
@@ -71,7 +69,7 @@ class Copied:
 
 
 async def copy_store(data_dir: Path, database: Database, progress: Progress) -> Copied:
-    """Copy all rows in one transaction, which is committed only when the copy was verified.
+    """Copy all rows in one transaction, which is committed only when the copy was verified. ``progress`` counts rows.
 
     Nobody else writes to the file meanwhile; the caller makes sure that no server serves from it. Raises
     ConfigurationError when there is no ledger or there are charges to be looked up in it, when the database is not
@@ -82,7 +80,7 @@ async def copy_store(data_dir: Path, database: Database, progress: Progress) -> 
     if any((data_dir / UNDECIDED_NAME).glob("*.json")):
         raise ConfigurationError(
             f"{data_dir / UNDECIDED_NAME} lists charges that may have to be given back: "
-            "`vectoll ledger verify` of the file does that, then copy"
+            "run `vectoll ledger verify` on the data directory, which settles them, then copy"
         )
     await check(database)
     path = prepare(data_dir)

@@ -31,10 +31,10 @@ class Holds:
         return Amount(self._by_account.get(account, ZERO))
 
     def take(self, hold: Hold, funds: int, spent: int, day: Day) -> None:
-        """Hold, when the quote fits ``funds`` and the key's limit beside everything that is held already.
+        """Hold the quote, if it fits ``funds`` and the key's limit beside everything that is held already.
 
-        ``funds`` is the balance and what is left of the allowance of ``day``, which is today.
-        ``spent`` is what the key has spent in its present period. Taking a hold that is active changes nothing.
+        ``funds`` is the balance and what is left of the allowance of ``day``, which is today; ``spent`` is what the
+        key has spent in its current period. Taking an active hold again changes nothing.
         Raises IdempotencyConflict, InsufficientBalance, SpendLimitReached, or Unavailable for too many holds.
         """
         same_id = self._active.get(hold.id, {})
@@ -55,10 +55,7 @@ class Holds:
         self._count(hold, amount)
 
     def claim(self, hold: Hold) -> Day | None:
-        """The day on which the hold was taken, None when it is not active.
-
-        From now on it is not, but its amount stays held until ``settle``.
-        """
+        """Deactivate a hold; its amount stays held until ``settle``. The day it was taken; None if inactive."""
         same_id = self._active.get(hold.id, {})
         found = same_id.pop(hold.request_id, None)
         if found is None:
@@ -68,7 +65,7 @@ class Holds:
         return found[1]
 
     def settle(self, hold: Hold) -> None:
-        """Give back what a claimed hold holds."""
+        """Free the amount of a claimed hold."""
         self._count(hold, -hold.quote.amount)
 
     def release(self, hold: Hold) -> None:
@@ -83,7 +80,7 @@ class Holds:
 
 
 def _add(sums: dict[K, int], key: K, amount: int) -> None:
-    """Keeps no zeros, so that the map stays as small as what is in flight."""
+    """Zeros are dropped, so that the map is never larger than what is in flight."""
     total = sums.get(key, 0) + amount
     if total:
         sums[key] = total

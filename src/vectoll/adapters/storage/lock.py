@@ -52,7 +52,7 @@ class DataDirLock:
 
 
 def server_of(data_dir: Path) -> str | None:
-    """The process that serves from a data directory, unless it is this one; None for nobody."""
+    """The id of another process that serves from a data directory; None where there is none."""
     try:
         file = os.open(data_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""Reads that may visit many rows: few at once, so that everybody else's find a thread or a connection."""
+"""Reads that may visit many rows: few at once, so that all others find a thread or a connection."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,16 +11,16 @@ MAX_WAITING = 1_000
 
 
 class LongReads:
-    """Turns to read."""
+    """Turns at reading, fair among readers."""
 
     def __init__(self, at_once: int, max_wait_s: float, busy: str) -> None:
-        """``busy`` is what those are told who waited too long, or find too many waiting."""
+        """``busy`` is the message for a reader who waited too long, or finds too many waiting."""
         self._gate = FairGate(at_once, MAX_WAITING, max_wait_s)
         self._busy = busy
 
     @asynccontextmanager
     async def turn(self, reader: str) -> AsyncIterator[None]:
-        """Each ``reader`` has its own, one after the other. Raises Unavailable."""
+        """Wait for a turn. Readers take turns, each with its own queue. Raises Unavailable."""
         try:
             async with self._gate.slot(Caller.keyless(reader)):
                 yield

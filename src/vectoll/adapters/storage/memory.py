@@ -96,6 +96,10 @@ class MemoryLedger:
             Amount(granted),
         )
 
+    async def balances(self) -> Mapping[AccountId, Balance]:
+        """Every customer's."""
+        return {account: await self.balance(account) for account in await self.allowances.accounts()}
+
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:
         """One transfer by id."""
         return self._transfers.get(transfer_id)

@@ -32,7 +32,7 @@ class AllowanceBook:
         return (row.granted, row.spent) if row else (self.per_day.get(account, 0), 0)
 
     def left(self, account: AccountId, day: Day) -> int:
-        """What a day's charges may still take."""
+        """What a day's charges can still take."""
         granted, spent = self.granted(account, day)
         return granted - spent
 

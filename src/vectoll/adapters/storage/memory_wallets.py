@@ -8,7 +8,7 @@ from datetime import datetime
 from vectoll.domain.ids import AccountId, KeyId, ModelId
 from vectoll.domain.ledger import Transfer, TransferCode
 from vectoll.domain.money import Amount
-from vectoll.domain.payments import AT_LARGE, UNSETTLED, Intent, IntentState, PaymentId
+from vectoll.domain.payments import PENDING, UNSETTLED, Intent, IntentState, PaymentId
 from vectoll.ports.history import ChargeTotal, HistoryPage, history_page, largest_first
 from vectoll.ports.ledger import Ledger, UsageQuery
 from vectoll.ports.payments import EvidenceConsumed
@@ -80,7 +80,7 @@ class MemoryPayments:
     async def open_of(self, network: str, payer: str) -> Sequence[Intent]:
         """One payer's intents whose outcome is not known."""
         mine = (i for i in self._intents.values() if (i.network, i.payer) == (network, payer))
-        return [i for i in mine if i.state in AT_LARGE]
+        return [i for i in mine if i.state in PENDING]
 
     async def reversed_since(self, since: datetime) -> Sequence[Intent]:
         """Whose credit was taken back after that."""

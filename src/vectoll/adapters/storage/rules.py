@@ -21,7 +21,7 @@ from vectoll.ports.ledger import UsageQuery
 
 TRAILING_DAYS = 7
 UNDELIVERED = "the answer was not delivered"
-"""Why a charge was given back, as the ledger keeps it."""
+"""The note of a refund: why the charge was given back."""
 _FROM_HOLDS = (TransferCode.CHARGE, TransferCode.ALLOWANCE)
 
 
@@ -33,7 +33,7 @@ def charged_amount(hold: Hold, tokens: int) -> Amount:
 
 
 def charge_of(hold: Hold, tokens: int, duration_ms: int, now: datetime, seq: int = 0) -> Transfer:
-    """The transfer that charges ``tokens`` of a hold. ``seq`` is what the store will probably give it."""
+    """The transfer that charges ``tokens`` of a hold. ``seq`` is the store's guess at its number."""
     return Transfer(
         id=hold.id,
         debit=hold.principal.account,
@@ -57,7 +57,7 @@ def allowance_id(charge: TransferId) -> TransferId:
 
 
 def allowance_part(charge: Transfer, left: int, balance: int, day: Day) -> Transfer | None:
-    """The transfer by which ``left`` of a day's allowance pays its part of a charge; None where it pays nothing."""
+    """The transfer by which a day's allowance, with ``left`` in it, pays its part of a charge; None for no part."""
     amount = min(left, charge.amount, MAX_AMOUNT - balance)
     if amount <= 0:
         return None
@@ -74,9 +74,9 @@ def allowance_part(charge: Transfer, left: int, balance: int, day: Day) -> Trans
 
 
 def given_back(charge: Transfer, part: Transfer | None) -> tuple[Transfer, ...]:
-    """What takes back a charge whose answer was not delivered, once.
+    """The transfers that give back a charge whose answer was not delivered; their ids make them apply once.
 
-    The whole price goes to the account, and from there what an allowance had paid, ``part``, to the day it was of.
+    The whole price goes to the account, and from there the allowance's ``part`` goes back to its day.
     """
     refund = Transfer(
         id=TransferId(f"undelivered_{charge.id}"),
@@ -109,7 +109,7 @@ def check_key(key: ApiKey) -> None:
 
 
 def earlier_charge(existing: Transfer, hold: Hold) -> Transfer:
-    """What exists under a hold's id, when it is that same request's charge. Raises IdempotencyConflict if not."""
+    """``existing``, stored under a hold's id, if it is the same request's charge. Raises IdempotencyConflict if not."""
     same_account = existing.code is TransferCode.CHARGE and existing.debit == hold.principal.account
     if not same_account or existing.fingerprint != hold.fingerprint:
         raise IdempotencyConflict
@@ -117,9 +117,9 @@ def earlier_charge(existing: Transfer, hold: Hold) -> Transfer:
 
 
 def earlier_post(existing: Transfer, transfer: Transfer) -> Transfer:
-    """What exists under a transfer's id, when it moved the same. Raises IdempotencyConflict if not.
+    """``existing``, stored under a transfer's id, if it moved the same. Raises IdempotencyConflict if not.
 
-    One that is repeated in another month names another of the house's accounts, and is the same.
+    A repetition in another month names another of the house's accounts, and is still the same.
     """
     if _movement(existing) != _movement(transfer):
         raise IdempotencyConflict
@@ -145,7 +145,7 @@ def check_post(transfer: Transfer) -> None:
 
 
 def check_query(query: UsageQuery) -> None:
-    """Raises InvalidRequest for a page size or cursor that is not one."""
+    """Raises InvalidRequest for a page size or cursor that is out of range."""
     if query.limit < 1:
         raise InvalidRequest("limit must be at least 1")
     if query.after_seq < 0:
@@ -153,10 +153,10 @@ def check_query(query: UsageQuery) -> None:
 
 
 def check_movement(transfer: Transfer, debit_balance: int, credit_balance: int) -> None:
-    """Whether a transfer may be applied to these balances.
+    """Make sure that a transfer may be applied to these balances.
 
     Raises InsufficientBalance when the debited customer has too little; when a balance would leave
-    ±``MAX_AMOUNT``, InvalidRequest for a post and Unavailable for a charge, which its caller cannot help.
+    ±``MAX_AMOUNT``, InvalidRequest for a post and Unavailable for a charge, as that is not its caller's fault.
     """
     if not is_system(transfer.debit) and debit_balance < transfer.amount:
         raise InsufficientBalance(transfer.amount, Amount(debit_balance))
@@ -179,7 +179,7 @@ KEY_SPENT_ALL = "This API key has spent all that can be counted. Create another 
 
 
 def check_countable(spent: int) -> None:
-    """Raises Unavailable for more than a key's spend is counted to."""
+    """Raises Unavailable where a key's spend would exceed ``MAX_AMOUNT``, the most that is counted."""
     if spent > MAX_AMOUNT:
         raise Unavailable(KEY_SPENT_ALL)
 

@@ -1,4 +1,7 @@
-"""Charges that were given up with an unknown outcome, on disk: a process that is killed leaves them to the next."""
+"""Charges in doubt: given up before anyone knew whether they were made.
+
+They are on disk, so that a process that is killed leaves them to the next.
+"""
 
 import logging
 from collections import deque
@@ -28,10 +31,9 @@ class _Charge(msgspec.Struct, frozen=True):
     request_id: RequestId
 
 
-class Undecided:
-    """A directory with one file per group of charges; any process that shares the directory may settle them.
-
-    Settling is by id and idempotent, so two may do it at once.
+class UndecidedCharges:
+    """A directory with one file per group of charges. Any process that shares it may settle them: settling is by id and
+    idempotent, so two may do it at once. Without a directory they are kept in memory.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -49,7 +51,7 @@ class Undecided:
             self._unwritten.extend(holds)
 
     def groups(self) -> Iterator[Sequence[Hold]]:
-        """All there are. A group is forgotten when the next is asked for: by then it is settled. Raises OSError."""
+        """Every group on record. Asking for the next forgets the one before: settle each first. Raises OSError."""
         while self._unwritten:
             yield [self._unwritten[0]]
             self._unwritten.popleft()

@@ -3,8 +3,8 @@
 The ``.bpe`` files hold tiktoken's ranks (``LICENSE.tiktoken``, MIT), written by ``scripts/make-token-ids``.
 """
 
-from vectoll.adapters.token_ids.foreign import BytePairText
+from vectoll.adapters.token_ids.foreign import BytePairDecoder
 from vectoll.adapters.token_ids.tokenizer import BytePairTokenizer
 from vectoll.adapters.token_ids.vocabulary import VOCABULARIES, load_vocabulary
 
-__all__ = ["VOCABULARIES", "BytePairText", "BytePairTokenizer", "load_vocabulary"]
+__all__ = ["VOCABULARIES", "BytePairDecoder", "BytePairTokenizer", "load_vocabulary"]

@@ -6,11 +6,12 @@ from vectoll.adapters.token_ids.vocabulary import Vocabulary
 from vectoll.domain.errors import InvalidRequest
 
 MAX_TEXT_BYTES = 32 * 2**20
-"""What the token ids of one request may stand for: as much as could have been sent as text. One may be 128 spaces."""
+"""Most text that the token ids of one request may stand for: as much as could be sent as text. One id may be 128
+spaces."""
 
 
-class BytePairText:
-    """Implements ``ports.model.ForeignTokens`` for one vocabulary."""
+class BytePairDecoder:
+    """Implements ``ports.model.ForeignTokens``: decodes the ids of one vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary

@@ -9,8 +9,7 @@ from tokenizers.models import BPE
 
 from vectoll.adapters.token_ids.vocabulary import SINGLE_BYTES, VOCABULARIES, Vocabulary
 from vectoll.core.reading import slices
-from vectoll.domain.embedding import Encoding
-from vectoll.domain.errors import InvalidRequest
+from vectoll.domain.embedding import Encoding, check_unicode
 
 
 class BytePairTokenizer:
@@ -43,23 +42,13 @@ class BytePairTokenizer:
         limit: int | None = None,  # noqa: ARG002 - all are read
     ) -> Iterator[Sequence[Encoding]]:
         """See ``Tokenizer.encode_in_slices``."""
-        _check_readable(texts)
+        check_unicode(texts)
         for few in slices(texts):
             yield self._encode(few, max_tokens)
 
     def _encode(self, texts: Sequence[str], max_tokens: int | None) -> Sequence[Encoding]:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [Encoding(tokens.ids[:max_tokens]) for tokens in encoded]
-
-
-def _check_readable(texts: Sequence[str]) -> None:
-    for index, text in enumerate(texts):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequest.at(
-                ("input", index), f"input {index} has a lone surrogate: not text"
-            ) from None
 
 
 def _build(vocabulary: Vocabulary) -> tokenizers.Tokenizer:

@@ -15,7 +15,7 @@ _CL100K_PATTERN = (
 _R50K_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 VOCABULARIES = {"cl100k_base": _CL100K_PATTERN, "r50k_base": _R50K_PATTERN}
-"""The names that there are, and the pattern that cuts text before its bytes are merged."""
+"""The vocabularies by name, each with the pattern that splits text before its bytes are merged."""
 
 _SPECIAL_IDS = {
     "cl100k_base": frozenset({100257, 100258, 100259, 100260, 100276}),

@@ -13,7 +13,7 @@ from vectoll.adapters.checkpoints import Checkpoint
 from vectoll.adapters.tokenizers.words import MAX_CHARACTERS, words_of
 from vectoll.core.reading import FEW_TEXTS, slices
 from vectoll.domain.catalog import Pooling
-from vectoll.domain.embedding import Encoding, max_characters
+from vectoll.domain.embedding import Encoding, check_unicode, max_characters
 from vectoll.domain.errors import (
     ConfigurationError,
     InferenceFailed,
@@ -92,7 +92,7 @@ class CheckpointTokenizer:
         return [[next(others) if ids is None else ids for ids in read]]
 
     def _ask(self, texts: Sequence[str], limit: int | None = None) -> Iterator[list[list[int]]]:
-        """What the library makes of the texts. Stops where one has more tokens than ``limit``, or all have too few."""
+        """The library's ids. Raises InputTooLong at a text of more than ``limit`` tokens, TooFewTokens for too few."""
         count = characters = tokens = 0
         for few in slices(texts):
             read = [one.ids for one in self._encode(few)]
@@ -107,8 +107,8 @@ class CheckpointTokenizer:
             yield read
 
     def _encode(self, texts: Sequence[str]) -> Sequence[Any]:
-        """Few are read one by one, which costs less than the library's thread pool. Its call for a batch, and for one
-        text, leaves out where in the text each token is.
+        """Few texts are read one by one, which costs less than the library's thread pool. ``encode_batch_fast`` skips
+        the offsets of tokens, even for a single text.
         """
         tokenizer = self._tokenizer
         if len(texts) < FEW_TEXTS:
@@ -131,9 +131,9 @@ class CheckpointTokenizer:
 def load_tokenizer(checkpoint: Checkpoint, pooling: Pooling | None = None) -> CheckpointTokenizer:
     """The checkpoint's tokenizer, with its special tokens checked against ``pooling`` (else the checkpoint's own).
 
-    Last-token pooling reads the vector off the end token and CLS pooling off the first: without them a model
-    returns plausible nonsense. An end token that tokenizer_config.json asks for and tokenizer.json forgot is put
-    in place; any other lack raises ConfigurationError.
+    Last-token pooling takes the vector from the end token and CLS pooling from the first: without them a model returns
+    plausible nonsense. An end token that tokenizer_config.json asks for and tokenizer.json lacks is added; anything
+    else that is missing raises ConfigurationError.
     """
     with _explaining(checkpoint.tokenizer_file) as path:
         return _load(path, checkpoint, pooling or checkpoint.pooling)
@@ -180,9 +180,12 @@ def _explaining(path: Path) -> Iterator[Path]:
 
 
 def _explained(error: BaseException, texts: Sequence[str]) -> BaseException:
-    """What an error of the library's, as it read these texts, means; any other as it is."""
-    if isinstance(error, TypeError):  # a str that has no UTF-8 form
-        return _not_unicode(texts)
+    """What the library's error over these texts means; any other error as it is."""
+    if isinstance(error, TypeError):  # as for a str without a UTF-8 form
+        try:
+            check_unicode(texts)
+        except InvalidRequest as refusal:
+            return refusal
     return InferenceFailed() if _is_panic(error) else error
 
 
@@ -193,16 +196,3 @@ def _is_panic(error: BaseException) -> bool:
 
 def _id_of(tokenizer: Tokenizer, token: str | None) -> int | None:
     return None if token is None else tokenizer.token_to_id(token)
-
-
-def _not_unicode(texts: Sequence[str]) -> InvalidRequest:
-    index = next(i for i, text in enumerate(texts) if not _is_unicode(text))
-    return InvalidRequest.of(("input", index), "is not valid Unicode (a surrogate without its pair)")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

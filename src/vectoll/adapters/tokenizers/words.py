@@ -1,4 +1,4 @@
-"""BERT's token ids word by word: what a word became is remembered, and one of plain letters needs no library.
+"""BERT's token ids word by word: known words are looked up, and words of plain letters need no library.
 
 BERT's rules (Devlin et al. 2018; ``BertPreTokenizer`` and ``WordPiece`` of ``tokenizers``) never look beyond a space or
 an ASCII punctuation mark, so a text can be cut there, and each word read alone.
@@ -15,10 +15,10 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 MAX_WORDS = 1 << 14
 MAX_WORD_CHARACTERS = 24
-"""What is remembered: 4 MB of English, 26 of the longest words that there can be."""
+"""Bounds on what is remembered: 4 MB of English words, 26 MB of the longest possible."""
 
 MAX_CHARACTERS = 5_000
-"""More text at once is left to the library, during which other threads can run."""
+"""More text at once is left to the library, which lets other threads run."""
 
 _MARK = re.escape(punctuation)
 _cut = re.compile(rf"[^ \t\r\n{_MARK}]+|[{_MARK}]").findall
@@ -27,7 +27,7 @@ _PROBE = "a"
 
 
 class WordTokenizer:
-    """The ids that ``tokenizer`` would give, or none. Any number of threads can share one."""
+    """Gives the ids that ``tokenizer`` would give, or None. Thread-safe."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class WordTokenizer:
         return [*self._prefix, *[i for word in words for i in known[word]], *self._suffix]
 
     def _learn(self, words: Sequence[str]) -> dict[str, Sequence[int]]:
-        """What each of the words is."""
+        """The ids of each word, remembered for next time."""
         known, ids, strange = self._known, {}, []
         for word in dict.fromkeys(words):
             pieces = known.get(word)
@@ -82,8 +82,7 @@ class WordTokenizer:
         return ids
 
     def _pieces(self, word: str) -> list[int] | None:
-        """The longest piece that there is, again and again. None for a word that is not of printable ASCII, or that
-        has no pieces."""
+        """WordPiece: the longest known piece, again and again. None for a word without, or not in printable ASCII."""
         if not (word.isascii() and word.isprintable()):
             return None
         if self._lowercase:

@@ -44,7 +44,7 @@ def build_upstream(
         raise ValueError(f"{spec.id} is no upstream model")
     key = _read_key(spec, upstream, environ)
     provider = _provider(spec, upstream, key, retries or RetryPolicy(), metrics)
-    gate = FairGate(MAX_CALLS, MAX_WAITING_CALLS, max_wait_s=upstream.timeout_s)
+    gate = FairGate(MAX_CALLS, MAX_WAITING_CALLS, max_wait_s=upstream.timeout_s / 2)  # the rest is the call's
     return UpstreamModel(spec, upstream, provider, gate, readers, tokenizer, foreign)
 
 

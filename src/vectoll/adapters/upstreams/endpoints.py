@@ -1,6 +1,7 @@
-"""Which of a model's base URLs is asked: the least busy healthy one, those that fail left alone for a while.
+"""Which of a model's base URLs is asked: the least busy healthy one. One that keeps failing is ejected for a while.
 
-With no healthy one left any is asked, for there is nothing to lose; but what does not answer at all only by few.
+When none is healthy, one that is not is asked: there is nothing to lose. But few calls at a time go to one that does
+not answer at all.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ EJECTION_S = 5.0
 CLOCK_STEP_S = 0.01
 """A wait with less than this left is over: timers may end a little early."""
 MAX_EJECTION_S = 60.0
+MAX_HEEDED_S = 3600.0
+"""The longest that an endpoint is not asked because it has said so: what it wants may have been a mistake."""
 MAX_TRIAL_WAIT_S = 1.0
 """How long to wait for the outcome of a call that another request makes."""
 
@@ -30,14 +33,14 @@ class Endpoint:
     """Failures since the last answer."""
     ejected_until: float = 0.0
     waits_until: float = 0.0
-    """It has said when it wants to be asked again."""
+    """When it wants to be asked again, by its own ``retry-after``."""
     last_used: float = 0.0
     silences: int = 0
     """Calls in a row without an answer of any kind."""
     trial: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the call that finds out whether a silent one answers again."""
     tried_for: asyncio.Event | None = None
-    """The request of that call, by what tells when it is left."""
+    """The request of that call, by the event that says that it is abandoned."""
 
     @property
     def is_suspect(self) -> bool:
@@ -61,39 +64,40 @@ class Endpoints:
         return len(self._all)
 
     def healthy(self, tried: AbstractSet[Endpoint] = frozenset()) -> Endpoint | None:
-        """The least busy healthy endpoint that was not tried; the longest unused breaks a tie. None: there is none."""
+        """The least busy healthy endpoint not yet tried, the longest unused of equals; None where there is none."""
         now = self._clock()
         usable = [e for e in self._all if e not in tried and _is_usable(e, now)]
         return min(usable, key=lambda e: (e.in_flight, e.last_used), default=None)
 
     def any(self) -> Endpoint:
-        """A healthy endpoint, else one that nobody tries, the one that is due first: there is nothing to lose."""
+        """A healthy endpoint; else the one whose ejection ends first, of those that no other call is trying out."""
         return self.healthy() or min(
             self._all, key=lambda e: (e.is_silent and e.trial.locked(), e.ejected_until)
         )
 
     @asynccontextmanager
-    async def turn(self, endpoint: Endpoint, left: asyncio.Event) -> AsyncIterator[None]:
-        """While an endpoint is silent, one call at a time, and another every few seconds; else all at once.
+    async def turn(self, endpoint: Endpoint, abandoned: asyncio.Event) -> AsyncIterator[None]:
+        """A call's turn. Endpoints that answer take any number; a silent one takes one call at a time, and one more
+        every few seconds, so that what hangs holds up few requests.
 
-        So one that hangs takes the time of few requests, not of all. Raises NotAsked where another request's call takes
-        longer than a moment, or nobody waits any more (``left``, one for all calls of a request).
+        Raises NotAsked where the call that tries it out takes longer than a moment, or nobody waits any more
+        (``abandoned``, one for all calls of a request).
         """
-        is_trial = endpoint.is_silent and await self._begin_trial(endpoint, left)
+        is_trial = endpoint.is_silent and await self._begin_trial(endpoint, abandoned)
         try:
-            if left.is_set():
+            if abandoned.is_set():
                 raise NotAsked("nobody waits for it")
             yield
         finally:
             if is_trial:
                 endpoint.trial.release()
 
-    async def _begin_trial(self, endpoint: Endpoint, left: asyncio.Event) -> bool:
+    async def _begin_trial(self, endpoint: Endpoint, abandoned: asyncio.Event) -> bool:
         """Whether others now wait for this call's outcome. Raises NotAsked."""
         since_s = self._clock() - endpoint.last_used
         if endpoint.trial.locked() and since_s >= EJECTION_S:
             return False
-        is_own = endpoint.trial.locked() and endpoint.tried_for is left
+        is_own = endpoint.trial.locked() and endpoint.tried_for is abandoned
         try:
             async with asyncio.timeout(None if is_own else max(0.0, MAX_TRIAL_WAIT_S - since_s)):
                 await endpoint.trial.acquire()
@@ -101,7 +105,7 @@ class Endpoints:
             if endpoint.is_silent:
                 raise NotAsked("silent", EJECTION_S) from None
             return False
-        endpoint.tried_for = left
+        endpoint.tried_for = abandoned
         if not endpoint.is_silent:
             endpoint.trial.release()
         return endpoint.is_silent
@@ -121,9 +125,9 @@ class Endpoints:
         endpoint.ejected_until = endpoint.waits_until
 
     def failed(self, endpoint: Endpoint, *, is_silent: bool) -> bool:
-        """It did not answer, or with nonsense. From the third time in a row it is left alone, longer each time.
+        """It did not answer, or with nonsense. From the third time in a row it is ejected, longer each time.
 
-        Calls that were under way when it came to that say nothing new. Returns whether it is left alone now.
+        Failures of calls that were under way by then do not count. Returns whether it is ejected now.
         """
         endpoint.silences = endpoint.silences + 1 if is_silent else 0
         if endpoint.is_suspect and self._clock() < endpoint.ejected_until:
@@ -136,16 +140,18 @@ class Endpoints:
         endpoint.ejected_until = self._clock() + pause_s
         return True
 
-    def asked_to_wait(self, endpoint: Endpoint, seconds: float | None) -> None:
-        """It is well, and busy; for so many seconds, where it has said so."""
+    def asked_to_wait(self, endpoint: Endpoint, seconds: float | None) -> float:
+        """It works, and is busy: for ``seconds`` by its own word, None without one. Returns how many are heeded."""
         endpoint.failures = endpoint.silences = 0
-        until = self._clock() + min(MAX_EJECTION_S, seconds or 1.0)
+        heeded_s = min(MAX_HEEDED_S, seconds or 1.0)
+        until = self._clock() + heeded_s
         endpoint.ejected_until = max(endpoint.ejected_until, until)
         if seconds:
             endpoint.waits_until = max(endpoint.waits_until, until)
+        return heeded_s
 
     def wait_s(self, endpoint: Endpoint) -> float:
-        """How long it still wants not to be asked: who asks all the same is only told to wait for longer."""
+        """How long it still wants not to be asked. Asking sooner would only make it ask for longer."""
         left_s = endpoint.waits_until - self._clock()
         return left_s if left_s > CLOCK_STEP_S else 0.0
 

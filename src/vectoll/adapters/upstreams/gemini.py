@@ -53,7 +53,9 @@ class GeminiProvider:
         self._path = f"/models/{quote(model, safe='')}"
         self._native_dims = native_dims
 
-    async def embed(self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event) -> Answer:
+    async def embed(
+        self, part: Sequence[Encoding], dimensions: int | None, abandoned: asyncio.Event, deadline: float
+    ) -> Answer:
         """See ``Provider.embed``. Several parts in one content would give one vector for all of them."""
         dims = dimensions or self._native_dims
         requests = [
@@ -70,7 +72,8 @@ class GeminiProvider:
             parse,
             classify,
             max_answer_bytes(len(part), self._native_dims),
-            left,
+            abandoned,
+            deadline,
         )
 
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:
@@ -84,11 +87,12 @@ class GeminiProvider:
         metadata = body.usage_metadata
         return Answer(vectors, usable_count(metadata.prompt_token_count) if metadata else None)
 
-    async def count(self, part: Sequence[Encoding], /) -> int | None:
+    async def count(self, part: Sequence[Encoding], deadline: float, /) -> int | None:
         """See ``Provider.count``: one call for all inputs together."""
         body = msgspec.json.encode({"contents": [_content(encoding) for encoding in part]})
+        path, abandoned = f"{self._path}:countTokens", asyncio.Event()
         return await self._transport.post(
-            f"{self._path}:countTokens", body, _parse_count, classify, MAX_COUNT_BYTES, asyncio.Event()
+            path, body, _parse_count, classify, MAX_COUNT_BYTES, abandoned, deadline
         )
 
     async def close(self) -> None:

@@ -24,7 +24,7 @@ from vectoll.core.inputs import check_ids, check_lengths, read_texts
 from vectoll.core.parts import for_each
 from vectoll.core.reading import Readers, slices
 from vectoll.domain.catalog import ModelSpec, TokenIdPolicy, Upstream, UsageMissing
-from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters
+from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage, check_characters, check_unicode
 from vectoll.domain.errors import (
     NOTHING_CHARGED,
     AtCapacity,
@@ -86,7 +86,7 @@ class UpstreamModel:
     async def tokenize(self, inputs: Inputs, caller: Caller = NOBODY) -> Sequence[Encoding]:
         """See ``EmbeddingModel.tokenize``. Encodings carry the text, or the ids where they go out as they came."""
         if self._spec.token_ids is TokenIdPolicy.NATIVE and not isinstance(inputs[0], str):
-            return self._adopt(cast("Sequence[Sequence[int]]", inputs))
+            return await self._adopt(cast("Sequence[Sequence[int]]", inputs))
         texts = await read_texts(inputs, self._spec, self._foreign, self._readers, caller)
         if sum(map(len, texts)) < INLINE_CHARACTERS:
             counts: Sequence[int] = list(chain.from_iterable(self._count_tokens(texts)))
@@ -103,14 +103,17 @@ class UpstreamModel:
             for encodings in self._tokenizer.encode_in_slices(texts):
                 yield [encoding.token_count for encoding in encodings]
             return
-        first, limit = 0, self._spec.max_tokens
         for few in slices(texts):
-            yield [min(_bound(index, text), limit) for index, text in enumerate(few, first)]
-            first += len(few)
+            try:
+                bounds = [min(token_bound(text), self._spec.max_tokens) for text in few]
+            except UnicodeEncodeError:
+                check_unicode(texts)  # says which of them all it is
+                raise
+            yield bounds
 
-    def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
+    async def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""
-        check_ids(sequences, self._spec, self._tokenizer.vocab_size if self._tokenizer else 2**31)
+        await check_ids(sequences, self._spec, self._tokenizer.vocab_size if self._tokenizer else 2**31)
         check_lengths(map(len, sequences), self._spec)
         room = 0 if self._tokenizer else SPECIAL_TOKENS
         return [Encoding(ids, None, len(ids) + room) for ids in sequences]
@@ -174,11 +177,11 @@ class UpstreamModel:
 
     async def _buy(self, part: Part, dimensions: int | None, caller: Caller, purchase: Purchase) -> Answer:
         first, encodings = part
+        deadline = self._deadline()
         try:
             async with self._gate.slot(caller):
-                return await purchase.make(
-                    self._provider.embed(encodings, dimensions, purchase.left), encodings
-                )
+                call = self._provider.embed(encodings, dimensions, purchase.abandoned, deadline)
+                return await purchase.make(call, encodings)
         except UpstreamFailure as failure:
             error = self._translate(failure, first, len(encodings))
         except AtCapacity as full:
@@ -188,14 +191,19 @@ class UpstreamModel:
 
     async def _count(self, part: Part, caller: Caller) -> int:
         first, encodings = part
+        deadline = self._deadline()
         async with self._gate.slot(caller):
             try:
-                tokens = await self._provider.count(encodings)
+                tokens = await self._provider.count(encodings, deadline)
             except UpstreamFailure as failure:
                 raise self._translate(failure, first, len(encodings)) from None
         if tokens is None:
             raise self._no_usage()
         return tokens
+
+    def _deadline(self) -> float:
+        """Of a call that is asked for now: the wait for a place is part of its time."""
+        return asyncio.get_running_loop().time() + self._upstream.timeout_s
 
     async def _usage(self, bought: Sequence[Bought], caller: Caller) -> Usage:
         """What is charged: the provider's number, at most the quote; or, by setting, a count."""
@@ -252,19 +260,12 @@ class UpstreamModel:
         except TimeoutError:
             _log.warning("model %s: %d requests were cut off", self._spec.id, len(self._under_way))
             for purchase in self._under_way:
-                purchase.left.set()
+                purchase.abandoned.set()
         await self._provider.close()
 
 
 def _quoted(part: Bought) -> int:
     return sum(encoding.token_count for encoding in part.encodings)
-
-
-def _bound(index: int, text: str) -> int:
-    try:
-        return token_bound(text)
-    except UnicodeEncodeError:
-        raise InvalidRequest.at(("input", index), f"input {index} has a lone surrogate: not text") from None
 
 
 def _split(encodings: Sequence[Encoding], max_inputs: int, max_tokens: int) -> Iterator[Part]:

@@ -66,7 +66,9 @@ class OpenAIProvider:
         self._model = model
         self._native_dims = native_dims
 
-    async def embed(self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event) -> Answer:
+    async def embed(
+        self, part: Sequence[Encoding], dimensions: int | None, abandoned: asyncio.Event, deadline: float
+    ) -> Answer:
         """See ``Provider.embed``."""
         body: dict[str, Any] = {
             "model": self._model,
@@ -82,7 +84,7 @@ class OpenAIProvider:
 
         max_bytes = max_answer_bytes(len(part), self._native_dims)
         return await self._transport.post(
-            "/embeddings", msgspec.json.encode(body), parse, classify, max_bytes, left
+            "/embeddings", msgspec.json.encode(body), parse, classify, max_bytes, abandoned, deadline
         )
 
     def _parse(self, data: bytes, count: int, dims: int) -> Answer:
@@ -99,7 +101,7 @@ class OpenAIProvider:
         billed = usable_count(usage.prompt_tokens) or usable_count(usage.total_tokens)
         return Answer(to_vectors(rows, dims, self._native_dims), billed)
 
-    async def count(self, _part: Sequence[Encoding], /) -> int | None:
+    async def count(self, _part: Sequence[Encoding], _deadline: float, /) -> int | None:
         """The protocol has no such call."""
         return None
 

@@ -39,14 +39,17 @@ class Provider(Protocol):
         """Whether it shortens an input that is too long instead of refusing it: long ones are counted first."""
         ...
 
-    async def embed(self, part: Sequence[Encoding], dimensions: int | None, left: asyncio.Event) -> Answer:
-        """One unit vector of ``dimensions`` (None: the native size) per input, in order.
+    async def embed(
+        self, part: Sequence[Encoding], dimensions: int | None, abandoned: asyncio.Event, deadline: float, /
+    ) -> Answer:
+        """One unit vector of ``dimensions`` (None: the native size) per input, in order, before the event loop's time
+        is ``deadline``.
 
-        Once ``left`` is set, what was sent ends and nothing is sent again.
+        Once ``abandoned`` is set, what was sent runs to its end and nothing more is sent.
         """
         ...
 
-    async def count(self, part: Sequence[Encoding], /) -> int | None:
+    async def count(self, part: Sequence[Encoding], deadline: float, /) -> int | None:
         """The provider's own count of tokens, without embedding; None where it has no such call."""
         ...
 
@@ -56,11 +59,12 @@ class Provider(Protocol):
 
 
 def max_answer_bytes(vectors: int, dims: int) -> int:
-    """What an answer with so many vectors may have, each number in full and on a line of its own, indented."""
+    """The largest answer with so many vectors: every number with all its digits, on an indented line of its own."""
     return 65_536 + vectors * (dims * NUMBER_BYTES + 1024)
 
 
 def usable_count(value: object) -> int | None:
-    """A number of tokens that was read from JSON. No text at all is never true of a request: zero is no count."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
-    return value if is_count else None  # type: ignore[return-value]
+    """A count of tokens from a provider's JSON; None for anything else, and for zero, which no request has."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
+        return value
+    return None

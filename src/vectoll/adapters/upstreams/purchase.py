@@ -18,13 +18,13 @@ class Bought:
 
 
 class Purchase:
-    """What was sent ends, also when its request is cancelled: else nobody would know what it cost."""
+    """Calls that were sent run to their end even when their request is cancelled: else nobody would know the cost."""
 
     def __init__(self) -> None:
         self.bought: list[Bought] = []
         self.is_void = False
         """Set when the request fails through no fault of its caller's: nothing is charged, so nothing is waited for."""
-        self.left = asyncio.Event()
+        self.abandoned = asyncio.Event()
         """Set when nobody waits for it any more, or this server stops: nothing more is sent."""
 
     async def make(self, call: Coroutine[Any, Any, Answer], encodings: Sequence[Encoding]) -> Answer:
@@ -36,7 +36,7 @@ class Purchase:
                 await asyncio.wait((task,))
             except asyncio.CancelledError as error:
                 cancelled = error
-                self.left.set()
+                self.abandoned.set()
                 if self.is_void:
                     task.cancel()
         if not task.cancelled() and task.exception() is None:

@@ -31,8 +31,7 @@ from vectoll.ports.metrics import Metrics, UpstreamAgain, UpstreamOutcome
 T = TypeVar("T")
 
 Classify = Callable[[int, bytes], UpstreamFailure | None]
-"""What a status that is not 200 and its body's first ``MAX_ERROR_BYTES`` mean to this provider; None: what the status
-alone says."""
+"""What a status other than 200 means with the first ``MAX_ERROR_BYTES`` of its body; None where the status says all."""
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 128
@@ -41,8 +40,8 @@ INLINE_PARSE_BYTES = 131_072
 """A larger answer is parsed in a thread: it would hold up every other request for milliseconds."""
 
 MAX_SPARE_RETRIES = 256
-"""Calls may be repeated so often without an answer, enough for all that are under way at once. Then each repetition
-takes an answer to another call: a provider that is down gets no more calls than there are requests."""
+"""A retry budget: how many retries may go without an answer, enough for all calls under way at once. Each answer earns
+one more, so a provider that is down gets hardly more calls than there are requests."""
 
 _RETRIED = frozenset({408, 409, 424, 425})
 """424 is TEI's for an engine that failed."""
@@ -62,7 +61,7 @@ class Transport:
         model: str,
         metrics: Metrics,
     ) -> None:
-        """``headers`` carry our key; ``timeout_s`` bounds one ``post`` with all its retries.
+        """``headers`` carry our key; a call gets half of ``timeout_s`` at most, so that there is time for another.
 
         ``metrics`` are told of every call, as ``model``'s.
         """
@@ -87,15 +86,16 @@ class Transport:
         parse: Callable[[bytes], T],
         classify: Classify,
         max_bytes: int,
-        left: asyncio.Event,
+        abandoned: asyncio.Event,
+        deadline: float,
     ) -> T:
         """Send ``body`` to ``path`` below a base URL until one answers; what ``parse`` makes of the answer.
 
-        Goes on to the next healthy URL at once, and pauses when all were tried. What gave a BadAnswer, which may
-        have cost money, or Refused is not asked again. Raises the last UpstreamFailure when tries or time are used
-        up, or nobody waits any more (``left``), and InputRefused at once. ``max_bytes`` bounds the answer.
+        Goes on to the next healthy URL at once, and pauses when all were tried. A URL that gave a BadAnswer, which may
+        have cost money, or Refused is not asked again. Raises InputRefused at once, else the last UpstreamFailure when
+        attempts or time (``deadline``, of the loop) are used up or nobody waits any more (``abandoned``). ``max_bytes``
+        bounds the answer.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
         tried: set[Endpoint] = set()
         endpoint = self._endpoints.any()
         attempt = 0
@@ -103,7 +103,7 @@ class Transport:
             attempt += 1
             tried.add(endpoint)
             try:
-                async with self._endpoints.turn(endpoint, left):
+                async with self._endpoints.turn(endpoint, abandoned):
                     limit_s = self._limit_s(deadline, len(self._endpoints) - len(tried))
                     return await self._attempt(endpoint, path, body, parse, classify, max_bytes, limit_s)
             except NotAsked:
@@ -113,7 +113,7 @@ class Transport:
                 if was_sent:
                     self._note(endpoint, failure, attempt)
                 is_last = attempt >= max(self._retries.max_attempts, len(self._endpoints))
-                if is_last or self._is_closed or left.is_set():
+                if is_last or self._is_closed or abandoned.is_set():
                     raise
                 following = self._endpoints.healthy(tried)
                 how = UpstreamAgain.FAILOVER
@@ -121,7 +121,7 @@ class Transport:
                     if not isinstance(failure, NoAnswer) or (was_sent and not self._spare_retries):
                         raise
                     self._spare_retries -= was_sent
-                    await self._pause(attempt, failure, deadline, left)
+                    await self._pause(attempt, failure, deadline, abandoned)
                     tried.clear()
                     following = self._endpoints.any()
                     how = UpstreamAgain.RETRY
@@ -129,13 +129,15 @@ class Transport:
                     self._metrics.upstream_asked_again(self._model, how)
                 endpoint = following
 
-    async def _pause(self, attempt: int, failure: NoAnswer, deadline: float, left: asyncio.Event) -> None:
-        """Wait before asking the same again. Raises ``failure`` when there is no time, or nobody, left for that."""
+    async def _pause(
+        self, attempt: int, failure: NoAnswer, deadline: float, abandoned: asyncio.Event
+    ) -> None:
+        """Wait before a retry. Raises ``failure`` when there is no time for one, or nobody waits for it."""
         pause_s = self._retries.pause_s(attempt, failure.retry_after_s, random.random)
         if asyncio.get_running_loop().time() + pause_s >= deadline:
             raise failure
         with suppress(TimeoutError):
-            await asyncio.wait_for(left.wait(), pause_s)
+            await asyncio.wait_for(abandoned.wait(), pause_s)
             raise failure
 
     def _limit_s(self, deadline: float, untried: int) -> float:
@@ -153,7 +155,7 @@ class Transport:
         max_bytes: int,
         limit_s: float,
     ) -> T:
-        """One call; none, and ToldToWait, while the provider wants that, and NotAsked without time for one."""
+        """One call. Raises ToldToWait, without one, until the provider wants to be asked, and NotAsked without time."""
         if wait_s := self._endpoints.wait_s(endpoint):
             raise ToldToWait("it has asked to wait", wait_s)
         if limit_s <= 0.0:
@@ -206,11 +208,12 @@ class Transport:
     def _note(self, endpoint: Endpoint, failure: UpstreamFailure, attempt: int) -> None:
         host = urlsplit(endpoint.url).netloc
         if isinstance(failure, Busy):
-            self._endpoints.asked_to_wait(endpoint, failure.retry_after_s)
-            _log.warning("upstream %s is busy (attempt %d): %s", host, attempt, failure)
+            seconds = self._endpoints.asked_to_wait(endpoint, failure.retry_after_s)
+            until = f", not asked for {seconds:.1f} s" if failure.retry_after_s else ""
+            _log.warning("upstream %s is busy (attempt %d): %s%s", host, attempt, failure, until)
             return
         is_ejected = self._endpoints.failed(endpoint, is_silent=isinstance(failure, Silence))
-        consequence = ", left alone for now" if is_ejected else ""
+        consequence = ", ejected for now" if is_ejected else ""
         _log.warning("upstream %s failed (attempt %d): %s%s", host, attempt, failure, consequence)
 
     def _open(self) -> aiohttp.ClientSession:

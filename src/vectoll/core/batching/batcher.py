@@ -3,6 +3,10 @@
 The workers take their next batch themselves, under a lock, so a busy event loop never leaves an engine idle; the
 loop is woken once per batch, to answer whoever is complete. Idle workers are woken once per turn of the loop: what
 came in together is computed together, and no worker contends with the loop for the interpreter at every request.
+
+One worker more, where the engine allows it, computes nothing but small requests, and only while every stream computes a
+large one: who asks one thing does not wait until a part of somebody's bulk is done. The cores are the same; the system
+shares them out.
 """
 
 import asyncio
@@ -10,7 +14,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -70,7 +74,10 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._idle = engine.streams
+        self._query_comes = threading.Condition(self._lock)
+        self._idle = 0
+        self._large: set[int] = set()
+        """Streams that compute a part of a request that is no query."""
         self._unannounced = 0
         """Sequences pushed in this turn of the loop."""
         self._waiters: dict[Job, _Waiter] = {}
@@ -79,9 +86,10 @@ class Batcher:
         whoever sends. A batch that is spread over all of them would wait for each in turn."""
         self._tokens_per_s = 0.0
         self._is_closing = False
+        takers = [self._next_batch] * engine.streams + [self._next_queries] * (shape.query_tokens > 0)
         self._threads = [
-            threading.Thread(target=self._work, args=(stream,), name=f"{model}-{stream}", daemon=True)
-            for stream in range(engine.streams)
+            threading.Thread(target=self._work, args=(stream, take), name=f"{model}-{stream}", daemon=True)
+            for stream, take in enumerate(takers)
         ]
         for thread in self._threads:
             thread.start()
@@ -115,22 +123,23 @@ class Batcher:
 
     def _announce(self) -> None:
         """Wake as many idle workers as there is work for."""
-        with self._wake:
+        with self._lock:
             self._wake.notify(min(self._idle, self._unannounced))
+            if len(self._large) == self._engine.streams:
+                self._query_comes.notify()
         self._unannounced = 0
 
     def _require_room(self, job: Job) -> None:
         if self._is_closing:
             raise Draining
-        tokens = sum(map(len, job.sequences))
-        ahead = self._queue.tokens_ahead(job.caller, tokens)
+        ahead = self._queue.tokens_ahead(job.caller, job.tokens)
         wait_s = ahead / self._tokens_per_s if self._tokens_per_s else 0.0
-        has_room = self._queue.has_room(job.caller, tokens, self._max_queue_tokens)
+        has_room = self._queue.has_room(job.caller, job.tokens, self._max_queue_tokens)
         if wait_s > self._max_wait_s or not has_room:
             raise AtCapacity(math.ceil(max(1.0, wait_s - self._max_wait_s)))
 
-    def _work(self, stream: int) -> None:
-        while batch := self._next_batch():
+    def _work(self, stream: int, take: Callable[[int], list[Item]]) -> None:
+        while batch := take(stream):
             started = time.perf_counter()
             vectors: Sequence[Vector] = []
             error: InferenceFailed | None = None
@@ -154,17 +163,30 @@ class Batcher:
             raise InferenceFailed("The model produced a non-finite vector.")
         return vectors
 
-    def _next_batch(self) -> list[Item]:
+    def _next_batch(self, stream: int) -> list[Item]:
         """Block until there is work. Empty when the batcher is closed and nothing is left."""
-        with self._wake:
-            while True:
-                batch = self._queue.next_batch(max(1, self._idle), self._known_tokens)
-                if batch:
-                    self._idle -= 1
-                    return batch
+        with self._lock:
+            self._idle += 1
+            self._large.discard(stream)
+            while not (batch := self._queue.next_batch(self._idle, self._known_tokens)):
                 if self._is_closing:
                     return []
                 self._wake.wait()
+            self._idle -= 1
+            if any(item.job.tokens > self._queue.shape.query_tokens for item in batch):
+                self._large.add(stream)
+                if len(self._large) == self._engine.streams:
+                    self._query_comes.notify()
+            return batch
+
+    def _next_queries(self, _stream: int) -> list[Item]:
+        """Block until small requests are next and every stream computes a large one. Empty when the batcher closes."""
+        with self._lock:
+            while not self._is_closing:
+                if len(self._large) == self._engine.streams and (batch := self._queue.next_queries()):
+                    return batch
+                self._query_comes.wait()
+            return []
 
     def _known_tokens(self, item: Item) -> int:
         return self._engine.known_tokens(item.ids, item.job.caller)
@@ -177,7 +199,6 @@ class Batcher:
         tokens = sum(item.length for item in batch)
         done: list[tuple[_Waiter, VectollError | None]] = []
         with self._lock:
-            self._idle += 1
             if error is None:
                 self._measure(tokens, seconds)
             for position, item in enumerate(batch):
@@ -207,7 +228,7 @@ class Batcher:
         What waits is computed in batches that are full. A lone query's, which is little but the start of a batch, says
         nothing about that: a GPU takes as long for a thousand times as much.
         """
-        if 2 * tokens < self._queue.shape.budget_tokens:
+        if 2 * tokens <= self._queue.shape.budget_tokens:
             return
         rate = tokens / max(seconds, 1e-9) * self._engine.streams
         self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
@@ -217,6 +238,7 @@ class Batcher:
         with self._wake:
             self._is_closing = True
             self._wake.notify_all()
+            self._query_comes.notify_all()
             pending = [waiter.future for waiter in self._waiters.values()]
         if pending and drain_s > 0:
             await asyncio.wait(pending, timeout=drain_s)

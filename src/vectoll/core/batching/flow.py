@@ -26,11 +26,14 @@ class Job:
     caller: Caller
     sequences: Sequence[Sequence[int]]
     remaining: int = field(init=False)
+    tokens: int = field(init=False)
+    """Of all of them."""
     waiting: OrderedDict["Item", None] = field(init=False, default_factory=OrderedDict)
     """In the order in which they are to be computed."""
 
     def __post_init__(self) -> None:
         self.remaining = len(self.sequences)
+        self.tokens = sum(map(len, self.sequences))
 
 
 @dataclass(slots=True, eq=False)
@@ -87,9 +90,9 @@ class Flow:
     """A heap of what ``shared`` is when a job would be finished, of those that would not be yet."""
     by_bucket: dict[Bucket, OrderedDict[int, Item]] = field(default_factory=dict)
 
-    def enter(self, job: Job, tokens: int, order: int) -> None:
+    def enter(self, job: Job, order: int) -> None:
         """Give a job its place."""
-        finish = self.shared + tokens
+        finish = self.shared + job.tokens
         heapq.heappush(self.sharing, finish)
         heapq.heappush(self.jobs, (finish, order, job))
 

@@ -77,7 +77,7 @@ class LocalModel:
         """See ``EmbeddingModel.tokenize``."""
         if self._spec.token_ids is TokenIdPolicy.NATIVE and not isinstance(inputs[0], str):
             sequences = cast("Sequence[Sequence[int]]", inputs)
-            check_ids(sequences, self._spec, self._tokenizer.vocab_size)
+            await check_ids(sequences, self._spec, self._tokenizer.vocab_size)
             encodings: Sequence[Encoding] = [Encoding(ids) for ids in sequences]
         else:
             texts = await read_texts(inputs, self._spec, self._foreign, self._readers, caller)

@@ -32,6 +32,9 @@ class BatchShape:
     """Whether sequences of like length are faster together; else whoever is next joins."""
     overhead_tokens: int = 16
     """What starting a batch costs, as tokens: padding up to this is cheaper than a batch apart."""
+    query_tokens: int = 0
+    """Requests of at most so many tokens need not wait for a stream while all compute larger ones: the engine takes one
+    call more, of at most so many. 0 where it does not."""
 
 
 class FairQueue:
@@ -48,14 +51,13 @@ class FairQueue:
         """Add every sequence of a job, shortest first so that neighbours are alike."""
         flow = self._flow_of(job.caller)
         lengths = list(map(len, job.sequences))
-        tokens = sum(lengths)
-        flow.enter(job, tokens, self._order)
+        flow.enter(job, self._order)
         flow.count += len(lengths)
-        flow.tokens += tokens
-        self.tokens += tokens
+        flow.tokens += job.tokens
+        self.tokens += job.tokens
         group = flow.group
         if group is not None:
-            group.tokens += tokens
+            group.tokens += job.tokens
         for index in sorted(range(len(lengths)), key=lengths.__getitem__):
             self._order += 1
             length = lengths[index]
@@ -192,6 +194,19 @@ class FairQueue:
             self._take(item)
             batch.append(item)
             longest, total = longest_then, total_then
+        return batch
+
+    def next_queries(self) -> list[Item]:
+        """Take what is next of requests of at most ``query_tokens``; empty when a larger one is next, or nothing."""
+        room = self.shape.query_tokens
+        batch: list[Item] = []
+        while self._accounts.flows:
+            item = self._accounts.first().first()
+            assert item is not None
+            if item.job.tokens > room:
+                break
+            batch.append(self._take_seed())
+            room -= item.length
         return batch
 
     def _is_wasteful(self, batch: list[Item], item: Item, longest: int) -> bool:

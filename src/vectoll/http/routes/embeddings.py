@@ -24,6 +24,7 @@ from vectoll.http.record import record_of
 from vectoll.http.responses import JsonResponse, StreamedResponse
 from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_embeddings, write_embeddings
 from vectoll.http.services import services_of
+from vectoll.http.token_arrays import LARGE_BYTES, has_token_arrays, read_token_arrays
 from vectoll.http.validation import parse_embedding_request
 
 _TOO_MUCH = "Send fewer inputs per request."
@@ -73,7 +74,10 @@ async def _answer(request: Request, result: EmbedResult, encoding_format: Encodi
 async def _read(request: Request, permit: Permit) -> EmbeddingRequest:
     services = services_of(request)
     body = await read_callers_body(request, services.settings.limits.max_body_bytes, _TOO_MUCH)
-    wanted = parse_embedding_request(body)
+    if len(body) > LARGE_BYTES and has_token_arrays(body):
+        wanted = await read_token_arrays(body)
+    else:
+        wanted = parse_embedding_request(body)
     spec = services.models.resolve(wanted.model)
     record_of(request.scope).model = spec.id
     permit.hold_bytes(len(body) + 4 * spec.dims * len(wanted.inputs))

@@ -35,9 +35,9 @@ async def top_up(request: Request) -> Response:
         await permit.take_request()
         header = payment_header(request.headers)
         if header is None:
-            asked = json_response(wallets.asking.top_up_discovery(), 402)
+            asked = json_response(wallets.terms.top_up_discovery(), 402)
             now = services_of(request).clock.now()
-            asked.headers["payment-required"] = wallets.asking.header(request.scope["path"], now)
+            asked.headers["payment-required"] = wallets.terms.header(request.scope["path"], now)
             return asked
         outcome = await wallets.top_ups.top_up(header, permit.caller.key)
         is_payer = outcome.is_from_sender or await _is_signed_in_as(

@@ -16,6 +16,7 @@ from vectoll.adapters.engines.ray.frames import (
     Question,
     decode_question,
     encode_answer,
+    encode_difference,
     encode_refusal,
 )
 from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
@@ -238,6 +239,36 @@ async def test_close_cuts_off_what_takes_too_long() -> None:
     for outcome in await asyncio.gather(*work, return_exceptions=True):
         assert isinstance(outcome, Draining)
     assert route.in_flight == 0
+
+
+async def test_replicas_with_other_settings_are_not_believed() -> None:
+    different = encode_difference(["precision", "revision"])
+    route = FakeRoute(plan=[lambda _: different] * MAX_TRIES)
+    with pytest.raises(ModelOffline, match="replicas were deployed with another precision, revision"):
+        await compute(route, [7])
+    assert len(route.asked) == MAX_TRIES
+
+
+async def test_a_replica_that_was_replaced_already_is_asked_in_the_place_of_one_that_was_not() -> None:
+    assert await compute(FakeRoute(plan=[lambda _: encode_difference(["pooling"])]), [7]) == [[7]]
+
+
+async def test_a_backend_says_with_each_question_what_it_takes_the_model_to_be() -> None:
+    route, marks = FakeRoute(), {"pooling": "mean"}
+    await ClusterBackend(SPEC, route, TUNING, marks=marks).compute([[1] * 100] * 3, Caller.keyless("key_1"))
+    assert [asked.marks for asked in route.asked] == [marks] * 3
+
+
+async def test_a_check_tells_replicas_that_differ_from_those_that_do_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await ClusterBackend(SPEC, FakeRoute(), TUNING).check()
+    differing = FakeRoute(plan=[lambda _: encode_difference(["dims"])] * MAX_TRIES)
+    with pytest.raises(ModelOffline, match="another dims"):
+        await ClusterBackend(SPEC, differing, TUNING).check()
+    await ClusterBackend(SPEC, FakeRoute(plan=[Unreachable("gone")] * MAX_TRIES), TUNING).check()
+    monkeypatch.setattr(backend_module, "CHECK_TIMEOUT_S", 0.01)
+    await ClusterBackend(SPEC, FakeRoute(gate=asyncio.Event()), TUNING).check()
 
 
 async def test_trace_travels_with_each_part() -> None:

@@ -11,9 +11,11 @@ from vectoll.adapters.engines.ray.frames import (
     BadFrame,
     Outcome,
     Question,
+    decode_difference,
     decode_question,
     decode_vectors,
     encode_answer,
+    encode_difference,
     encode_question,
     encode_refusal,
     outcome_of,
@@ -30,10 +32,10 @@ def vectors(count: int, dims: int = 3) -> list[memoryview]:
 
 @given(SEQUENCES, st.text(min_size=1, max_size=20), st.text(max_size=20))
 def test_question_survives_the_way(sequences: list[list[int]], account: str, key: str) -> None:
-    headers, caller = {"traceparent": "00-1-2-01"}, Caller(account, key)
-    asked = decode_question(encode_question(Question(sequences, caller, headers)))
+    headers, marks, caller = {"traceparent": "00-1-2-01"}, {"pooling": "cls"}, Caller(account, key)
+    asked = decode_question(encode_question(Question(sequences, caller, headers, marks)))
     assert [list(s) for s in asked.sequences] == sequences
-    assert (asked.caller, asked.headers) == (caller, headers)
+    assert (asked.caller, asked.headers, asked.marks) == (caller, headers, marks)
 
 
 def test_who_sends_a_question_without_an_account_is_one_of_its_own() -> None:
@@ -101,3 +103,12 @@ def test_vector_that_is_not_finite_is_a_bad_frame(wrong: float) -> None:
 
 def test_refusal_says_when_to_come_back() -> None:
     assert outcome_of(encode_refusal(Outcome.FULL, 7)) == (Outcome.FULL, 7)
+
+
+def test_a_difference_names_settings_and_nothing_else() -> None:
+    frame = encode_difference(["pooling", "max_tokens"])
+    assert outcome_of(frame)[0] is Outcome.DIFFERENT
+    assert decode_difference(frame) == ["pooling", "max_tokens"]
+    for noise in (b"", b"<script>", b"a,", b"a" * 10_000, b"a\n"):
+        with pytest.raises(BadFrame):
+            decode_difference(encode_difference([]) + noise)

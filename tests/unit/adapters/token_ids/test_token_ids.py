@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectoll.adapters.token_ids import VOCABULARIES, BytePairText, BytePairTokenizer, foreign, load_vocabulary
+from vectoll.adapters.token_ids import (
+    VOCABULARIES,
+    BytePairDecoder,
+    BytePairTokenizer,
+    foreign,
+    load_vocabulary,
+)
 from vectoll.domain.errors import InvalidRequest
 
 # What tiktoken 0.14 makes of these texts.
@@ -35,7 +41,7 @@ GOLDEN = [
     ("r50k_base", "<|endoftext|>", [27, 91, 437, 1659, 5239, 91, 29]),
     ("r50k_base", " \t ", [220, 197, 220]),
 ]
-TEXTS = {name: BytePairText(load_vocabulary(name)) for name in VOCABULARIES}
+TEXTS = {name: BytePairDecoder(load_vocabulary(name)) for name in VOCABULARIES}
 TOKENIZERS = {name: BytePairTokenizer(load_vocabulary(name)) for name in VOCABULARIES}
 vocabularies = pytest.mark.parametrize("name", sorted(VOCABULARIES))
 

@@ -1,5 +1,6 @@
-"""Text towers on kernels of our own: no padding, no graph; a core per stream, all for a batch that comes alone, and
-several for each of a large model's.
+"""Text towers on our own kernels: no padding, no graph.
+
+A stream has a core, or several for a large model; a batch that comes alone has all.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ from vectoll.adapters.engines.native.library import (
     F32,
     F32_AVX2,
     INT8,
+    Products,
     capabilities,
     load_library,
 )
@@ -46,14 +48,15 @@ class NativeEngine:
         weights: Weights,
         pooling: Pooling,
         *,
-        products: str,
+        products: Products,
         streams: int,
         cores_each: int = 1,
         prefix_bytes: int = 0,
     ) -> None:
-        """With more ``cores_each`` than one every stream has its own team; else all share one, for what is alone.
+        """With ``cores_each`` above 1 every stream has its own team; else they share one, for batches that come alone.
+        One call more than ``streams`` may run, with this number: on one core.
 
-        ``prefix_bytes`` may be kept of what callers' texts begin with.
+        ``prefix_bytes`` is the memory for what callers' texts begin with.
         """
         library = load_library()
         assert library is not None
@@ -63,7 +66,7 @@ class NativeEngine:
         self._packed: PackedTower | None = PackedTower(architecture, weights, pooling, products)
         block_bytes = self._packed.block_bytes
         self._prefixes = Prefixes(block_bytes, prefix_bytes) if 0 < block_bytes <= prefix_bytes else None
-        self._scratch: list[Array] = [aligned(0)] * streams
+        self._scratch: list[Array] = [aligned(0)] * (streams + 1)
         self._stepped_back = threading.local()
         self._has_own_teams = cores_each > 1
         count, size = (streams, cores_each) if cores_each > 1 else (1, min(streams, available_cores()))
@@ -72,7 +75,7 @@ class NativeEngine:
     @property
     def streams(self) -> int:
         """See the port."""
-        return len(self._scratch)
+        return len(self._scratch) - 1
 
     @property
     def dims(self) -> int:
@@ -88,7 +91,7 @@ class NativeEngine:
         callers: Sequence[Caller] = (),
     ) -> Sequence[Vector]:
         """See the port. Raises ValueError for a sequence that the model's tables do not cover."""
-        packed = self._packed  # held to the end: what C reads lives as long
+        packed = self._packed  # a reference until the end, so that what C reads stays alive
         assert packed is not None
         self._step_back()
         lengths = np.fromiter(map(len, batch), np.int32, len(batch))
@@ -118,11 +121,11 @@ class NativeEngine:
 
     def _team_of(self, stream: int, *, is_alone: bool) -> "_Team | None":
         if self._has_own_teams:
-            return self._teams[stream]
+            return self._teams[stream] if stream < self.streams else None
         return self._teams[0] if is_alone else None
 
     def _step_back(self) -> None:
-        """Once in each thread that computes, but never in the one that everything else starts from."""
+        """Once in each thread that computes, but never in the main thread, whose children would inherit it."""
         if (
             not hasattr(self._stepped_back, "done")
             and threading.current_thread() is not threading.main_thread()
@@ -179,7 +182,7 @@ def load_engine(
     prefix_bytes: int = 0,
 ) -> NativeEngine:
     """Pack a checkpoint's weights. ``pooling`` overrides what the checkpoint says; ``streams`` and ``cores`` are as in
-    ``streams_and_cores``. ``prefix_bytes`` may be kept of what callers' texts begin with.
+    ``streams_and_cores``; ``prefix_bytes`` is the memory for what callers' texts begin with.
 
     Raises ConfigurationError where ``missing_for_native`` says why, or for a checkpoint that lacks a weight.
     """
@@ -224,20 +227,24 @@ def missing_for_native(checkpoint: Checkpoint, pooling: Pooling | None, precisio
 
 
 def is_faster(precision: Precision) -> bool:
-    """Whether these kernels are faster than OpenVINO where both can compute a model: not on a CPU with AMX, which has
-    several times their peak in bf16 and int8.
+    """Whether these kernels are faster than OpenVINO where both can compute a model. On a CPU with AMX they are not in
+    bf16 and int8: OpenVINO then has several times their peak.
     """
     return precision is Precision.F32 or not capabilities() & AMX_BF16
 
 
-def products_of(precision: Precision) -> str:
-    """What the products are computed in on this CPU: of ``library.PRODUCTS``."""
+def products_of(precision: Precision) -> Products:
+    """What the products are computed in on this CPU."""
     has = capabilities()
-    if precision is Precision.AUTO and has & BF16:
-        return "bf16"
-    if precision in (Precision.AUTO, Precision.F32):
-        return "f32" if has & F32 else "f32_avx2"
-    return precision.value
+    match precision:
+        case Precision.INT8:
+            return "int8"
+        case Precision.BF16:
+            return "bf16"
+        case Precision.AUTO if has & BF16:
+            return "bf16"
+        case _:
+            return "f32" if has & F32 else "f32_avx2"
 
 
 def computes_in_f32(precision: Precision) -> bool:

@@ -4,21 +4,23 @@ import ctypes
 import functools
 import zlib
 from pathlib import Path
+from typing import Literal, get_args
 
 SOURCES = Path(__file__).with_name("kernels")
 LIBRARY = Path(__file__).with_name("_kernels.so")
 
 F32, BF16, AMX_BF16, INT8, F32_AVX2 = 1, 2, 4, 8, 16
-"""Bits of ``capabilities``: what there are kernels for that this CPU can run, and whether it has something faster."""
+"""Bits of ``capabilities``: which kernels this CPU can run, and whether it has AMX, which is faster."""
 
 ENCODER, DECODER = 0, 1
 """Kinds of ``Tower``."""
 
 PREFIX_BLOCK = 4
-"""Tokens of a block of a ``Prefix``."""
+"""Tokens in a block of a ``Prefix``."""
 
-PRODUCTS = ("f32", "bf16", "int8", "f32_avx2")
+Products = Literal["f32", "bf16", "int8", "f32_avx2"]
 """What products are computed in: the precision, and the instructions where they are not AVX-512's."""
+PRODUCTS: tuple[Products, ...] = get_args(Products)
 
 
 class Layer(ctypes.Structure):

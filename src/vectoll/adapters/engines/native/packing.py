@@ -1,13 +1,13 @@
 """A checkpoint's matrices as the kernels read them: ``kernels/tower.h`` says how."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vectoll.adapters.checkpoints import DType, TensorView, Weights
-from vectoll.adapters.engines.native.library import load_library
+from vectoll.adapters.engines.native.library import Products, load_library
 from vectoll.adapters.engines.tensors import floats
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -16,14 +16,19 @@ PANEL = 32
 """Columns of a panel of weights. Sizes of heads and of the feed-forward block are rounded up to it, with zeros."""
 ALIGNMENT = 64
 STORED = {DType.F32: 0, DType.F16: 1, DType.BF16: 2}
-_SIZES = {"f32": (4, 0), "f32_avx2": (4, 0), "bf16": (2, 0), "int8": (1, 8)}
-"""Bytes of an input of a packed column, and of what is behind its last."""
+_SIZES: Mapping[Products, tuple[int, int]] = {
+    "f32": (4, 0),
+    "f32_avx2": (4, 0),
+    "bf16": (2, 0),
+    "int8": (1, 8),
+}
+"""Bytes of each input in a packed column, and of what follows the last one."""
 
 
 class Memory:
-    """What a tower's C structures point to. It lives as long as this."""
+    """Owns what a tower's C structures point to."""
 
-    def __init__(self, products: str) -> None:
+    def __init__(self, products: Products) -> None:
         self.products = products
         self._kept: list[Array] = []
 
@@ -45,7 +50,7 @@ class Memory:
         return array.ctypes.data
 
 
-def pack(parts: Sequence[TensorView], products: str, by: Array | None = None) -> Array:
+def pack(parts: Sequence[TensorView], products: Products, by: Array | None = None) -> Array:
     """Matrices [N, K], one below the other → panels of 32 columns, as bytes. Each N is a multiple of 32 and so is K.
 
     A panel is [K, 32] in f32, [K / 2, 32, 2] in bf16, [K / 4, 32, 4] in int8 and then [2, 32] in f32. In int8, weights
@@ -72,8 +77,8 @@ def pack(parts: Sequence[TensorView], products: str, by: Array | None = None) ->
     return packed
 
 
-def item_bytes(products: str) -> int:
-    """Of an input of a product, and of an element of attention where products are of floats."""
+def item_bytes(products: Products) -> int:
+    """Bytes of a product's input; in the float products, of an element of attention too."""
     return _SIZES[products][0]
 
 

@@ -2,8 +2,8 @@
 
 In a causal decoder a token's keys and values depend on nothing behind it, so those of equal beginnings are equal, and
 are the same bits as if they were computed again. Blocks of tokens are chained as in vLLM's prefix caching
-(arXiv:2309.06180), but by what they hold, not by a hash. Each caller has chains of its own: whether somebody else sent
-a text before cannot be told from how fast it is.
+(arXiv:2309.06180), but keyed by their tokens, not by a hash. Each caller has chains of its own, so that nobody can tell
+from the time a text takes whether somebody else sent it before.
 """
 
 import ctypes
@@ -21,10 +21,10 @@ from vectoll.adapters.engines.native.packing import Array, aligned
 from vectoll.domain.identity import Caller
 
 MAX_SEEN = 32_768
-"""How many blocks that came once are remembered. One takes about 200 bytes."""
+"""Most blocks that are remembered after they came once, at about 200 bytes each."""
 FIRST_SEEN = 16
-"""Of a text, how many, and behind what is known as many again: documents that begin like no other leave little, and a
-beginning of 1,000 tokens is known from its seventh time on."""
+"""Most new blocks that are remembered of one text, or as many as it has known ones: documents that begin like no other
+leave little behind, and a beginning of 1,000 tokens is known from its seventh time on."""
 
 _Key = tuple[Caller | int, bytes]
 """A block's tokens, behind those of another block's number or, as its first, of a caller."""
@@ -149,7 +149,7 @@ class Prefixes:
         return number
 
     def keep(self, batch: BegunBatch) -> None:
-        """It is computed."""
+        """Keep the blocks that this batch has filled, now that it is computed."""
         with self._lock:
             for beginning in batch.beginnings:
                 for key, block in reversed(beginning.kept):

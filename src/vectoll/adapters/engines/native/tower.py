@@ -7,7 +7,7 @@ import numpy as np
 from vectoll.adapters.checkpoints import Activation, Architecture, Attention, Weights
 from vectoll.adapters.engines.native.decoder import DecoderParts
 from vectoll.adapters.engines.native.encoder import EncoderParts
-from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Tower
+from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Products, Tower
 from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, item_bytes, round_up
 from vectoll.adapters.engines.tensors import at_least
 from vectoll.domain.catalog import Pooling, Precision
@@ -22,7 +22,9 @@ class PackedTower:
     the kernels believe what they are told.
     """
 
-    def __init__(self, architecture: Architecture, weights: Weights, pooling: Pooling, products: str) -> None:
+    def __init__(
+        self, architecture: Architecture, weights: Weights, pooling: Pooling, products: Products
+    ) -> None:
         self._memory = memory = Memory(products)
         kind = EncoderParts if architecture.family.is_encoder else DecoderParts
         parts = kind(memory, architecture, weights)
@@ -49,8 +51,8 @@ class PackedTower:
         keys_and_values = 2 * architecture.layers * architecture.kv_heads * parts.head_dim
         can_share = architecture.attention is Attention.CAUSAL and pooling is Pooling.LAST
         self.block_bytes = PREFIX_BLOCK * keys_and_values * item_bytes(products) if can_share else 0
-        """Of ``struct prefix``; 0 where a token's keys and values depend on what follows it, or where a vector needs
-        more than the last token."""
+        """Size of a block of ``struct prefix``; 0 where a token's keys and values depend on what follows it, or where
+        the vector needs more than the last token."""
 
 
 def unsuitable(architecture: Architecture, pooling: Pooling | None, precision: Precision) -> str | None:

@@ -23,13 +23,13 @@ from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.identity import Caller
 
 WIDE_PARAMETERS = 32_000_000
-"""In matrix products. Up to here packing the weights a second time is worth what a lone query gains."""
+"""Parameters in matrix products up to which packing the weights a second time pays for a faster lone query."""
 WIDE_THREADS = 4
 """Most cores that a lone query is spread over."""
 GENERATED_KERNELS = "16"
-"""How many kernels a stream keeps for shapes that it has seen. OpenVINO's default, 5,000, is all there ever are."""
+"""Kernels that a stream caches by shape. OpenVINO's default, 5,000, would cache every shape there is."""
 INPUTS_PER_SCALE = 64
-"""With int8 weights: how many neighbouring inputs of a product are rounded by one scale."""
+"""With int8 weights: how many neighbouring inputs of a product share one scale."""
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +51,12 @@ class OpenVinoEngine:
     ) -> None:
         """``compiled`` reads the memory of ``reads`` in place, so both live as long as the engine.
 
-        ``wide`` is an infer request of the same graph, compiled for one stream of several threads: once it is there,
-        a sequence that comes alone, while no other call runs, is computed by it. Its vectors are the same, bit by bit.
-        It may turn out as None.
+        ``wide`` will be an infer request of the same graph, compiled for one stream of several threads, or None. Once
+        it is there, it computes a single sequence that comes while no other call runs; the vectors are the same, bit
+        by bit.
         """
         self.packed = packed
-        """Whether sequences share rows, so that a batch costs what its tokens do; else what its longest makes it."""
+        """Whether sequences share rows, so that a batch costs its tokens; else each costs as much as the longest."""
         self._compiled = compiled
         self._architecture = architecture
         self._reads: object = reads

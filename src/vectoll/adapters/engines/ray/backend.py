@@ -10,10 +10,12 @@ from vectoll.adapters.engines.ray.frames import (
     BadFrame,
     Outcome,
     Question,
+    decode_difference,
     decode_vectors,
     encode_question,
     outcome_of,
 )
+from vectoll.adapters.engines.ray.marks import Marks
 from vectoll.adapters.engines.ray.parts import split
 from vectoll.adapters.engines.ray.routes import Full, NotServed, Route, Unreachable
 from vectoll.core.gate import FairGate
@@ -28,19 +30,24 @@ from vectoll.domain.errors import (
     Unavailable,
     VectollError,
 )
-from vectoll.domain.identity import Caller
+from vectoll.domain.identity import NOBODY, Caller
 
 PARALLEL_PARTS = 16
 """Parts that one request may have under way; the rest follow."""
 
 MAX_TRIES = 3
-"""Times that one part is sent. What kills the replica that computes it kills no more than this many."""
+"""Times that one part is sent. A part that kills its replica kills no more than this many."""
+
+CHECK_TIMEOUT_S = 5.0
+"""Longest time in which replicas are asked, when a model is loaded, whether they compute the same."""
 
 PAUSE_S = 0.05
 """Before the second try; twice as long before the third."""
 
 Onward = Callable[[str], AbstractContextManager[Mapping[str, str]]]
 """Names a call to another process; gives the headers that carry its trace there."""
+
+NO_MARKS: Marks = {}
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +75,17 @@ class ClusterBackend:
     here.
     """
 
-    def __init__(self, spec: ModelSpec, route: Route, tuning: Tuning, onward: Onward = untraced) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        route: Route,
+        tuning: Tuning,
+        onward: Onward = untraced,
+        marks: Marks = NO_MARKS,
+    ) -> None:
+        """Only replicas with these ``marks`` are let compute."""
         self._spec = spec
+        self._marks = marks
         self._route = route
         self._tuning = tuning
         self._onward = onward
@@ -77,6 +93,18 @@ class ClusterBackend:
         self._scopes: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._is_closing = False
+
+    async def check(self) -> None:
+        """Raises ModelOffline where replicas were deployed with other settings, or none were. No answer in a few
+        seconds says nothing: each question is checked again.
+        """
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await self.compute([[0]], NOBODY)
+        except ModelOffline:
+            raise
+        except (VectollError, TimeoutError) as problem:
+            log.warning("replicas_not_checked", extra={"model": self._spec.id, "reason": _reason(problem)})
 
     async def compute(self, sequences: Sequence[Sequence[int]], caller: Caller) -> Sequence[Vector]:
         """See the port. Raises ModelOffline, too, and Unavailable when no replica answers."""
@@ -126,6 +154,9 @@ class ClusterBackend:
                 raise ModelOffline(self._spec.id, str(problem)) from None
             except Full as problem:
                 failure = AtCapacity(problem.retry_after_s)
+            except _Different as problem:  # others may have been replaced already
+                log.warning("replica_differs", extra={"model": self._spec.id, "reason": str(problem)})
+                failure = ModelOffline(self._spec.id, f"its replicas were deployed with another {problem}")
             except (Unreachable, TimeoutError) as problem:
                 log.warning("replica_lost", extra={"model": self._spec.id, "reason": _reason(problem)})
                 failure = Unavailable("The model's replicas do not answer. Nothing was charged.", 1)
@@ -137,7 +168,7 @@ class ClusterBackend:
 
     async def _ask(self, sequences: Sequence[Sequence[int]], caller: Caller) -> bytes:
         with self._onward("replica") as headers:
-            question = encode_question(Question(sequences, caller, headers))
+            question = encode_question(Question(sequences, caller, headers, self._marks))
             async with asyncio.timeout(self._tuning.timeout_s):
                 return await self._route.ask(question)
 
@@ -155,6 +186,8 @@ class ClusterBackend:
                 raise InferenceFailed
             case Outcome.REFUSED:
                 raise BadFrame("a refusal: gateway and replica are not of the same kind")
+            case Outcome.DIFFERENT:
+                raise _Different(", ".join(decode_difference(answer)))
 
     async def close(self, drain_s: float = 0.0) -> None:
         """See the port."""
@@ -168,6 +201,10 @@ class ClusterBackend:
         if self._scopes:
             await self._idle.wait()
         await self._route.close()
+
+
+class _Different(Exception):
+    """A replica has other settings; names them."""
 
 
 def _reason(problem: Exception) -> str:

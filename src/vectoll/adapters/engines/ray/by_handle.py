@@ -47,13 +47,16 @@ def connect(address: str) -> None:
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as failure:
-            log.warning("cluster_unreachable", extra={"reason": type(failure).__name__})
-            raise NotServed("its Ray cluster cannot be reached") from None
+            raise NotServed("its Ray cluster cannot be reached") from failure
 
 
 def open_handle(model: ModelId, address: str) -> "HandleRoute":
     """The route to a deployed model. Blocks. Raises NotServed."""
-    connect(address)
+    try:
+        connect(address)
+    except NotServed as problem:
+        log.warning("cluster_unreachable", extra={"reason": type(problem.__cause__).__name__})
+        raise
     from ray import serve  # noqa: PLC0415
     from ray.serve.exceptions import RayServeException  # noqa: PLC0415
 

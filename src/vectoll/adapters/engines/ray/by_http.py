@@ -15,12 +15,12 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1024
 LEFT_ALONE_S = 2.0
 PROBED_S = CONNECT_TIMEOUT_S
-"""How long one question has to find out whether what broke is back, before another tries."""
+"""How long one question may take to find out whether a broken proxy is back, before another tries."""
 
 
 class HttpRoute:
-    """Implements ``Route``. Each question goes to one of the proxies by chance; what broke is left alone a while, and
-    then asked one question at a time until it answers.
+    """Implements ``Route``. Each question goes to a random proxy. One that broke is left alone for a while, then asked
+    one question at a time until it answers.
     """
 
     def __init__(self, model: ModelId, urls: Sequence[str], secret: str, max_answer_bytes: int) -> None:

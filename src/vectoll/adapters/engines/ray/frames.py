@@ -2,13 +2,15 @@
 
 ::
 
-    question   b"VTQ1"  u32 size of meta   meta: JSON {caller, headers, account}
+    question   b"VTQ1"  u32 size of meta   meta: JSON {caller, headers, account, marks}
                u32 n    i32 lengths[n]     i32 ids[sum of lengths]
     answer     b"VTA1"  u32 outcome        u32 n   u32 dims   f32 vectors[n * dims]
 
-An answer that is not OK has no vectors; where it is FULL, ``n`` is the seconds after which to come back.
+An answer that is not OK has no vectors; where it is FULL, ``n`` is the seconds after which to come back; where it is
+DIFFERENT, the names of what differs follow, with commas between them.
 """
 
+import re
 import struct
 import sys
 from array import array
@@ -49,6 +51,8 @@ class Outcome(IntEnum):
     """It is shutting down: ask another."""
     REFUSED = 4
     """The question is malformed, or not for this replica's model."""
+    DIFFERENT = 5
+    """The gateway's settings are not this replica's: its vectors would be others."""
 
 
 class BadFrame(ValueError):
@@ -60,6 +64,7 @@ class _Meta(Struct, frozen=True):
     headers: dict[str, str] = {}
     account: str = ""
     """Whose key the caller is; not said by gateways of before, each of whose callers is one of its own."""
+    marks: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,15 @@ class Question:
     caller: Caller
     headers: Mapping[str, str] = field(default_factory=dict)
     """``traceparent`` and its like; empty where nothing is traced."""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """What the gateway takes the model to be (``marks``)."""
 
 
 def encode_question(question: Question) -> bytes:
     """Raises OverflowError for a token id that does not fit 32 bits."""
-    meta = msgspec.json.encode(_Meta(question.caller.key, dict(question.headers), question.caller.account))
+    meta = msgspec.json.encode(
+        _Meta(question.caller.key, dict(question.headers), question.caller.account, dict(question.marks))
+    )
     lengths = array("i", map(len, question.sequences))
     ids = array("i", chain.from_iterable(question.sequences))
     return b"".join(
@@ -110,7 +119,7 @@ def decode_question(frame: bytes) -> Question:
         sequences.append(words[start : start + length])
         start += length
     caller = Caller(meta.account or meta.caller, meta.caller)
-    return Question(cast("Sequence[Sequence[int]]", sequences), caller, meta.headers)
+    return Question(cast("Sequence[Sequence[int]]", sequences), caller, meta.headers, meta.marks)
 
 
 def encode_answer(vectors: Sequence[Vector], dims: int) -> bytes:
@@ -121,6 +130,19 @@ def encode_answer(vectors: Sequence[Vector], dims: int) -> bytes:
 def encode_refusal(outcome: Outcome, retry_after_s: int = 0) -> bytes:
     """An answer without vectors."""
     return _HEAD.pack(_ANSWER, outcome, retry_after_s, 0)
+
+
+def encode_difference(names: Sequence[str]) -> bytes:
+    """The DIFFERENT answer."""
+    return encode_refusal(Outcome.DIFFERENT) + ",".join(names).encode()
+
+
+def decode_difference(frame: bytes) -> list[str]:
+    """What a DIFFERENT answer names. Raises BadFrame for what cannot be shown to a caller."""
+    names = frame[_HEAD.size :]
+    if not re.fullmatch(rb"[a-z_]{1,20}(,[a-z_]{1,20}){0,20}", names):
+        raise BadFrame("a difference without names")
+    return names.decode().split(",")
 
 
 def outcome_of(frame: bytes) -> tuple[Outcome, int]:

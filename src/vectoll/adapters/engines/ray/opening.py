@@ -1,6 +1,7 @@
 """From settings to a backend that reaches the cluster."""
 
-from vectoll.adapters.engines.ray.backend import ClusterBackend, Onward, Tuning, untraced
+from vectoll.adapters.engines.ray.backend import NO_MARKS, ClusterBackend, Onward, Tuning, untraced
+from vectoll.adapters.engines.ray.marks import Marks
 from vectoll.adapters.engines.ray.routes import NotServed, Route
 from vectoll.domain.catalog import ModelSpec
 from vectoll.domain.errors import ConfigurationError, ModelOffline
@@ -11,7 +12,11 @@ MIN_SECRET = 16
 
 
 def open_cluster_backend(
-    spec: ModelSpec, cluster: ClusterSettings, queue: QueueSettings, onward: Onward = untraced
+    spec: ModelSpec,
+    cluster: ClusterSettings,
+    queue: QueueSettings,
+    onward: Onward = untraced,
+    marks: Marks = NO_MARKS,
 ) -> ClusterBackend:
     """Blocks while it connects. Raises ModelOffline, or ConfigurationError for a setting that is wrong."""
     tuning = Tuning(
@@ -21,7 +26,7 @@ def open_cluster_backend(
         max_wait_s=queue.max_wait_s,
         timeout_s=cluster.timeout_s,
     )
-    return ClusterBackend(spec, _route(spec, cluster), tuning, onward)
+    return ClusterBackend(spec, _route(spec, cluster), tuning, onward, marks)
 
 
 def _route(spec: ModelSpec, cluster: ClusterSettings) -> Route:
@@ -44,5 +49,7 @@ def checked_secret(cluster: ClusterSettings) -> str | None:
     """The secret, None for none. Raises ConfigurationError for one that could be guessed or not be a header."""
     secret = cluster.secret
     if secret and (len(secret) < MIN_SECRET or not secret.isascii() or not secret.isprintable()):
-        raise ConfigurationError(f"setting cluster.secret: {MIN_SECRET} or more printable ASCII characters")
+        raise ConfigurationError(
+            f"setting cluster.secret: must be {MIN_SECRET} or more printable ASCII characters"
+        )
     return secret or None

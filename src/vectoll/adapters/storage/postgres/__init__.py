@@ -6,8 +6,8 @@
     Billing(store.ledger, metrics), KeyAuthenticator(store.keys, clock), Admission(store.limiter, ...)
     await store.close()
 
-The pieces: ``database`` is the pool, ``lane`` gathers operations into groups, ``holds`` and ``charges`` are what a
-request does to the ledger, and ``ledger``, ``keys``, ``payments``, ``nonces``, ``history``, ``allowances`` and
+The pieces: ``database`` is the pool, ``microbatch`` gathers operations into groups, ``holds`` and ``charges`` are
+what a request does to the ledger, and ``ledger``, ``keys``, ``payments``, ``nonces``, ``history``, ``allowances`` and
 ``limiter`` are the ports on top. Statements are in ``sql/``; the schema with its functions is in ``migrations/``.
 """
 
@@ -26,7 +26,7 @@ from vectoll.adapters.storage.postgres.migrations import check
 from vectoll.adapters.storage.postgres.nonces import PostgresNonces
 from vectoll.adapters.storage.postgres.payments import PostgresPayments
 from vectoll.adapters.storage.postgres.upkeep import Upkeep
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.ports.clock import Clock, SystemClock
 
 __all__ = ["PoolSettings", "PostgresStore", "open_postgres"]
@@ -35,7 +35,7 @@ __all__ = ["PoolSettings", "PostgresStore", "open_postgres"]
 class PostgresStore:
     """Every port over one database, for one event loop. Made by ``open_postgres``."""
 
-    def __init__(self, database: Database, clock: Clock, undecided: Undecided) -> None:
+    def __init__(self, database: Database, clock: Clock, undecided: UndecidedCharges) -> None:
         self.database = database
         self._holds = HoldRows(database)
         self._charges = Charges(database, clock, undecided)
@@ -77,4 +77,4 @@ async def open_postgres(
     except BaseException:
         await database.close()
         raise
-    return PostgresStore(database, clock or SystemClock(), Undecided(undecided))
+    return PostgresStore(database, clock or SystemClock(), UndecidedCharges(undecided))

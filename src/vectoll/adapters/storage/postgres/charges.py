@@ -10,10 +10,10 @@ import asyncpg
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
 from vectoll.adapters.storage.postgres.holds import limit_columns, refusal
-from vectoll.adapters.storage.postgres.lane import Lane
+from vectoll.adapters.storage.postgres.microbatch import MicroBatcher
 from vectoll.adapters.storage.rows import to_transfer
 from vectoll.adapters.storage.times import period_starts, to_micros
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import IdempotencyConflict, OutcomeUnknown, Unavailable
 from vectoll.domain.ids import TransferId
@@ -28,8 +28,8 @@ _log = logging.getLogger("vectoll.storage")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """A charge to be made."""
+class ChargeRequest:
+    """A charge to be made, of ``tokens`` of a hold."""
 
     hold: Hold
     tokens: int
@@ -44,53 +44,57 @@ class Charges:
     whether it was made will be known when the database is back.
     """
 
-    def __init__(self, database: Database, clock: Clock, undecided: Undecided) -> None:
+    def __init__(self, database: Database, clock: Clock, undecided: UndecidedCharges) -> None:
         self._database = database
         self._clock = clock
         self._undecided = undecided
-        self._lane: Lane[Wish, Transfer] = Lane(self._charge, lambda wish: wish.hold.id)
+        self._batcher: MicroBatcher[ChargeRequest, Transfer] = MicroBatcher(
+            self._charge, lambda request: request.hold.id
+        )
 
-    def submit(self, wish: Wish) -> "asyncio.Future[Transfer]":
+    def submit(self, request: ChargeRequest) -> "asyncio.Future[Transfer]":
         """Make one charge in the next group, whatever becomes of the future."""
-        return self._lane.submit(wish)
+        return self._batcher.submit(request)
 
     async def close(self) -> None:
         """Finish what was asked for."""
-        await self._lane.close()
+        await self._batcher.close()
 
     async def settle(self, hold: Hold) -> Transfer:
         """The charge under this hold's id: the one that was made, else one of nothing, so that none can be made later.
 
         Also after ``close``.
         """
-        [outcome] = await self._make([Wish(hold, 0, 0)])
+        [outcome] = await self._make([ChargeRequest(hold, 0, 0)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    async def _charge(self, wishes: Sequence[Wish]) -> Sequence[Transfer | Exception]:
+    async def _charge(self, requests: Sequence[ChargeRequest]) -> Sequence[Transfer | Exception]:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._database.timeout_s
         may_be_made = False
         while True:
             try:
-                return await self._make(wishes)
+                return await self._make(requests)
             except _BEYOND as error:
-                if len(wishes) > 1:
+                if len(requests) > 1:
                     raise  # so that each is made alone: the others may fit
                 raise Unavailable(_bound(error)) from error
             except Unavailable as error:
                 may_be_made |= isinstance(error, OutcomeUnknown)
                 if loop.time() >= give_up_at or self._database.is_closed:
-                    await self._give_up(wishes, may_be_made)
+                    await self._give_up(requests, may_be_made)
                     raise
             await asyncio.sleep(RETRY_S)
 
-    async def _make(self, wishes: Sequence[Wish]) -> Sequence[Transfer | Exception]:
+    async def _make(self, requests: Sequence[ChargeRequest]) -> Sequence[Transfer | Exception]:
         """One attempt. Raises OutcomeUnknown where some may have been made."""
         now = self._clock.now()
-        made = [rules.charge_of(wish.hold, wish.tokens, wish.duration_ms, now) for wish in wishes]
-        columns = [list(column) for column in zip(*map(_columns, wishes, made), strict=True)]
+        made = [
+            rules.charge_of(request.hold, request.tokens, request.duration_ms, now) for request in requests
+        ]
+        columns = [list(column) for column in zip(*map(_columns, requests, made), strict=True)]
         periods, starts = zip(*period_starts(now), strict=True)
         common = (
             to_micros(now),
@@ -104,14 +108,14 @@ class Charges:
         earlier = await self._existing([made[row[0] - 1].id for row in rows if row[1] == "exists"])
         outcomes: list[Transfer | Exception] = list(made)
         for number, outcome, seq, available, spent in rows:
-            wish, charge = wishes[number - 1], made[number - 1]
+            request, charge = requests[number - 1], made[number - 1]
             match outcome:
                 case "charged":
                     outcomes[number - 1] = replace(charge, seq=seq)
                 case "exists":
-                    outcomes[number - 1] = _same_charge(earlier[charge.id], wish.hold)
+                    outcomes[number - 1] = _same_charge(earlier[charge.id], request.hold)
                 case _:
-                    outcomes[number - 1] = refusal(wish.hold, charge.amount, outcome, available, spent)
+                    outcomes[number - 1] = refusal(request.hold, charge.amount, outcome, available, spent)
         return outcomes
 
     async def _existing(self, ids: Sequence[TransferId]) -> Mapping[TransferId, Transfer]:
@@ -125,16 +129,16 @@ class Charges:
         found = map(to_transfer, rows)
         return {transfer.id: transfer for transfer in found}
 
-    async def _give_up(self, wishes: Sequence[Wish], may_be_made: bool) -> None:
+    async def _give_up(self, requests: Sequence[ChargeRequest], may_be_made: bool) -> None:
         """A charge with an Idempotency-Key is left as it is: its client can ask for the answer again."""
-        _log.error("gave up %d charges: the database does not answer", len(wishes))
-        lost = [wish.hold for wish in wishes if wish.hold.fingerprint is None]
+        _log.error("gave up %d charges: the database does not answer", len(requests))
+        lost = [request.hold for request in requests if request.hold.fingerprint is None]
         if may_be_made:
             await asyncio.to_thread(self._undecided.add, lost)
 
 
-def _columns(wish: Wish, charge: Transfer) -> tuple[object, ...]:
-    limit = limit_columns(wish.hold, charge.created_at)[1:]
+def _columns(request: ChargeRequest, charge: Transfer) -> tuple[object, ...]:
+    limit = limit_columns(request.hold, charge.created_at)[1:]
     return (
         charge.id,
         charge.request_id,

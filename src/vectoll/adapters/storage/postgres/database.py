@@ -67,8 +67,8 @@ class Database:
         return rows
 
     async def read(self, reader: str, name: str, *parameters: Any) -> Sequence[Row]:
-        """``fetch`` for what may visit many rows: on half of the connections at most, so that holds and charges find
-        one, and each ``reader`` in turn. Raises Unavailable when the wait is too long, too.
+        """``fetch`` for what may visit many rows: on at most half of the connections, so that holds and charges find
+        one, with readers taking turns. Also raises Unavailable when the wait is too long.
         """
         async with self._long_reads.turn(reader):
             return await self.fetch(name, *parameters)
@@ -122,7 +122,7 @@ class Database:
             raise unavailable(error, may_be_done=False) from error
 
     def _tell(self, error: BaseException) -> None:
-        """Of what was given up: only a connection that is lost says that the database is."""
+        """Tell ``reachability`` of what was given up: only a lost connection means that the database is lost."""
         if isinstance(error, CONNECTION_LOST):
             self.reachability.failed(error, _explain(error))
         else:
@@ -196,7 +196,7 @@ def _pool_options(settings: PoolSettings) -> dict[str, Any]:
 
 
 async def _leave_as_it_is(connection: Connection) -> None:
-    """Nothing here changes a session, so there is nothing to reset: a round trip less for every statement."""
+    """Nothing here changes a session, so there is nothing to reset. Saves each statement a round trip."""
 
 
 def _where(url: str) -> str:

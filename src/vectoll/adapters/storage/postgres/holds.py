@@ -8,7 +8,7 @@ from datetime import datetime
 
 from vectoll.adapters.storage import rules
 from vectoll.adapters.storage.postgres.database import Database
-from vectoll.adapters.storage.postgres.lane import MAX_GROUP, Lane
+from vectoll.adapters.storage.postgres.microbatch import MAX_GROUP, MicroBatcher
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import (
     IdempotencyConflict,
@@ -34,7 +34,7 @@ HoldKey = tuple[TransferId, RequestId]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _HoldRequest:
     hold: Hold
     now: datetime
 
@@ -49,8 +49,10 @@ class HoldRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._taking: Lane[_Wish, bool] = Lane(self._take, lambda wish: wish.hold.id)
-        self._releasing: Lane[HoldKey, None] = Lane(self._release)
+        self._taking: MicroBatcher[_HoldRequest, bool] = MicroBatcher(
+            self._take, lambda request: request.hold.id
+        )
+        self._releasing: MicroBatcher[HoldKey, None] = MicroBatcher(self._release)
         self._active: dict[HoldKey, float] = {}  # when each was last known to be good
         self._orphans: deque[HoldKey] = deque(maxlen=MAX_ORPHANS)  # may be in the database, and nobody's
 
@@ -59,7 +61,7 @@ class HoldRows:
 
         Raises IdempotencyConflict, InsufficientBalance, SpendLimitReached. A cancelled call holds nothing.
         """
-        taking = self._taking.submit(_Wish(hold, now))
+        taking = self._taking.submit(_HoldRequest(hold, now))
         try:
             is_held = await asyncio.shield(taking)
         except OutcomeUnknown:
@@ -73,11 +75,11 @@ class HoldRows:
         return is_held
 
     def claim(self, hold: Hold) -> bool:
-        """Whether the hold was active here. From now on it is not: its charge gives it back."""
+        """Deactivate a hold, which its charge then frees. Whether it was active here."""
         return self._active.pop(key_of(hold), None) is not None
 
     async def release(self, hold: Hold) -> None:
-        """Give back a hold of ours that is active; as soon as the database can be reached."""
+        """Give back a hold that is active here, as soon as the database can be reached."""
         if self.claim(hold):
             await self.forget(key_of(hold))
 
@@ -117,18 +119,18 @@ class HoldRows:
         await self._database.fetch("release_holds", *map(list, zip(*keys, strict=True)))
         return [None] * len(keys)
 
-    async def _take(self, wishes: Sequence[_Wish]) -> Sequence[bool | Exception]:
-        columns = zip(*(_columns(wish) for wish in wishes), strict=True)
-        today = day_of(wishes[0].now)
+    async def _take(self, requests: Sequence[_HoldRequest]) -> Sequence[bool | Exception]:
+        columns = zip(*(_columns(request) for request in requests), strict=True)
+        today = day_of(requests[0].now)
         rows = await self._database.fetch("take_holds", *map(list, columns), today, HOLD_S)
-        outcomes: list[bool | Exception] = [False] * len(wishes)
+        outcomes: list[bool | Exception] = [False] * len(requests)
         for number, outcome, *facts in rows:
-            outcomes[number - 1] = _outcome(wishes[number - 1].hold, outcome, *facts)
+            outcomes[number - 1] = _outcome(requests[number - 1].hold, outcome, *facts)
         return outcomes
 
 
-def _columns(wish: _Wish) -> tuple[object, ...]:
-    hold = wish.hold
+def _columns(request: _HoldRequest) -> tuple[object, ...]:
+    hold = request.hold
     mine: tuple[object, ...] = (
         hold.id,
         hold.request_id,
@@ -136,7 +138,7 @@ def _columns(wish: _Wish) -> tuple[object, ...]:
         hold.quote.amount,
         hold.fingerprint,
     )
-    return mine + limit_columns(hold, wish.now)
+    return mine + limit_columns(hold, request.now)
 
 
 def limit_columns(hold: Hold, now: datetime) -> tuple[object, ...]:

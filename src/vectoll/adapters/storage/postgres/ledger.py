@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 
 from vectoll.adapters.storage import rules
-from vectoll.adapters.storage.postgres.charges import Charges, Wish
-from vectoll.adapters.storage.postgres.database import Database
+from vectoll.adapters.storage.postgres.charges import ChargeRequest, Charges
+from vectoll.adapters.storage.postgres.database import LONG_S, Database, sql
 from vectoll.adapters.storage.postgres.holds import HoldRows, key_of
 from vectoll.adapters.storage.postgres.verification import verify
 from vectoll.adapters.storage.rows import from_transfer, to_transfer
 from vectoll.adapters.storage.times import from_micros, to_micros
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.allowances import day_of
 from vectoll.domain.errors import InsufficientBalance, Unavailable
 from vectoll.domain.identity import SpendLimit
@@ -28,7 +29,7 @@ class PostgresLedger:
     """See ``vectoll.ports.ledger.Ledger`` for what each method promises."""
 
     def __init__(
-        self, database: Database, holds: HoldRows, charges: Charges, undecided: Undecided, clock: Clock
+        self, database: Database, holds: HoldRows, charges: Charges, undecided: UndecidedCharges, clock: Clock
     ) -> None:
         self._database = database
         self._holds = holds
@@ -55,7 +56,7 @@ class PostgresLedger:
         was_active = self._holds.claim(hold)
         try:
             await self._check_size(hold, rules.charged_amount(hold, tokens))
-            charging = self._charges.submit(Wish(hold, tokens, duration_ms))
+            charging = self._charges.submit(ChargeRequest(hold, tokens, duration_ms))
         except BaseException:
             if was_active:
                 await self._holds.forget(key_of(hold))
@@ -88,9 +89,14 @@ class PostgresLedger:
 
     async def balance(self, account: AccountId) -> Balance:
         """What an account has and what is held of it, from one moment."""
-        rows = await self._database.fetch("balance", account, day_of(self._clock.now()))
-        balance, held, allowance, granted = (Amount(int(value)) for value in rows[0])
-        return Balance(balance, held, allowance, granted)
+        [row] = await self._database.fetch("balance", account, day_of(self._clock.now()))
+        return _balance(*row)
+
+    async def balances(self) -> Mapping[AccountId, Balance]:
+        """Every customer's, from one moment."""
+        async with self._database.snapshot() as db:
+            rows = await db.fetch(sql("balances"), day_of(self._clock.now()), timeout=LONG_S)
+        return {AccountId(account): _balance(*facts) for account, *facts in rows}
 
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:
         """One transfer by id."""
@@ -153,6 +159,12 @@ class PostgresLedger:
         """An amount that no account can have is refused here: it may not fit the database's integers."""
         if amount > MAX_AMOUNT:
             raise InsufficientBalance(amount, (await self.balance(hold.principal.account)).available)
+
+
+def _balance(*facts: int | Decimal) -> Balance:
+    """From what the database says, whose sums are decimals."""
+    balance, held, allowance, granted = (Amount(int(value)) for value in facts)
+    return Balance(balance, held, allowance, granted)
 
 
 def _window(query: UsageQuery) -> tuple[AccountId, int, int, int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from vectoll.adapters.storage.postgres.database import Database
-from vectoll.adapters.storage.postgres.lane import Lane
+from vectoll.adapters.storage.postgres.microbatch import MicroBatcher
 from vectoll.domain.limits import LimitState, RateLimit, RateLimitDecision, estimated_use, estimated_wait_s
 from vectoll.ports.clock import Clock
 
@@ -41,7 +41,7 @@ class PostgresRateLimiter:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock
-        self._lane: Lane[_Question, _Answer] = Lane(self._ask)
+        self._batcher: MicroBatcher[_Question, _Answer] = MicroBatcher(self._ask)
 
     async def hit(self, limit: RateLimit, *key: str, cost: int = 1) -> RateLimitDecision:
         """Count ``cost`` if it fits; when it does not, count nothing and refuse.
@@ -49,25 +49,25 @@ class PostgresRateLimiter:
         The state's ``reset_s`` is the wait until the bucket is fresh again, or, when refused, until the same hit
         would fit.
         """
-        answer = await self._lane.submit(_question(limit, key, cost))
+        answer = await self._batcher.submit(_question(limit, key, cost))
         state = _state(limit, answer, limit.amount if answer.allowed else min(cost, limit.amount))
         return RateLimitDecision(answer.allowed, state)
 
     async def peek(self, limit: RateLimit, *key: str) -> LimitState:
         """Where the bucket stands, counting nothing."""
-        return _state(limit, await self._lane.submit(_question(limit, key, 0)), limit.amount)
+        return _state(limit, await self._batcher.submit(_question(limit, key, 0)), limit.amount)
 
     async def block(self, *key: str, duration_s: int) -> None:
         """Shut a bucket for ``duration_s`` seconds from now."""
-        await self._lane.submit(_Question("block", _name(key), cost=duration_s))
+        await self._batcher.submit(_Question("block", _name(key), cost=duration_s))
 
     async def blocked_s(self, *key: str) -> int:
         """Whole seconds, rounded up, until the bucket opens again; 0 when it is open."""
-        return ceil((await self._lane.submit(_Question("blocked", _name(key)))).wait_s)
+        return ceil((await self._batcher.submit(_Question("blocked", _name(key)))).wait_s)
 
     async def close(self) -> None:
         """Answer what was asked."""
-        await self._lane.close()
+        await self._batcher.close()
 
     async def _ask(self, questions: Sequence[_Question]) -> Sequence[_Answer]:
         now_s = None if self._clock is None else self._clock.now().timestamp()

@@ -2,7 +2,9 @@
 
 ``NNNN_name.pre.sql`` adds: programs of the version before go on working beside it. ``NNNN_name.post.sql`` takes away
 what only they needed. So gateways are replaced one by one: ``vectoll db migrate --pre``, then the programs, then
-``vectoll db migrate --post``. A function whose behaviour changes gets a new name.
+``vectoll db migrate --post``. That says, also where it has nothing to take away, that no older program runs, and keeps
+one from starting: what *pre* adds promises to get on with the version before, and not with those before that.
+A function whose behaviour changes gets a new name.
 """
 
 from collections.abc import Iterator, Mapping

@@ -10,7 +10,7 @@ class Reachability:
     """Told of every statement's outcome, asks nothing itself."""
 
     def __init__(self, patience_s: float) -> None:
-        """No answer in time says that it is busy, not lost, where it has answered another within ``patience_s``."""
+        """A timeout means busy, not lost, if the database has answered something else within ``patience_s``."""
         self._patience_s = patience_s
         self._answered_at = time.monotonic()
         self.is_lost = False

@@ -24,7 +24,7 @@ from vectoll.adapters.storage.sqlite.nonces import SqliteNonces
 from vectoll.adapters.storage.sqlite.payments import SqlitePayments
 from vectoll.adapters.storage.sqlite.reader import Reader
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.errors import VectollError
 from vectoll.ports.clock import Clock, SystemClock
 
@@ -45,7 +45,7 @@ class SqliteStore:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self._reader = Reader(path)
-        undecided = Undecided(path.with_name(UNDECIDED_NAME))
+        undecided = UndecidedCharges(path.with_name(UNDECIDED_NAME))
         self._writer = GroupWriter(path, clock, undecided)
         self.ledger = SqliteLedger(self._writer, self._reader, clock, undecided)
         self.keys = SqliteKeys(self._writer, self._reader)

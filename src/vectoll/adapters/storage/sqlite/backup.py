@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -22,19 +22,17 @@ from vectoll.adapters.storage.sqlite.verification import MAX_FAULTS, verify
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
 from vectoll.domain.errors import ConfigurationError, Unusable
 from vectoll.domain.ledger import Verification
+from vectoll.ports.progress import Progress
 
 PAGES_PER_STEP = 2048
 """8 MiB between two reports of progress."""
-
-Progress = Callable[[int, int], None]
-"""Called with the pages copied and the pages that there are."""
 
 
 def back_up(data_dir: Path, file: Path, *, replace: bool, progress: Progress) -> Verification:
     """Copy the ledger as it is at this moment into one file, durably, and verify the copy.
 
     Writers go on meanwhile: the copy is one snapshot. ``file`` is only there, under its name, when it is whole and
-    verified. Raises ConfigurationError.
+    verified. ``progress`` counts pages. Raises ConfigurationError.
     """
     if _is_same(file, data_dir / DATABASE_NAME):
         raise ConfigurationError(f"{file} is the ledger itself")
@@ -97,7 +95,7 @@ def check_backup(file: Path, original: Path | None = None) -> Verification:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if not version or not {"accounts", "transfers"} <= tables:
-            raise ConfigurationError(f"{name} is no backup of a vectoll ledger")
+            raise ConfigurationError(f"{name} is not a backup of a vectoll ledger")
         if version > newest_schema():
             raise Unusable(f"{name} was written by a newer vectoll (schema {version})")
         faults = [fault for (fault,) in db.execute(f"PRAGMA integrity_check({MAX_FAULTS})") if fault != "ok"]

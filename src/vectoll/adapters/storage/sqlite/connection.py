@@ -21,7 +21,7 @@ BUSY_TIMEOUT_S = 10.0
 """How long to wait for another process's transaction, each of which takes milliseconds."""
 
 LARGE = 100_000
-"""Transfers from which on rewriting them takes more than a second."""
+"""With this many transfers, rewriting them takes more than a second."""
 REWRITTEN = 6
 """The newest schema that rewrites them."""
 
@@ -83,7 +83,7 @@ def prepare(data_dir: Path) -> Path:
 
 
 def reason_of(error: sqlite3.Error) -> str:
-    """SQLite's words; a log's index for which there is no room is an error of input and output to it."""
+    """SQLite's message. A full disk is added where SQLite calls it an I/O error: no room for the log's index."""
     is_full = getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE"
     return f"{error}; there is no room: is the disk full?" if is_full else str(error)
 

@@ -19,7 +19,7 @@ from vectoll.ports.ledger import Funds, PaidCharge, UsageQuery
 _BEGINNING, _END = -(2**63), 2**63 - 1
 
 PAGES = 512
-"""Of a history, how many are looked up in one statement."""
+"""Pages of a history that one statement looks up."""
 
 Parameters = dict[str, object]
 
@@ -59,8 +59,8 @@ def _oldest_first(
 ) -> Sequence[Row]:
     """The first rows that fulfil the query, read from one page of the account's history after the other.
 
-    Each page is a statement by itself, in no transaction: what is there does not change, and a snapshot would keep
-    what is committed meanwhile in SQLite's log, which cannot begin anew as long as there is one.
+    Each page is a statement by itself, outside any transaction: stored transfers never change, and while a snapshot is
+    open SQLite's log cannot start over, so it would grow by all that is committed meanwhile.
     """
     parameters = condition | {
         "account": query.account,

@@ -17,7 +17,7 @@ from vectoll.adapters.storage.sqlite.verification import verify
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.writer import GroupWriter
 from vectoll.adapters.storage.times import from_micros, to_micros
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.allowances import Day, day_of
 from vectoll.domain.errors import PaymentRequired
 from vectoll.domain.identity import LimitPeriod, SpendLimit
@@ -30,7 +30,7 @@ from vectoll.ports.ledger import Funds, KeyUsage, PaidCharge, UsageQuery
 FRESH_S = 0.1
 MAX_REMEMBERED = 10_000
 _Facts = tuple[AccountId, Day, KeyId | None, LimitPeriod | None, int | None]
-"""What is read to grant a hold: of whom, for which day, and of which key in which period."""
+"""What the funds for a hold depend on: the account, the day, and the key with its period."""
 
 
 class SqliteLedger:
@@ -41,7 +41,9 @@ class SqliteLedger:
     safe, and before a refusal the ledger looks again when the writer is quiet.
     """
 
-    def __init__(self, writer: GroupWriter, reader: Reader, clock: Clock, undecided: Undecided) -> None:
+    def __init__(
+        self, writer: GroupWriter, reader: Reader, clock: Clock, undecided: UndecidedCharges
+    ) -> None:
         self._writer = writer
         self._reader = reader
         self._clock = clock
@@ -106,6 +108,10 @@ class SqliteLedger:
         """What an account has and what is held of it, at a moment when the two agree."""
         return await self._writer.when_quiet(lambda: self._balance(account))
 
+    async def balances(self) -> Mapping[AccountId, Balance]:
+        """Every customer's, at a moment when all agree."""
+        return await self._writer.when_quiet(self._balances)
+
     async def transfer(self, transfer_id: TransferId) -> Transfer | None:
         """One transfer by id."""
         return self._reader.read(lambda db: read_transfer(db, transfer_id))
@@ -145,11 +151,23 @@ class SqliteLedger:
     def _balance(self, account: AccountId) -> Balance:
         facts = (account, day_of(self._clock.now()))
         row = self._reader.read(lambda db: db.execute(sql("balance_and_allowance"), facts).fetchone())
-        balance, granted, spent = (Amount(value or ZERO) for value in row)
-        return Balance(balance, self._holds.held(account), Amount(granted - spent), granted)
+        return self._balance_of(account, *row)
+
+    def _balances(self) -> Mapping[AccountId, Balance]:
+        today = day_of(self._clock.now())
+        rows = self._reader.read(lambda db: db.execute(sql("balances_and_allowances"), (today,)).fetchall())
+        return {account: self._balance_of(account, *facts) for account, *facts in rows}
+
+    def _balance_of(
+        self, account: AccountId, balance: int | None, granted: int | None, spent: int | None
+    ) -> Balance:
+        left = (granted or ZERO) - (spent or ZERO)
+        return Balance(
+            Amount(balance or ZERO), self._holds.held(account), Amount(left), Amount(granted or ZERO)
+        )
 
     def _try_hold(self, hold: Hold) -> Transfer | None:
-        """One step: on what was read since the last delivery, else (and before a refusal) on what the file says."""
+        """In one step: on funds read since the last delivery; else, and before any refusal, on what the file says."""
         now = self._clock.now()
         period: tuple[KeyId, LimitPeriod, int] | tuple[None, None, None] = (None, None, None)
         if limited := rules.limited_key(hold):
@@ -180,11 +198,10 @@ class SqliteLedger:
 
 
 class _RecentFunds:
-    """What was read of accounts lately, less what was charged to them since: so never more than there is.
+    """Accounts' funds as read lately, less what has been charged since: never more than there is.
 
-    It may be used until something else than a charge of ours is delivered: what is committed meanwhile is still held.
-    Only what other processes do in that time is not seen, for ``FRESH_S`` at most; should they have taken credit away,
-    the charge is refused by the file itself.
+    Valid until anything other than a charge of ours is delivered, as what is being committed is still held. What other
+    processes do goes unseen for ``FRESH_S`` at most; if they took credit away, the file itself refuses the charge.
     """
 
     def __init__(self, writer: GroupWriter) -> None:
@@ -201,7 +218,7 @@ class _RecentFunds:
         return self._read.get(facts[0], {}).get(facts)
 
     def put(self, facts: _Facts, funds: tuple[int, int]) -> None:
-        """Remember what was read just now."""
+        """Remember funds that were read just now."""
         if not self._read:
             self._changes = self._writer.changes
             self._fresh_until = time.monotonic() + FRESH_S
@@ -209,7 +226,7 @@ class _RecentFunds:
             self._read.setdefault(facts[0], {})[facts] = funds
 
     def take(self, account: AccountId, amount: int) -> None:
-        """A charge was delivered, with whichever key it was made."""
+        """A charge was delivered, whichever key made it."""
         known = self._read.get(account, {})
         for facts, (funds, spent) in known.items():
             known[facts] = funds - amount, spent + amount

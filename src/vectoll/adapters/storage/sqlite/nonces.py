@@ -10,11 +10,11 @@ from vectoll.adapters.storage.times import to_micros
 from vectoll.domain.ids import AccountId
 
 FORGET_EVERY_S = 1.0
-"""What has lapsed is looked for no more often: with every nonce, it cost more than the nonce."""
+"""Lapsed nonces are looked for no more often: with every sign-in, that cost more than the sign-in itself."""
 FORGET_AT_ONCE = 1000
-"""No more are forgotten in one transaction, which others' charges wait for: 2 ms."""
+"""Most that one transaction deletes, as charges wait for it: 2 ms."""
 FORGET_ON_AFTER_S = 0.1
-"""Where that many have lapsed there are more."""
+"""When the most were deleted there are more to delete."""
 
 
 class SqliteNonces:

@@ -45,10 +45,10 @@ class Reader:
         return await self._read_apart(in_snapshot)
 
     async def read_in_turn(self, reader: str, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query in a thread for what may visit many rows, on a connection of its own and in no transaction.
+        """Run a query that may visit many rows, in a thread, on a connection of its own and in no transaction.
 
-        Few run at once, for threads are everybody's, and each ``reader`` in turn. Raises Unavailable when the wait is
-        too long, too.
+        Few run at once, as threads are shared with everything else, and readers take turns. Also raises Unavailable
+        when the wait is too long.
         """
         async with self._long_reads.turn(reader):
             return await self._read_apart(query)

@@ -58,8 +58,8 @@ class Work:
 
     Accounts and spends are read once and changed here, so the house's account, which every charge credits, is
     written once per transaction. They are remembered for the next, as long as no other connection has written
-    meanwhile and it is the same day. After a transaction that was not committed this object is worth nothing.
-    A method that refuses with a VectollError has changed nothing.
+    meanwhile and it is the same day. After a transaction that was not committed, discard this object. A method that
+    raises a VectollError has changed nothing.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -82,7 +82,7 @@ class Work:
         return len(self._accounts) + len(self._spent) + len(self.allowances)
 
     def _forget(self, today: Day) -> None:
-        """Know nothing of what the file says."""
+        """Drop what was remembered of the file."""
         self.today = today
         self.allowances = AllowanceRows(self.connection)
         self._periods = [(period, period.value, start) for period, start in period_starts(self.now)]
@@ -117,7 +117,7 @@ class Work:
         return self._apply(transfer, None, lambda existing: rules.earlier_post(existing, transfer))
 
     def undo(self, hold: Hold) -> None:
-        """Give back the charge under a hold's id; where there is none, make one of nothing, so that none can be."""
+        """Give back the charge under a hold's id; without one, make a charge of nothing, so that none can follow."""
         charge = self.charge(hold, 0, 0, None)
         if not charge.amount:
             return

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from vectoll.adapters.storage.sqlite import connection
 from vectoll.adapters.storage.sqlite.work import Work
 from vectoll.adapters.storage.sqlite.write_lock import write_lock
-from vectoll.adapters.storage.undecided import Undecided
+from vectoll.adapters.storage.undecided import UndecidedCharges
 from vectoll.domain.errors import Draining, OutcomeUnknown, Unavailable, VectollError
 from vectoll.domain.ledger import Hold
 from vectoll.ports.clock import Clock
@@ -48,7 +48,7 @@ class GroupWriter:
     handover the loop knows exactly what the file holds: the writer is then quiet.
     """
 
-    def __init__(self, path: Path, clock: Clock, undecided: Undecided) -> None:
+    def __init__(self, path: Path, clock: Clock, undecided: UndecidedCharges) -> None:
         self._path = path
         self._clock = clock
         self._undecided = undecided
@@ -62,7 +62,7 @@ class GroupWriter:
         self._closed: asyncio.Future[None] | None = None
         self._work: Work | None = None  # the thread's own, as is what follows
         self._is_undecided = False
-        """Whether the log may hold a transaction that failed, and that the next process would take for committed."""
+        """Whether the log may hold a failed transaction, which the next process would take for committed."""
         self._thread = Thread(target=self._serve, name="vectoll-ledger", daemon=True)
         self._thread.start()
 
@@ -81,11 +81,12 @@ class GroupWriter:
     ) -> "asyncio.Future[T]":
         """Run an operation in the next group. Its outcome is durable when the future has a result.
 
-        ``run`` is called in the writer's thread; what it raises reaches the future and undoes nothing but itself:
-        a VectollError must be raised before the first change. ``settle`` is called once in the loop, whatever the
-        outcome and even when the future was cancelled, in the same step in which the outcome becomes known.
-        ``moves_funds`` is False for what changes no account's funds, or says itself in ``settle`` by how much.
-        ``charges`` is the hold that is charged, to be remembered should nobody know whether it was.
+        ``run`` is called in the writer's thread. A VectollError from it reaches the future and undoes nothing, so it
+        must be raised before the first change. ``settle`` is called once in the loop, whatever the outcome and even
+        when the future was cancelled, in the same step in which the outcome becomes known. ``moves_funds`` is False
+        where no account's funds change, or ``settle`` itself accounts for the change. ``charges`` is the hold being
+        charged, to be recorded should nobody know whether it was.
+
         The future raises Unavailable when the commit failed and nothing of it was applied, OutcomeUnknown when it may
         turn out to be applied once the process has ended. Raises Draining after ``close``, and Unavailable when too
         much waits.
@@ -225,10 +226,10 @@ class GroupWriter:
             raise
 
     def _undo(self, work: Work, error: sqlite3.Error) -> None:
-        """Make sure that what was not committed never is. Raises OutcomeUnknown.
+        """Make sure that what was not committed never will be. Raises OutcomeUnknown.
 
-        On the same connection: should it be the last on the file, the next would read the log anew, and take what
-        is in it for committed. So it is kept until this succeeds, with the next group if need be.
+        On the same connection: if it were the last on the file, the next one would read the log anew and take what is
+        in it for committed. So it is kept until this succeeds, if need be with the next group.
         """
         self._is_undecided = True
         try:
@@ -260,11 +261,11 @@ def _may_be_in_the_log(error: sqlite3.Error) -> bool:
 
 
 def _overwrite(connection: sqlite3.Connection) -> None:
-    """Put a transaction that changes nothing in the place of the one that was not committed. Raises sqlite3.Error.
+    """Overwrite the transaction that was not committed with one that changes nothing. Raises sqlite3.Error.
 
-    SQLite writes a transaction to the log and then waits for the disk. When that wait fails it forgets what it has
-    written, but the log still ends with it, valid. Each page in the log vouches for the one before, so one other page
-    at its beginning makes it worthless: this one is the file's first, and the last of its transaction.
+    SQLite writes a transaction to the log, then waits for the disk. When that wait fails it forgets what it has
+    written, but the log still ends with it, valid. Checksums in the log are chained, so writing one other page where
+    it began invalidates the rest: this page is the file's first, and the last of its own transaction.
     """
     if connection.in_transaction:
         connection.execute("ROLLBACK")

@@ -34,6 +34,16 @@ SELECT
         0
     ) AS granted;
 
+-- name: balances
+SELECT id, balance, coalesce(held, 0), coalesce(granted - spent, per_day, 0), coalesce(granted, per_day, 0)
+FROM vectoll.accounts
+LEFT JOIN (
+    SELECT account, sum(amount) AS held FROM vectoll.holds WHERE expires_at > clock_timestamp() GROUP BY account
+) holds ON holds.account = id
+LEFT JOIN vectoll.allowances ON allowances.account = id AND day = $1
+LEFT JOIN vectoll.daily_grants ON daily_grants.account = id
+WHERE left(id, 1) <> '$';
+
 -- name: transfer
 SELECT id, debit, credit, amount, code, created_at, request_id, key, model, tokens, duration_ms, fingerprint, note, seq
 FROM vectoll.transfers

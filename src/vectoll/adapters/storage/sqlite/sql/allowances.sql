@@ -7,6 +7,13 @@ SELECT
     ),
     (SELECT spent FROM allowances WHERE account = ?1 AND day = ?2);
 
+-- name: balances_and_allowances
+SELECT id, balance, coalesce(granted, per_day), spent
+FROM accounts
+LEFT JOIN allowances ON allowances.account = id AND day = ?
+LEFT JOIN daily_grants ON daily_grants.account = id
+WHERE id NOT GLOB '$*';
+
 -- name: allowance
 SELECT staked, granted, spent FROM allowances WHERE account = ? AND day = ?;
 

@@ -1,4 +1,4 @@
-"""Reading a file of texts, and how far it got."""
+"""Reading a file of texts, a line each, and showing how far that is."""
 
 import os
 import sys
@@ -7,15 +7,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from vectoll.domain.errors import InvalidRequest
-from vectoll.terminal import draw_line
-
-QUIET_S = 2.0
-"""Nothing is shown for work that is done sooner."""
-EVERY_S = 0.2
-BAR = 30
+from vectoll.terminal import QUIET_S, REDRAW_S, bar, draw_line
 
 
-class Progress:
+class LineReader:
     """The lines of a file as texts, and a bar on standard error where that is a terminal."""
 
     def __init__(self, file: BinaryIO, total_bytes: int | None) -> None:
@@ -26,7 +21,7 @@ class Progress:
         self._is_visible = False
 
     @classmethod
-    def reading(cls, file: BinaryIO) -> "Progress":
+    def reading(cls, file: BinaryIO) -> "LineReader":
         """A pipe has no size, so no bar, only a count."""
         try:
             size = os.fstat(file.fileno()).st_size
@@ -46,15 +41,12 @@ class Progress:
     def show(self, done: int) -> None:
         """Draw, unless it is too early or nobody looks."""
         now = time.monotonic()
-        if not sys.stderr.isatty() or now - self._started < QUIET_S or now - self._shown < EVERY_S:
+        if not sys.stderr.isatty() or now - self._started < QUIET_S or now - self._shown < REDRAW_S:
             return
         self._shown = now
         self._is_visible = True
-        bar = ""
-        if self._total_bytes:
-            share = min(1.0, self._read_bytes / self._total_bytes)
-            bar = f"[{'#' * int(share * BAR):<{BAR}}] {share:4.0%}  "
-        draw_line(f"{bar}{done:,} texts  {done / (now - self._started):,.0f}/s")
+        drawn = f"{bar(self._read_bytes, self._total_bytes)}  " if self._total_bytes else ""
+        draw_line(f"{drawn}{done:,} texts  {done / (now - self._started):,.0f}/s")
 
     def finish(self) -> None:
         """Leave the line."""

@@ -1,4 +1,4 @@
-"""Many small operations in one statement: what gathers while a call is under way goes into the next."""
+"""Micro-batching: many small operations in one statement. What gathers while a call is under way goes into the next."""
 
 import asyncio
 from collections import deque
@@ -15,12 +15,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Lane(Generic[Item, Result]):
+class MicroBatcher(Generic[Item, Result]):
     """One call at a time, for one event loop.
 
     ``run`` gets a group and returns an outcome for each item, in order: its result, or the exception that its waiter
-    gets. When ``run`` itself raises Unavailable every waiter gets that; when it raises anything else, each item is
-    run alone, so that one that is broken fails alone. With ``name_of`` no name occurs twice in one group.
+    gets. When ``run`` itself raises Unavailable, every waiter gets that. When it raises anything else, each item is
+    run by itself, so that only a broken one fails. With ``name_of``, no name occurs twice in one group.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is noted is counted once, whoever notes and whoever asks."""
+"""What is added is counted once, whoever adds and whoever flushes."""
 
 import sys
 from collections import Counter
@@ -7,7 +7,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from vectoll.adapters.gathered import MANY, Gathered
+from vectoll.adapters.buffered import MAX_BUFFERED, Buffer
 
 
 @pytest.fixture
@@ -22,32 +22,34 @@ def restless() -> Iterator[None]:
 @pytest.mark.usefixtures("restless")
 def test_nothing_is_lost_or_counted_twice_between_threads() -> None:
     counted: list[tuple[int, int]] = []
-    gathered = Gathered(counted.extend)
+    buffer = Buffer(counted.extend)
     start = Barrier(4)
 
     def work(thread: int) -> None:
         start.wait()
-        for number in range(20 * MANY):
-            gathered.note((thread, number))
+        for number in range(20 * MAX_BUFFERED):
+            buffer.add((thread, number))
             if number % 7 == 0:
-                gathered.count()
+                buffer.flush()
 
     threads = [Thread(target=work, args=(thread,)) for thread in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    gathered.count()
-    assert Counter(counted) == Counter((thread, number) for thread in range(4) for number in range(20 * MANY))
+    buffer.flush()
+    assert Counter(counted) == Counter(
+        (thread, number) for thread in range(4) for number in range(20 * MAX_BUFFERED)
+    )
 
 
 def test_what_nobody_asks_for_does_not_pile_up() -> None:
     sizes: list[int] = []
 
-    def count(notes: Sequence[int]) -> None:
-        sizes.append(len(notes))
+    def count(observations: Sequence[int]) -> None:
+        sizes.append(len(observations))
 
-    gathered = Gathered(count)
-    for number in range(3 * MANY + 1):
-        gathered.note(number)
-    assert sizes == [MANY] * 3
+    buffer = Buffer(count)
+    for number in range(3 * MAX_BUFFERED + 1):
+        buffer.add(number)
+    assert sizes == [MAX_BUFFERED] * 3
