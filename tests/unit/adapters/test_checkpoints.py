@@ -52,6 +52,14 @@ QWEN3 = {
     "use_sliding_window": False,
 }
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
 
 class Folder:
     """A checkpoint's descriptions, as files."""
@@ -226,6 +234,16 @@ def test_mistral_has_a_sliding_window(folder: Folder) -> None:
     assert (architecture.sliding_window, architecture.head_dim) == (4096, 8)
 
 
+def test_mistral_that_does_not_say_its_window_has_the_familys_own(folder: Folder) -> None:
+    """As in transformers. null is none."""
+    config = {key: value for key, value in QWEN3.items() if key != "sliding_window"} | {"model_type": "mistral"}
+    windows = [
+        read_checkpoint(folder.write("config.json", said).path).architecture.sliding_window
+        for said in (config, {**config, "sliding_window": None})
+    ]
+    assert windows == [4096, None]
+
+
 def test_llama_has_no_sliding_window_whatever_its_config_says(folder: Folder) -> None:
     folder.write("config.json", {**QWEN3, "model_type": "llama", "use_sliding_window": True})
     assert read_checkpoint(folder.path).architecture.sliding_window is None
@@ -242,20 +260,13 @@ def test_a_window_over_all_positions_does_not_matter(
     assert (architecture.attention, architecture.sliding_window) == (attention, None)
 
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-
-
 @pytest.mark.parametrize(
     "rope",
     [
         {"rope_theta": 500_000.0, "rope_scaling": LLAMA3},
         {"rope_theta": None, "rope_parameters": {**LLAMA3, "rope_theta": 500_000.0}},
+        {"rope_theta": 500_000.0, "rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default"}},
+        {"rope_theta": 500_000.0, "rope_scaling": LLAMA3, "original_max_position_embeddings": 8192},
     ],
 )
 def test_llama3_rotary_scaling_in_both_spellings(folder: Folder, rope: dict[str, Any]) -> None:
@@ -271,6 +282,7 @@ def test_llama3_rotary_scaling_in_both_spellings(folder: Folder, rope: dict[str,
         {**QWEN3, "model_type": "llama_bidirec", "pooling": "avg"},
         {"model_type": "llama_nemotron_vl", "llm_config": {**QWEN3, "model_type": "llama", "pooling": "avg"}},
         {**QWEN3, "model_type": "llama", "is_causal": False, "pooling": "avg"},
+        {**QWEN3, "model_type": "llama", "is_causal": None, "pooling": "avg"},
     ],
 )
 def test_bidirectional_llama_in_every_spelling(folder: Folder, config: dict[str, Any]) -> None:
@@ -340,6 +352,14 @@ def test_the_smallest_limit_holds(folder: Folder, name: str, value: Any, limit: 
         ({**QWEN3, "model_type": "mistral", "sliding_window": -1}, "negative"),
         ({**QWEN3, "rope_scaling": {"rope_type": "yarn", "factor": 4}}, "yarn"),
         ({**QWEN3, "num_key_value_heads": 3}, "multiple"),
+        ({**BERT, "num_attention_heads": 5}, "5 heads do not share 32"),
+        ({**QWEN3, "head_dim": 15}, "heads of 15 have no halves"),
+        ({**QWEN3, "partial_rotary_factor": 0.5}, "partial"),
+        ({**QWEN3, "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial"),
+        (
+            {**QWEN3, "rope_scaling": LLAMA3, "original_max_position_embeddings": 4096},
+            "original_max_position_embeddings",
+        ),
         ({**QWEN3, "auto_map": {"AutoModel": "modeling_own.Own"}}, r"code of its own \(modeling_own\.Own\)"),
         (
             {"model_type": "x_vl", "text_config": QWEN3, "auto_map": {"AutoModel": "own.Own"}},

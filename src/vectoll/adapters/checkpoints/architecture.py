@@ -120,6 +120,8 @@ _SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "
 """The fields by which engines allocate and read memory."""
 _VISION_TYPES = ("llama_nemotron_vl",)
 """Model types whose text tower is bidirectional and described below ``llm_config`` or ``text_config``."""
+_MISTRAL_WINDOW = 4096
+"""Of a configuration that does not name it: transformers' default."""
 _KNOWN_CODE = ("llama_bidirec", *_VISION_TYPES)
 """Model types whose code is in their repositories, not in a library, and whose text tower is one that we know."""
 
@@ -150,8 +152,17 @@ def read_architecture(tower: Config) -> Architecture:
     sizes = [getattr(architecture, name) for name in _SIZES]
     _require(all(type(size) is int and size > 0 for size in sizes), "sizes must be positive integers")
     _require(architecture.position_offset >= 0, "the padding id cannot be negative")
-    _require(architecture.heads % architecture.kv_heads == 0, "heads must be a multiple of key-value heads")
+    _require_heads(architecture)
     return architecture
+
+
+def _require_heads(shape: Architecture) -> None:
+    _require(shape.heads % shape.kv_heads == 0, "heads must be a multiple of key-value heads")
+    if shape.family.is_encoder:
+        is_shared = shape.heads * shape.head_dim == shape.hidden
+        _require(is_shared, f"its {shape.heads} heads do not share {shape.hidden} evenly")
+    else:
+        _require(shape.head_dim % 2 == 0, f"its heads of {shape.head_dim} have no halves")
 
 
 def _encoder(family: Family, tower: Config) -> Architecture:
@@ -200,7 +211,7 @@ def _decoder(family: Family, tower: Config) -> Architecture:
 def _attention(tower: Config) -> Attention:
     is_full = (
         tower["model_type"] == "llama_bidirec"
-        or tower.get("is_causal") is False
+        or not tower.get("is_causal", True)
         or tower.get("use_bidirectional_attention") is True
     )
     return Attention.FULL if is_full else Attention.CAUSAL
@@ -214,7 +225,7 @@ def _activation(tower: Config) -> Activation:
 
 def _sliding_window(family: Family, tower: Config, attention: Attention) -> int | None:
     """Mistral's, which all of its layers have. Qwen3 may have one in some layers; Llama has none, whatever is said."""
-    window = (tower.get("sliding_window") or 0) if family is Family.MISTRAL else 0
+    window = (tower.get("sliding_window", _MISTRAL_WINDOW) or 0) if family is Family.MISTRAL else 0
     _require(window >= 0, "a sliding window cannot be negative")
     is_in_some = (
         tower.get("use_sliding_window")
@@ -229,21 +240,25 @@ def _sliding_window(family: Family, tower: Config, attention: Attention) -> int 
 
 
 def _rope(tower: Config) -> Rope:
-    """Both spellings: ``rope_parameters`` (transformers 5), or ``rope_theta`` beside ``rope_scaling``."""
-    parameters = {**(tower.get("rope_scaling") or {}), **(tower.get("rope_parameters") or {})}
+    """Both spellings: ``rope_parameters`` (transformers 5), or ``rope_theta`` beside ``rope_scaling``, which wins."""
+    parameters = tower.get("rope_scaling") or tower.get("rope_parameters") or {}
     theta = float(parameters.get("rope_theta") or tower["rope_theta"])
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    _require(
-        float(tower.get("partial_rotary_factor") or 1) == 1, "partial rotary embeddings are not supported"
-    )
+    share = parameters.get("partial_rotary_factor") or tower.get("partial_rotary_factor") or 1
+    _require(float(share) == 1, "partial rotary embeddings are not supported")
     if kind == "default":
         return Rope(theta)
     _require(kind == "llama3", f"the rotary scaling {kind!r} is not supported")
+    original = parameters["original_max_position_embeddings"]
+    _require(
+        tower.get("original_max_position_embeddings", original) == original,
+        "its two original_max_position_embeddings differ: releases of transformers read one or the other",
+    )
     scaling = Llama3Scaling(
         factor=float(parameters["factor"]),
         low_freq_factor=float(parameters["low_freq_factor"]),
         high_freq_factor=float(parameters["high_freq_factor"]),
-        original_positions=int(parameters["original_max_position_embeddings"]),
+        original_positions=int(original),
     )
     return Rope(theta, scaling)
 
