@@ -141,3 +141,23 @@ def test_a_table_with_fewer_rows_than_config_json_says_is_refused(
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(ConfigurationError, match=rf"{table}\.weight has the shape"):
         load(read_checkpoint(tmp_path), streams=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "weight"),
+    [
+        ("bge-m3", {"intermediate_size": 47}, "intermediate.dense.weight"),
+        ("qwen3", {"intermediate_size": 47}, "mlp.gate_proj.weight"),
+        ("qwen3", {"num_key_value_heads": 1}, "self_attn.k_proj.weight"),
+        ("nemotron-vl", {"head_dim": 16}, "self_attn.q_proj.weight"),
+    ],
+)
+def test_a_weight_of_another_shape_than_config_json_says_is_refused(
+    load: Load, tmp_path: Path, name: str, change: dict[str, int], weight: str
+) -> None:
+    MAKERS[name](tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.get("llm_config", config).update(change)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match=rf"{weight} has the shape"):
+        load(read_checkpoint(tmp_path), streams=1)

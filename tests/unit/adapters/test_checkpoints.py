@@ -236,7 +236,9 @@ def test_mistral_has_a_sliding_window(folder: Folder) -> None:
 
 def test_mistral_that_does_not_say_its_window_has_the_familys_own(folder: Folder) -> None:
     """As in transformers. null is none."""
-    config = {key: value for key, value in QWEN3.items() if key != "sliding_window"} | {"model_type": "mistral"}
+    config = {key: value for key, value in QWEN3.items() if key != "sliding_window"} | {
+        "model_type": "mistral"
+    }
     windows = [
         read_checkpoint(folder.write("config.json", said).path).architecture.sliding_window
         for said in (config, {**config, "sliding_window": None})

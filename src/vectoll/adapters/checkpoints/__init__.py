@@ -17,6 +17,7 @@ from vectoll.adapters.checkpoints.location import locate, wanted_files, weights_
 from vectoll.adapters.checkpoints.progress import DownloadBar
 from vectoll.adapters.checkpoints.rotary import inverse_frequencies
 from vectoll.adapters.checkpoints.safetensors import DType, TensorView, Weights, open_weights
+from vectoll.adapters.checkpoints.shapes import at_least, exactly
 
 __all__ = [
     "Activation",
@@ -31,6 +32,8 @@ __all__ = [
     "Rope",
     "TensorView",
     "Weights",
+    "at_least",
+    "exactly",
     "fetch",
     "gigabytes",
     "inverse_frequencies",

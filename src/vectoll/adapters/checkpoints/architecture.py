@@ -83,6 +83,10 @@ class Architecture:
     position_offset: int = 0
     """Row of the position table that the first token reads (XLM-RoBERTa: padding id + 1)."""
     rope: Rope | None = None
+    attention_bias: bool = False
+    """Whether a decoder's attention has biases; an encoder's always has."""
+    mlp_bias: bool = False
+    """Likewise its feed-forward block."""
     sliding_window: int | None = None
     """A causal token sees itself and the ``sliding_window - 1`` tokens before it; None is all of them."""
 
@@ -204,6 +208,8 @@ def _decoder(family: Family, tower: Config) -> Architecture:
         activation=_activation(tower),
         attention=attention,
         rope=_rope(tower),
+        attention_bias=family is not Family.MISTRAL and bool(tower.get("attention_bias")),
+        mlp_bias=family is Family.LLAMA and bool(tower.get("mlp_bias")),
         sliding_window=_sliding_window(family, tower, attention),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from vectoll.adapters.checkpoints.architecture import Architecture, Config, read_architecture, text_tower
 from vectoll.adapters.checkpoints.location import CONFIG_NAME, GRAPH_FILES, TOKENIZER_NAME
 from vectoll.adapters.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, Weights, open_weights
+from vectoll.adapters.checkpoints.shapes import check_weights
 from vectoll.adapters.checkpoints.torch_zip import PICKLE_NAME, open_torch_zip
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.errors import ConfigurationError
@@ -86,7 +87,7 @@ class Checkpoint:
     def open_weights(self) -> Weights:
         """The text tower's weights, without the prefix that wrapping models put before their names.
 
-        Raises ConfigurationError when they cannot be read.
+        Raises ConfigurationError when they cannot be read, or are not those that config.json describes.
         """
         has_safetensors = any((self.folder / name).is_file() for name in (SINGLE_NAME, INDEX_NAME))
         pickled = self.folder / PICKLE_NAME
@@ -101,7 +102,12 @@ class Checkpoint:
         prefixes = [name.removesuffix(table) for name in weights if name.endswith(table)]
         if len(prefixes) != 1:
             raise ConfigurationError(f"{self.folder}: {len(prefixes)} tensors end in {table}, expected 1")
-        return weights.under(prefixes[0])
+        tower = weights.under(prefixes[0])
+        try:
+            check_weights(self.architecture, tower)
+        except KeyError as error:
+            raise ConfigurationError(f"{self.folder} lacks the weight {error}") from None
+        return tower
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

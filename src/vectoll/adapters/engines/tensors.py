@@ -1,11 +1,10 @@
-"""A checkpoint's tensors: of the shape that config.json says, as arrays."""
+"""A checkpoint's tensors as arrays."""
 
 from typing import Any
 
 import numpy as np
 
-from vectoll.adapters.checkpoints import DType, TensorView, Weights
-from vectoll.domain.errors import ConfigurationError
+from vectoll.adapters.checkpoints import DType, TensorView, Weights, exactly
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -13,28 +12,6 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 def floats(weights: Weights, name: str, *shape: int) -> Floats:
     """A weight of exactly this shape, as float32. Raises KeyError, ConfigurationError."""
     return as_float32(exactly(weights, name, *shape))
-
-
-def exactly(weights: Weights, name: str, *shape: int) -> TensorView:
-    """A weight of exactly this shape. Raises KeyError, ConfigurationError."""
-    view = at_least(weights, name, *shape)
-    if view.shape != shape:
-        raise _of_another_shape(name, view, shape)
-    return view
-
-
-def at_least(weights: Weights, name: str, *shape: int) -> TensorView:
-    """A weight of this shape, or of more rows. Raises KeyError, ConfigurationError."""
-    view = weights[name]
-    if len(view.shape) != len(shape) or view.shape[1:] != shape[1:] or view.shape[0] < shape[0]:
-        raise _of_another_shape(name, view, shape)
-    return view
-
-
-def _of_another_shape(name: str, view: TensorView, shape: tuple[int, ...]) -> ConfigurationError:
-    return ConfigurationError(
-        f"the weight {name} has the shape {list(view.shape)} where config.json asks for {list(shape)}"
-    )
 
 
 def as_float32(view: TensorView) -> Floats:

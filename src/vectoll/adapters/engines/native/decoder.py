@@ -4,10 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from vectoll.adapters.checkpoints import Architecture, Attention, TensorView, Weights, inverse_frequencies
+from vectoll.adapters.checkpoints import (
+    Architecture,
+    Attention,
+    TensorView,
+    Weights,
+    exactly,
+    inverse_frequencies,
+)
 from vectoll.adapters.engines.native.library import DECODER, Layer
 from vectoll.adapters.engines.native.packing import Array, Memory, padded, round_up
-from vectoll.adapters.engines.tensors import exactly, floats
+from vectoll.adapters.engines.tensors import floats
 
 _HALF = 16
 """What each half of a head is rounded up to: they are turned against each other sixteen numbers at a time."""

@@ -193,18 +193,15 @@ def load_engine(
     pooling = pooling or checkpoint.pooling
     assert pooling is not None
     count, cores = streams_and_cores(checkpoint.architecture.matrix_parameters, streams, cores)
-    try:
-        engine = NativeEngine(
-            checkpoint.architecture,
-            weights,
-            pooling,
-            products=products_of(precision),
-            streams=count,
-            cores_each=cores // count,
-            prefix_bytes=prefix_bytes,
-        )
-    except KeyError as error:
-        raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
+    engine = NativeEngine(
+        checkpoint.architecture,
+        weights,
+        pooling,
+        products=products_of(precision),
+        streams=count,
+        cores_each=cores // count,
+        prefix_bytes=prefix_bytes,
+    )
     weights.release_pages()  # what was packed need not stay in memory twice
     give_back_freed()
     return engine

@@ -21,15 +21,13 @@ from vectoll.adapters.engines.openvino.layers import (
 )
 from vectoll.adapters.engines.openvino.rotary import Rotation
 from vectoll.adapters.engines.openvino.runtime import ops
-from vectoll.adapters.engines.tensors import at_least
 from vectoll.domain.catalog import Pooling
 
 
 def build_decoder(architecture: Architecture, weights: Weights, pooling: Pooling) -> Any:
     """The whole graph, from token ids to normalised vectors. Nothing is generated and no cache is kept."""
     inputs = Inputs.create()
-    words = at_least(weights, "embed_tokens.weight", architecture.vocab, architecture.hidden)
-    states = ops.gather(weight(words), inputs.ids, axes(0))
+    states = ops.gather(weight(weights["embed_tokens.weight"]), inputs.ids, axes(0))
     rotation = Rotation.create(architecture, inputs.positions)
     if architecture.attention is Attention.CAUSAL:
         mask = causal_mask(inputs, architecture.sliding_window)

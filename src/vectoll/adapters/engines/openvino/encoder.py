@@ -20,7 +20,7 @@ from vectoll.adapters.engines.openvino.layers import (
     weight,
 )
 from vectoll.adapters.engines.openvino.runtime import ops
-from vectoll.adapters.engines.tensors import as_float32, at_least
+from vectoll.adapters.engines.tensors import as_float32
 from vectoll.domain.catalog import Pooling
 
 
@@ -38,13 +38,11 @@ def _embed(inputs: Inputs, architecture: Architecture, weights: Weights) -> Node
     """Words, positions and the one token type, summed and normalised. What is read beyond a table is no error to
     OpenVINO, but a row of nothing.
     """
-    hidden, rows = architecture.hidden, architecture.position_offset + architecture.positions
-    word_table = weight(at_least(weights, "word_embeddings.weight", architecture.vocab, hidden))
-    words = ops.gather(word_table, inputs.ids, axes(0))
+    words = ops.gather(weight(weights["word_embeddings.weight"]), inputs.ids, axes(0))
     first = architecture.position_offset if architecture.padding_id is None else architecture.padding_id
     table = (
-        as_float32(at_least(weights, "position_embeddings.weight", rows, hidden))[first:]
-        + as_float32(at_least(weights, "token_type_embeddings.weight", 1, hidden))[0]
+        as_float32(weights["position_embeddings.weight"])[first:]
+        + as_float32(weights["token_type_embeddings.weight"])[0]
     )
     positions = ops.gather(
         ops.constant(np.ascontiguousarray(table)), inputs.positions, ops.constant(np.int32(0))

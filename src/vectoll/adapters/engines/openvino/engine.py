@@ -222,10 +222,7 @@ def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: 
             )
         return read_graph(core, checkpoint.graph_file, pooling)
     build = build_encoder if checkpoint.architecture.family.is_encoder else build_decoder
-    try:
-        return build(checkpoint.architecture, weights, pooling)
-    except KeyError as error:
-        raise ConfigurationError(f"{checkpoint.folder} lacks the weight {error}") from None
+    return build(checkpoint.architecture, weights, pooling)
 
 
 def computes_in_f32(precision: Precision) -> bool:

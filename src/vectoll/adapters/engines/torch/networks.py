@@ -57,12 +57,11 @@ class Encoder:
         self._attention = attention
         self._kernels = kernels
         self._activation = _ACTIVATIONS[architecture.activation]
-        hidden, positions = architecture.hidden, architecture.position_offset + architecture.positions
-        self._words = tensors.table("embeddings.word_embeddings.weight", architecture.vocab, hidden)
+        self._words = tensors.tensor("embeddings.word_embeddings.weight")
         self._norm = tensors.norm("embeddings.LayerNorm")
         # Every token is of type 0: its embedding joins the words'.
-        types = tensors.table("embeddings.token_type_embeddings.weight", 1, hidden)
-        self._positions = tensors.table("embeddings.position_embeddings.weight", positions, hidden)
+        types = tensors.tensor("embeddings.token_type_embeddings.weight")
+        self._positions = tensors.tensor("embeddings.position_embeddings.weight")
         self._type = types[0]
         self._layers = [encoder_layer(tensors, index) for index in range(architecture.layers)]
 
@@ -108,7 +107,7 @@ class Decoder:
             raise ConfigurationError(
                 f"the torch engine runs decoders with silu, not {architecture.activation}"
             )
-        self._words = tensors.table("embed_tokens.weight", architecture.vocab, architecture.hidden)
+        self._words = tensors.tensor("embed_tokens.weight")
         has_head_norms = architecture.family.has_head_norms
         self._layers = [
             decoder_layer(tensors, index, has_head_norms=has_head_norms)

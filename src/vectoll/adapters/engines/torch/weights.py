@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from vectoll.adapters.checkpoints import Checkpoint, DType, TensorView
-from vectoll.adapters.engines.tensors import at_least
-from vectoll.domain.errors import ConfigurationError
 
 _DTYPES = {DType.F32: torch.float32, DType.F16: torch.float16, DType.BF16: torch.bfloat16}
 
@@ -58,16 +56,10 @@ class CheckpointTensors:
         return name in self._weights
 
     def tensor(self, *names: str) -> torch.nn.Parameter:
-        """The tensors of these names, one below the other. Raises ConfigurationError when one is missing."""
+        """The tensors of these names, one below the other."""
         parts = [self._load(name) for name in names]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return torch.nn.Parameter(whole, requires_grad=False)
-
-    def table(self, name: str, rows: int, columns: int) -> torch.nn.Parameter:
-        """A tensor of at least so many rows. Raises ConfigurationError for another one, and where it is missing."""
-        whole = self.tensor(name)
-        at_least(self._weights, name, rows, columns)
-        return whole
 
     def linear(self, *modules: str) -> Linear:
         """Weight and, if there is one, bias of linear modules that read the same input, fused into one."""
@@ -78,8 +70,6 @@ class CheckpointTensors:
     norm = linear
 
     def _load(self, name: str) -> torch.Tensor:
-        if name not in self._weights:
-            raise ConfigurationError(f"the checkpoint lacks the weight {name}")
         return _from_view(self._weights[name]).to(device=self._device, dtype=self._dtype)
 
 
