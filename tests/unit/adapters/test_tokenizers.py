@@ -257,3 +257,32 @@ def test_what_tokenizer_config_says_of_berts_normaliser_wins_as_in_transformers(
     theirs = AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
     assert ids(load_tokenizer(read_checkpoint(tmp_path)), [text]) == [theirs]
     assert ids(load_tokenizer(minilm()), [text]) != [theirs]
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "said"),
+    [
+        ({"lowercase": False}, {"tokenizer_class": "BertTokenizer"}),
+        ({"lowercase": False}, {}),
+        ({"lowercase": False}, None),
+        ({"handle_chinese_chars": False}, {"do_lower_case": True}),
+        ({"strip_accents": False}, {"tokenizer_class": "BertTokenizerFast", "strip_accents": None}),
+        ({"strip_accents": True}, {"do_lower_case": False}),
+        ({"lowercase": False}, {"tokenizer_class": "PreTrainedTokenizerFast"}),
+    ],
+)
+def test_what_tokenizer_config_does_not_say_of_it_is_berts_default_as_in_transformers(
+    tmp_path: Path, normaliser: dict[str, bool], said: dict[str, Any] | None
+) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(minilm().folder, tmp_path, dirs_exist_ok=True)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    document["normalizer"] |= normaliser
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    (tmp_path / "tokenizer_config.json").unlink()
+    if said is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    text = "Hello na\u00efve \u6771\u4eac"
+    theirs = AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
+    assert ids(load_tokenizer(read_checkpoint(tmp_path)), [text]) == [theirs]

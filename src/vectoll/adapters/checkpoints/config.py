@@ -17,10 +17,12 @@ UNLIMITED_TOKENS = 1_000_000
 """Tokenizers write astronomic numbers for "no limit"; anything above this is one."""
 
 _BERT_RULES = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
+"""Keys of tokenizer_config.json, names of ``BertNormalizer`` and what transformers takes for a key that is not there."""
+_BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 
 ADAPTER_NAME = "adapter_config.json"
 """What is beside the weights is then no model by itself, but what is added to another's."""
@@ -60,9 +62,9 @@ class Checkpoint:
     padding_token: str | None
     adds_end_token: bool
     """Whether tokenizer_config.json asks for an end token. tokenizer.json alone decides, and may have forgotten."""
-    bert_rules: tuple[tuple[str, bool], ...]
-    """What tokenizer_config.json says of BERT's normaliser, by ``BertNormalizer``'s names: it wins over tokenizer.json
-    (transformers, and who tried the model with it). Empty for other tokenizers."""
+    bert_rules: tuple[tuple[str, bool | None], ...]
+    """What tokenizer_config.json makes of BERT's normaliser, by ``BertNormalizer``'s names, also where it is silent: it
+    wins over tokenizer.json (transformers, and who tried the model with it). Empty for other tokenizers."""
 
     @property
     def dims(self) -> int:
@@ -139,7 +141,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             end_token=_text(tokenizer.get("eos_token")),
             padding_token=_text(tokenizer.get("pad_token")),
             adds_end_token=tokenizer.get("add_eos_token") is True,
-            bert_rules=_bert_rules(tokenizer),
+            bert_rules=_bert_rules(tokenizer, tower),
         )
     except KeyError as error:
         raise ConfigurationError(f"{folder / CONFIG_NAME} lacks {error}") from None
@@ -175,11 +177,12 @@ def _pooling_mode(config: Config) -> Pooling:
     return _POOLINGS[modes[0]]
 
 
-def _bert_rules(tokenizer: Config) -> tuple[tuple[str, bool], ...]:
-    if tokenizer.get("tokenizer_class") not in ("BertTokenizer", "BertTokenizerFast"):
+def _bert_rules(tokenizer: Config, tower: Config) -> tuple[tuple[str, bool | None], ...]:
+    usual = _BERT_CLASSES[0] if tower["model_type"] == "bert" else None
+    if (tokenizer.get("tokenizer_class") or tower.get("tokenizer_class") or usual) not in _BERT_CLASSES:
         return ()
-    said = ((name, tokenizer.get(key)) for key, name in _BERT_RULES.items())
-    return tuple((name, value) for name, value in said if isinstance(value, bool))
+    said = ((name, tokenizer.get(key), default) for key, (name, default) in _BERT_RULES.items())
+    return tuple((name, value if isinstance(value, bool) else default) for name, value, default in said)
 
 
 def _ids(value: Any) -> frozenset[int]:
