@@ -395,6 +395,14 @@ def test_a_module_that_is_not_computed_is_said(folder: Folder, kind: str) -> Non
         read_checkpoint(folder.path)
 
 
+def test_lower_case_that_only_sentence_transformers_would_make_is_said(folder: Folder) -> None:
+    folder.write("config.json", BERT).write("sentence_bert_config.json", {"do_lower_case": True})
+    assert read_checkpoint(folder.path).dims == 32, "its tokenizer makes it"
+    folder.write("tokenizer_config.json", {"do_lower_case": False})
+    with pytest.raises(ConfigurationError, match=r"asks for texts in lower case"):
+        read_checkpoint(folder.path)
+
+
 def test_code_of_a_repository_does_not_matter_where_it_is_known_or_of_another_task(folder: Folder) -> None:
     for config in (
         {**QWEN3, "model_type": "llama_bidirec", "auto_map": {"AutoModel": "own.Own"}},

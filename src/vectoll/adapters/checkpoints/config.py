@@ -21,7 +21,7 @@ _BERT_RULES = {
     "strip_accents": ("strip_accents", None),
     "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
-"""Keys of tokenizer_config.json, names of ``BertNormalizer`` and what transformers takes for a key that is not there."""
+"""Keys of tokenizer_config.json, names of ``BertNormalizer``, and what transformers takes for a key that is missing."""
 _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 
 ADAPTER_NAME = "adapter_config.json"
@@ -123,13 +123,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             f"{folder / ADAPTER_NAME} is of an adapter (LoRA), which is not computed: merge it into the weights"
         )
     tokenizer = _read_optional(folder / "tokenizer_config.json")
+    sentence = _read_optional(folder / "sentence_bert_config.json")
     try:
         tower = text_tower(config)
         architecture = read_architecture(tower)
-        pooling = _pooling(folder, tower)
+        pooling, bert_rules = _pooling(folder, tower), _bert_rules(tokenizer, tower)
+        if sentence.get("do_lower_case") and ("lowercase", True) not in bert_rules:
+            raise ValueError("sentence_bert_config.json asks for texts in lower case, its tokenizer does not")
         longest = (
             architecture.positions,
-            _read_optional(folder / "sentence_bert_config.json").get("max_seq_length"),
+            sentence.get("max_seq_length"),
             tokenizer.get("model_max_length"),
         )
         return Checkpoint(
@@ -141,7 +144,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             end_token=_text(tokenizer.get("eos_token")),
             padding_token=_text(tokenizer.get("pad_token")),
             adds_end_token=tokenizer.get("add_eos_token") is True,
-            bert_rules=_bert_rules(tokenizer, tower),
+            bert_rules=bert_rules,
         )
     except KeyError as error:
         raise ConfigurationError(f"{folder / CONFIG_NAME} lacks {error}") from None
