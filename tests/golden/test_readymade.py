@@ -102,3 +102,11 @@ def test_a_graph_of_another_kind_is_said(checkpoint: Checkpoint, name: str, outp
     ov.save_model(ov.Model([result], [parameter], "other"), path)
     with pytest.raises(ConfigurationError, match=said):
         load_engine(checkpoint)
+
+
+def test_a_graph_of_another_size_than_config_json_says_is_refused(checkpoint: Checkpoint) -> None:
+    with_onnx(checkpoint.folder)
+    config = json.loads((checkpoint.folder / "config.json").read_text())
+    (checkpoint.folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    with pytest.raises(ConfigurationError, match=r"gives vectors of 32, where config\.json says 64"):
+        load_engine(read_checkpoint(checkpoint.folder), streams=1)

@@ -220,7 +220,7 @@ def _build(core: Any, checkpoint: Checkpoint, weights: Weights | None, pooling: 
             raise ConfigurationError(
                 f"{checkpoint.folder} has no weights: safetensors, pytorch_model.bin, OpenVINO or ONNX"
             )
-        return read_graph(core, checkpoint.graph_file, pooling)
+        return read_graph(core, checkpoint.graph_file, pooling, checkpoint.dims)
     build = build_encoder if checkpoint.architecture.family.is_encoder else build_decoder
     return build(checkpoint.architecture, weights, pooling)
 

@@ -14,10 +14,11 @@ from vectoll.domain.errors import ConfigurationError
 _STATES = ("last_hidden_state", "token_embeddings")
 
 
-def read_graph(core: Any, path: Path, pooling: Pooling) -> Any:
+def read_graph(core: Any, path: Path, pooling: Pooling, dims: int) -> Any:
     """The graph in ``path`` as a model of our inputs, of one sequence a row; weights stay where they are on disk.
 
-    Raises ConfigurationError for a file that cannot be read, or whose inputs or outputs are not an encoder's.
+    Raises ConfigurationError for a file that cannot be read, or whose inputs or outputs are not an encoder's
+    of ``dims``.
     """
     try:
         graph = core.read_model(path)
@@ -28,7 +29,11 @@ def read_graph(core: Any, path: Path, pooling: Pooling) -> Any:
         source = ops.convert(_source(path, _names(parameter.output(0)), inputs), parameter.get_element_type())
         for target in parameter.output(0).get_target_inputs():
             target.replace_source_output(source.output(0))
-    return model(inputs, pool(_states(path, graph), inputs, pooling))
+    states = _states(path, graph)
+    size = states.get_output_partial_shape(0)[2].get_length()
+    if size != dims:
+        raise ConfigurationError(f"the graph {path} gives vectors of {size}, where config.json says {dims}")
+    return model(inputs, pool(states, inputs, pooling))
 
 
 def _source(path: Path, names: set[str], inputs: Inputs) -> Node:
