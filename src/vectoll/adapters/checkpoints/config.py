@@ -1,6 +1,7 @@
 """What a checkpoint says about itself, as one typed value: no engine reads JSON."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         tower = text_tower(config)
         architecture = read_architecture(tower)
         pooling, bert_rules = _pooling(folder, tower), _bert_rules(tokenizer, tower)
-        if sentence.get("do_lower_case") and ("lowercase", True) not in bert_rules:
-            raise ValueError("sentence_bert_config.json asks for texts in lower case, its tokenizer does not")
+        _check_case(sentence, bert_rules)
         longest = (
             architecture.positions,
             sentence.get("max_seq_length"),
@@ -178,6 +178,11 @@ def _pooling_mode(config: Config) -> Pooling:
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise ValueError(f"the pooling {' + '.join(modes) or 'none'} is not one of cls, mean and lasttoken")
     return _POOLINGS[modes[0]]
+
+
+def _check_case(sentence: Config, bert_rules: Sequence[tuple[str, bool | None]]) -> None:
+    if sentence.get("do_lower_case") and ("lowercase", True) not in bert_rules:
+        raise ValueError("sentence_bert_config.json asks for texts in lower case, its tokenizer does not")
 
 
 def _bert_rules(tokenizer: Config, tower: Config) -> tuple[tuple[str, bool | None], ...]:
