@@ -96,6 +96,42 @@ def test_case_and_unknown_words_are_the_librarys(text: str, lowercase: bool) -> 
     assert [by_word.encode(text)] == ids_of(tokenizer, [text])
 
 
+TEMPLATES = ["[CLS] $A [SEP]", "$A [SEP]", "[CLS] [UNK] $A [SEP] [SEP]", "$A", "[CLS] $A [SEP] $A"]
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+ADDED = st.builds(
+    AddedToken, st.sampled_from(["B", "n", "Un", "a b", "\u00e9", "#"]), **dict.fromkeys(FLAGS, st.booleans())
+)
+PIECES = [*"abBn#! \t\x0b\xa0\u00e9\u6f22", "e\u0301", "un", "Un", "known", "a" * 6, "a" * 24]
+
+
+@st.composite
+def tokenizers(draw: st.DrawFn) -> Tokenizer:
+    """With BERT's parts, whatever they are told."""
+    longest = draw(st.sampled_from([5, 23, 24, 100]))
+    continuing = draw(st.sampled_from(["##", "", "u"]))
+    tokenizer = small(max_input_chars_per_word=longest, continuing_subword_prefix=continuing)
+    clean, chinese, lowercase = (draw(st.booleans()) for _ in range(3))
+    accents = draw(st.none() | st.booleans())
+    tokenizer.normalizer = normalizers.BertNormalizer(clean, chinese, accents, lowercase)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=draw(st.sampled_from(TEMPLATES)),
+        special_tokens=[("[UNK]", 0), ("[CLS]", 1), ("[SEP]", 2)],
+    )
+    tokenizer.add_tokens(draw(st.lists(ADDED, max_size=2)))
+    return tokenizer
+
+
+@settings(max_examples=600, deadline=None)
+@given(tokenizers(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+def test_of_any_configuration_words_are_read_as_by_the_library_or_left_to_it(
+    tokenizer: Tokenizer, text: str
+) -> None:
+    by_word = words_of(tokenizer)
+    if by_word is not None:
+        for _ in range(2):
+            assert by_word.encode(text) in (tokenizer.encode(text).ids, None)
+
+
 def test_only_so_many_words_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "MAX_WORDS", 50)
     tokenizer = by_words(LIBRARY)
