@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from vectoll.adapters.checkpoints import Checkpoint, read_checkpoint
 from vectoll.adapters.engines.torch import TorchEngine, load_engine
+from vectoll.adapters.engines.torch import engine as torch_engine
 from vectoll.adapters.engines.torch.attention import flash_attention
 from vectoll.adapters.engines.torch.kernels import Kernels
 from vectoll.adapters.engines.torch.networks import Decoder, Encoder
@@ -237,6 +238,18 @@ def test_the_flash_attention_path_runs_on_shapes(
     packer = Packer(checkpoint.architecture, network.vocab, pooling, meta)
     states = network(packer.upload(packer.pack([[1, 2, 3], [4], [5, 6]]), sequences=3, longest=3))
     assert (states.shape, states.dtype) == ((6 if pooling is Pooling.MEAN else 3, 32), torch.bfloat16)
+
+
+@pytest.mark.parametrize("heads", [3, 4, 1])
+def test_heads_of_a_size_that_the_flash_kernel_lacks_are_computed_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: int
+) -> None:
+    """It takes multiples of 8 up to 256."""
+    monkeypatch.setattr(torch_engine, "_has_bf16_units", lambda device: device.type == "cpu")
+    sizes = SIZES | {"num_attention_heads": heads, "hidden_size": 264 if heads == 1 else heads * 20}
+    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path)
+    engine = TorchEngine(read_checkpoint(tmp_path), Pooling.MEAN, device="cpu", precision="bf16")
+    assert len(engine.embed([[5, 6, 7]], 0)[0]) == sizes["hidden_size"]
 
 
 def test_a_padding_token_inside_a_text_has_robertas_position(

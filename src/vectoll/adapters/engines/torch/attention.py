@@ -12,6 +12,13 @@ from vectoll.adapters.engines.torch.packing import Segments
 # Required where it exists (torch 2.12 on); older releases group heads without being told.
 _GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
+_FLASH_HEADS = range(8, 257, 8)
+
+
+def has_flash_kernel(head_dim: int) -> bool:
+    """Whether ``flash_attention`` computes heads of this size, where the chip can."""
+    return head_dim in _FLASH_HEADS
+
 
 class Attention(Protocol):
     """``softmax(q kᵀ / √head_dim) v`` within each sequence.

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from vectoll.adapters.checkpoints import Architecture, Checkpoint
-from vectoll.adapters.engines.torch.attention import flash_attention, segmented_attention
+from vectoll.adapters.engines.torch.attention import flash_attention, has_flash_kernel, segmented_attention
 from vectoll.adapters.engines.torch.kernels import Kernels, can_compile, compiled_kernels, set_compiler
 from vectoll.adapters.engines.torch.networks import Decoder, Encoder, Network
 from vectoll.adapters.engines.torch.packing import PackedBatch, Packer
@@ -164,8 +164,9 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def _network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Network:
-    has_flash = _has_bf16_units(device) and dtype is torch.bfloat16
-    attention = flash_attention if has_flash else segmented_attention
+    has_kernel = has_flash_kernel(checkpoint.architecture.head_dim)
+    is_flash = has_kernel and dtype is torch.bfloat16 and _has_bf16_units(device)
+    attention = flash_attention if is_flash else segmented_attention
     tensors = CheckpointTensors(checkpoint, device, dtype)
     kind = Encoder if checkpoint.architecture.family.is_encoder else Decoder
     return kind(checkpoint.architecture, tensors, attention, kernels)
