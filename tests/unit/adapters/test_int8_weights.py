@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vectoll.adapters.engines.openvino.engine import INPUTS_PER_SCALE
 from vectoll.adapters.engines.openvino.int8 import compress_weights
 from vectoll.adapters.engines.openvino.runtime import ops, ov
 
@@ -48,6 +49,17 @@ def test_each_output_has_its_own_scale(transposed: bool, widened: bool) -> None:
     actual = run(graph, np.eye(columns, dtype=np.float32)).T  # the matrix itself, one row for each output
     largest = np.abs(outputs).max(axis=1, keepdims=True)
     assert (np.abs(actual - outputs) <= largest * 0.0045).all()  # half a step of 1/127, and half precision
+
+
+@pytest.mark.parametrize("inputs", [30, 31, 33, 64, 65])
+def test_products_of_any_number_of_inputs_are_right_in_bf16(inputs: int) -> None:
+    rng = np.random.default_rng(2)
+    matrix, x = (rng.standard_normal((rows, inputs)).astype(np.float32) for rows in (64, 16))
+    graph, exact = graph_of(matrix, transposed=True), x @ matrix.T
+    _ = compress_weights(graph)
+    options = {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(INPUTS_PER_SCALE)}
+    error = np.asarray(ov.Core().compile_model(graph, "CPU", options)([x])[0]) - exact
+    assert np.linalg.norm(error) < 0.03 * np.linalg.norm(exact)
 
 
 def test_a_graph_without_constant_matrices_is_left_alone() -> None:

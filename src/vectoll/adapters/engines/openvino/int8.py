@@ -14,9 +14,10 @@ _LARGEST = 127
 def compress_weights(graph: Any) -> mmap.mmap | None:
     """Replace every constant matrix of a product by signed 8-bit integers and one scale per output, in place.
 
-    Embedding tables stay as they are: they are looked up, not multiplied. The integers lie in a temporary file
-    without a name, so that the system can take their memory back once the engine has packed its own copy; the
-    map of it must live as long as the graph. None when there was nothing to replace.
+    Embedding tables stay as they are: they are looked up, not multiplied. So do matrices of an odd number of inputs,
+    which OpenVINO multiplies wrongly in bfloat16 (2026.4). The integers lie in a temporary file without a name, so that
+    the system can take their memory back once the engine has packed its own copy; the map of it must live as long as
+    the graph. None when there was nothing to replace.
     """
     found = [product for product in graph.get_ordered_ops() if _matrix(product) is not None]
     scales, shapes = [], []
@@ -47,8 +48,9 @@ def _matrix(product: Any) -> Any | None:
     source = product.input_value(1).get_node()
     if source.get_type_name() == "Convert":
         source = source.input_value(0).get_node()
-    is_matrix = source.get_type_name() == "Constant" and len(source.get_output_shape(0)) == 2
-    return source if is_matrix else None
+    if source.get_type_name() != "Constant" or len(source.get_output_shape(0)) != 2:
+        return None
+    return None if source.get_output_shape(0)[_input_axis(product)] % 2 else source
 
 
 def _input_axis(product: Any) -> int:
