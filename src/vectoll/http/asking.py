@@ -50,6 +50,11 @@ def asks_payment(scope: Scope, error: VectollError) -> Asked | None:
     return Asked(body, {"payment-required": wallets.terms.header(path, now)})
 
 
+def wallets_sign_in(scope: Scope) -> bool:
+    """Whether a wallet's sign-in is a credential on this server."""
+    return _services(scope).wallets is not None
+
+
 def _lacks_credit(scope: Scope, error: VectollError) -> bool:
     """Whether a wallet, as opposed to an API key, has too little credit."""
     principal = record_of(scope).principal

@@ -17,6 +17,7 @@ from vectoll.domain.errors import (
     IdempotencyConflict,
     InferenceFailed,
     InvalidRequest,
+    NoCredentials,
     NotFound,
     PayloadTooLarge,
     PaymentRequired,
@@ -35,7 +36,7 @@ from vectoll.domain.payments import (
     PaymentOutcomeUnknown,
     PaymentRefused,
 )
-from vectoll.http.asking import asks_payment, is_top_up, payment_error_body, settlement_headers
+from vectoll.http.asking import asks_payment, is_top_up, payment_error_body, settlement_headers, wallets_sign_in
 from vectoll.http.body import as_error
 from vectoll.http.headers import add_security_headers
 from vectoll.http.record import begin_record, record_of, route_template, speaks_openai
@@ -79,6 +80,11 @@ _KEY_OR_PAYMENT = (
 )
 """To a caller without credentials, where wallets can pay: 402 and not 401, so that x402 clients pay."""
 
+_KEY_OR_SIGN_IN = (
+    "Authentication failed: send `Authorization: Bearer <API key>`, or a wallet's sign-in as `SIGN-IN-WITH-X`."
+)
+"""To the same caller where nothing is to be paid for."""
+
 MAX_RETRY_AFTER_S = 59
 """openai-node before 7 and the AI SDK heed less than a minute, openai-python before 3 a minute at most; where it is
 more they come back within seconds. Who has to wait longer is told the rest when they are back."""
@@ -106,6 +112,8 @@ def error_response(scope: Scope, error: VectollError, status: int | None = None)
     asked = asks_payment(scope, error)
     if asked is not None:
         status = 402
+    elif isinstance(error, NoCredentials) and wallets_sign_in(scope):
+        error = Unauthenticated(_KEY_OR_SIGN_IN)
     body = _openai_body(error, status) if is_openai else asked.body if asked else _spec_body(scope, error)
     headers = _headers(error, status) | (asked.headers if asked else {}) | settlement_headers(scope)
     return JsonResponse(json_bytes(body), status, headers)

@@ -150,8 +150,13 @@ async def test_a_stranger_on_the_openai_path_gets_openais_error_and_the_header(s
     assert "payment-required" in answer.headers
 
 
-async def test_a_stranger_elsewhere_is_401(shop: Shop) -> None:
-    assert (await shop.client.get("/api/v1/billing/balance")).status_code == 401
+async def test_a_stranger_elsewhere_is_401_and_told_of_the_sign_in(shop: Shop) -> None:
+    paths = ("/api/v1/billing/balance", "/v1/billing/balance", f"/api/v1/x402/balance/{Wallet().address}")
+    for path in paths:
+        answer = await shop.client.get(path)
+        assert answer.status_code == 401
+        assert "`Authorization: Bearer <API key>`" in answer.text
+        assert "`SIGN-IN-WITH-X`" in answer.text
 
 
 async def test_bad_credentials_are_401_and_never_a_request_to_pay(shop: Shop, wallet: Wallet) -> None:
