@@ -619,7 +619,7 @@ async def test_after_close_everything_is_draining(url: str) -> None:
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("postgresql://me:hush@127.0.0.1:1/x", "Connect call failed|refused|denied"),
+        ("postgresql://me:hush@127.0.0.1:1/x", "connection refused"),
         ("postgresql://me:hush@nowhere.invalid/x", "database.url"),
         ("mysql://me:hush@127.0.0.1/x", "not a URL such as"),
         ("postgresql://me:hush@127.0.0.1:port/x", "not a URL such as"),

@@ -57,15 +57,19 @@ class RemoteEmbedder:
                 async with self._session.post(self._url, data=body) as response:
                     content = await response.read()
             except (aiohttp.ClientError, TimeoutError) as error:
-                raise VectollError(
-                    f"cannot reach {self._url}: {str(error) or type(error).__name__}"
-                ) from None
+                raise VectollError(f"cannot reach {self._url}: {_explain(error)}") from None
             if response.status not in RETRIED or attempt == ATTEMPTS:
                 break
             await asyncio.sleep(_retry_after_s(response, attempt))
         if response.status != 200:
             raise _refusal(response.status, content)
         return _vectors(content, len(texts))
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+        return "connection refused"
+    return str(error) or type(error).__name__
 
 
 def _retry_after_s(response: aiohttp.ClientResponse, attempt: int) -> float:

@@ -145,9 +145,13 @@ def list_keys(settings: Settings, account: AccountId | None, with_inactive: bool
 
 async def _list(settings: Settings, account: AccountId | None) -> Sequence[ApiKey]:
     from vectoll.bootstrap import open_store
+    from vectoll.cli.accounts import require_account
 
     async with open_store(settings, must_exist=True) as store:
-        return await store.keys.list(account)
+        found = await store.keys.list(account)
+        if account and not found:
+            await require_account(store, account)
+        return found
 
 
 @keys.command()

@@ -63,6 +63,10 @@ def usage(settings: Settings, since: datetime, account: AccountId | None, as_jso
 
 async def _totals(settings: Settings, since: datetime, account: AccountId | None) -> Sequence[ChargeTotal]:
     from vectoll.bootstrap import open_store
+    from vectoll.cli.accounts import require_account
 
     async with open_store(settings, must_exist=True) as store:
-        return await store.history.charge_totals(since, account)
+        totals = await store.history.charge_totals(since, account)
+        if account and not totals:
+            await require_account(store, account)
+        return totals

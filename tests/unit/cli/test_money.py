@@ -182,8 +182,11 @@ def test_accounts_show_what_they_have(vectoll: Cli) -> None:
         ["alice", "$5.000000"],
         ["bob", "$0.000000"],
     ]
-    missing = vectoll("accounts", "show", "nobody")
-    assert (missing.exit_code, missing.stderr) == (1, "Error: there is no account nobody\n")
+    for command in (("accounts", "show"), ("usage", "--account"), ("keys", "list", "--account")):
+        missing = vectoll(*command, "nobody")
+        assert (missing.exit_code, missing.stderr) == (1, "Error: there is no account nobody\n")
+    assert vectoll.json("usage", "--account", "alice") == []
+    assert vectoll.json("keys", "list", "--account", "bob") == []
 
 
 class At(SystemClock):

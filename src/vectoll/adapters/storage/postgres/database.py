@@ -222,6 +222,8 @@ def _explain(error: BaseException) -> str:
             return "it is not a URL such as postgresql://user:password@host:5432/name"
         case TimeoutError():
             return "no answer in time"
+        case ConnectionRefusedError():
+            return "connection refused"
         case OSError() if error.strerror:
             return error.strerror
         case _:
