@@ -4,6 +4,7 @@ Both are the same tables. The operator's fields win one by one; naming a model i
 ``enabled = false`` hides it. What neither says is read from the checkpoint.
 """
 
+import difflib
 import os
 import re
 import tomllib
@@ -170,6 +171,11 @@ def _facts(entry: ModelSettings, read_facts: ReadFacts | None) -> CheckpointFact
     return read_facts(ModelId(entry.id), source)
 
 
+def _meant(name: str) -> str:
+    near = difflib.get_close_matches(name, [entry.id for entry in builtin_models()], n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def _to_spec(
     entry: ModelSettings, settings: Settings, facts: CheckpointFacts | None, usual: Pooling | None
 ) -> ModelSpec:
@@ -178,9 +184,8 @@ def _to_spec(
     upstream = None if kind is ModelKind.LOCAL else _upstream(entry, kind)
     source = source_of(entry) or ModelSource()
     if upstream is None and source == ModelSource():
-        raise _wrong(
-            entry, "path", "give path or repo for a checkpoint, or kind and base_url for an upstream"
-        )
+        how = "give path or repo for a checkpoint, or kind and base_url for an upstream"
+        raise _wrong(entry, "path", f"not in the catalogue{_meant(entry.id)}: {how}")
     pooling = _pooling(entry, facts, upstream, usual)
     dims = _needed(entry, "dims", entry.dims, facts.dims if facts else None)
     return ModelSpec(

@@ -221,6 +221,17 @@ def test_several_base_urls_lose_their_trailing_slash() -> None:
     assert upstream.usage_missing is UsageMissing.FAIL
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("all-MiniLM-L6-v3", "not in the catalogue (did you mean all-MiniLM-L6-v2?): give path or repo"),
+        ("our-own", "not in the catalogue: give path or repo"),
+    ],
+)
+def test_a_model_that_is_only_a_name_is_not_in_the_catalogue(name: str, says: str) -> None:
+    assert says in refused(ModelSettings(id=name))
+
+
 def test_what_is_left_out_is_read_from_the_checkpoint() -> None:
     facts = CheckpointFacts(family="bert", pooling=Pooling.CLS, dims=32, max_tokens=64)
     settings = Settings(models=(ModelSettings(id="mine", path="/m", dims=16),))

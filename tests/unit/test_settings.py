@@ -201,6 +201,12 @@ def test_who_said_what_is_wrong_is_named(tmp_path: Path) -> None:
         ConfigurationError, match=r"not a table; it is written \[\[models\]\] \(.*own\.toml\)"
     ):
         load_settings(path, environ={})
+    path.write_text("default_price_usd_per_million = 0.02\n")
+    with pytest.raises(ConfigurationError, match=r"not a number; write it in quotes \(.*own\.toml\)"):
+        load_settings(path, environ={})
+    path.write_text('[[models]]\nid = "m"\nprice_usd_per_million = 1\n')
+    with pytest.raises(ConfigurationError, match=r"got `int`; write it in quotes \(.*own\.toml\)"):
+        load_settings(path, environ={})
     path.write_text("limits.block_s = 0\n")
     with pytest.raises(
         ConfigurationError, match=r"limits\.block_s: must be an integer >= 1 \(.*own\.toml=0\)"

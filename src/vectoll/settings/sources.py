@@ -79,7 +79,9 @@ def explain(error: msgspec.ValidationError, sources: Sources, settings: type) ->
     if wrong := re.fullmatch(r"Invalid enum value ('.*')", what):
         why = f"{wrong[1]} is not one of {', '.join(_choices(kind))}"
     else:
-        why = _in_words(what) + _hint(where, kind, sources.origin_of(path))
+        is_bare = re.match(r"Expected `str.*, got `(int|float)`", what)
+        hint = "; write it in quotes" if is_bare else _hint(where, kind, sources.origin_of(path))
+        why = _in_words(what) + hint
     return f"setting {where}: {why}{_suffix_with_value(sources, where, kind)}"
 
 
