@@ -59,9 +59,15 @@ def redact(value: Any, name: str = "") -> Any:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``("limits.block_s", 30)``, table by table."""
+    """``("limits.block_s", 30)``, table by table; of the tables of a list what is set."""
     for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        match value:
+            case dict():
+                yield from flatten(value, f"{prefix}{name}.")
+            case [dict(), *_]:
+                yield (
+                    prefix + name,
+                    [{key: said for key, said in each.items() if said is not None} for each in value],
+                )
+            case _:
+                yield prefix + name, value

@@ -36,7 +36,13 @@ from vectoll.domain.payments import (
     PaymentOutcomeUnknown,
     PaymentRefused,
 )
-from vectoll.http.asking import asks_payment, is_top_up, payment_error_body, settlement_headers, wallets_sign_in
+from vectoll.http.asking import (
+    asks_payment,
+    is_top_up,
+    payment_error_body,
+    settlement_headers,
+    wallets_sign_in,
+)
 from vectoll.http.body import as_error
 from vectoll.http.headers import add_security_headers
 from vectoll.http.record import begin_record, record_of, route_template, speaks_openai
@@ -80,9 +86,7 @@ _KEY_OR_PAYMENT = (
 )
 """To a caller without credentials, where wallets can pay: 402 and not 401, so that x402 clients pay."""
 
-_KEY_OR_SIGN_IN = (
-    "Authentication failed: send `Authorization: Bearer <API key>`, or a wallet's sign-in as `SIGN-IN-WITH-X`."
-)
+_KEY_OR_SIGN_IN = "Authentication failed: send `Authorization: Bearer <API key>`, or a wallet's sign-in as `SIGN-IN-WITH-X`."
 """To the same caller where nothing is to be paid for."""
 
 MAX_RETRY_AFTER_S = 59

@@ -120,7 +120,11 @@ def test_device_is_written_to_and_a_full_one_is_one_line(vectoll: Cli) -> None:
         (("a", "--output", "no/such/folder/x"), 1, "cannot write to no/such/folder/x"),
         (("a", "--url", "localhost:8787"), 2, "--url must start with http"),
         (("a", "--url", "http://[::1"), 2, "--url must start with http"),
-        (("a", "--url", "http://127.0.0.1:1"), 1, "cannot reach http://127.0.0.1:1/api/v1/embeddings: connection refused\n"),
+        (
+            ("a", "--url", "http://127.0.0.1:1"),
+            1,
+            "cannot reach http://127.0.0.1:1/api/v1/embeddings: connection refused\n",
+        ),
     ],
 )
 def test_what_cannot_be_embedded_is_one_line(

@@ -240,6 +240,11 @@ def test_titles_are_bold_on_a_terminal_only_and_not_with_no_color(
     assert vectoll.ok("models", "list").startswith("ID")
 
 
+def test_config_shows_of_each_model_what_is_set(vectoll: Cli) -> None:
+    shown = vectoll.ok("config", "show", VECTOLL_MODELS='[{"id": "all-MiniLM-L6-v2", "precision": "int8"}]')
+    assert 'models = [{"id":"all-MiniLM-L6-v2","precision":"int8","enabled":true}]' in shown.splitlines()
+
+
 def test_config_shows_what_is_in_force_without_secrets(vectoll: Cli) -> None:
     environ = {
         "VECTOLL_LIMITS__BLOCK_S": "77",
