@@ -86,7 +86,9 @@ _KEY_OR_PAYMENT = (
 )
 """To a caller without credentials, where wallets can pay: 402 and not 401, so that x402 clients pay."""
 
-_KEY_OR_SIGN_IN = "Authentication failed: send `Authorization: Bearer <API key>`, or a wallet's sign-in as `SIGN-IN-WITH-X`."
+_KEY_OR_SIGN_IN = (
+    "Authentication failed: send `Authorization: Bearer <API key>`, or a wallet's `SIGN-IN-WITH-X`."
+)
 """To the same caller where nothing is to be paid for."""
 
 MAX_RETRY_AFTER_S = 59
