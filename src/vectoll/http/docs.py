@@ -16,6 +16,9 @@ details { border-top: 1px solid var(--line); padding: .5rem 0; }
 summary { cursor: pointer; } .method { display: inline-block; min-width: 4.5rem; font-weight: 700; }
 """
 
+HERE = "http://SERVER"
+"""Takes the place of the URL by which the page was asked for."""
+
 _EXAMPLE = """\
 curl {base}/api/v1/embeddings \\
   -H "Authorization: Bearer $VECTOLL_API_KEY" \\
@@ -24,15 +27,17 @@ curl {base}/api/v1/embeddings \\
 
 
 def render_docs(document: dict[str, Any]) -> str:
-    """The page. Everything in it comes from ``document``, escaped."""
+    """The page. Everything in it comes from ``document``, escaped. ``HERE`` is in it where no public URL is known."""
     info = document["info"]
-    base = document["servers"][0]["url"].rstrip("/") or "http://127.0.0.1:8787"
+    base = document["servers"][0]["url"].rstrip("/") or HERE
     body = "".join(
         [
             f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>",
             f"<p>{escape(info['description'])}</p>",
             '<p>The same as a machine reads it: <a href="/openapi.json">/openapi.json</a></p>',
             f"<pre>{escape(_EXAMPLE.format(base=base))}</pre>",
+            "<h2>Credentials</h2>",
+            f"<table>{''.join(map(_credential, document['components']['securitySchemes'].values()))}</table>",
             *_sections(document),
             "<h2>Schemas</h2>",
             *(_schema(name, schema) for name, schema in sorted(document["components"]["schemas"].items())),
@@ -40,6 +45,11 @@ def render_docs(document: dict[str, Any]) -> str:
     )
     head = f'<meta charset="utf-8"><title>{escape(info["title"])}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
+
+
+def _credential(scheme: dict[str, Any]) -> str:
+    header = scheme.get("name", "Authorization: Bearer")
+    return f"<tr><td><code>{escape(header)}</code></td><td>{escape(scheme['description'])}</td></tr>"
 
 
 def _sections(document: dict[str, Any]) -> Iterator[str]:

@@ -238,6 +238,14 @@ class Links(HTMLParser):
         self.urls += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
+async def test_docs_page_shows_this_server_and_every_credential(client: Client) -> None:
+    page = (await client.get("/docs", headers={"host": "10.0.0.1:9100"})).text
+    assert "curl http://10.0.0.1:9100/api/v1/embeddings" in page
+    for header in ("Authorization: Bearer", "api-key", "SIGN-IN-WITH-X"):
+        assert f"<code>{header}</code>" in page
+    assert "<script>" not in (await client.get("/docs", headers={"host": "<script>"})).text
+
+
 async def test_docs_page_needs_nothing_from_anywhere(client: Client) -> None:
     response = await client.get("/docs")
     assert response.headers["content-type"] == "text/html; charset=utf-8"

@@ -1,8 +1,11 @@
 """What operators and their machines ask for: /health, /ready, /metrics, /openapi.json, /docs."""
 
+from html import escape
+
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from vectoll.http.docs import HERE
 from vectoll.http.responses import json_response
 from vectoll.http.schemas import Status
 from vectoll.http.services import Phase, Services, services_of
@@ -50,4 +53,6 @@ async def openapi(request: Request) -> Response:
 
 async def docs(request: Request) -> Response:
     """The same document for people: a page that loads nothing from anywhere."""
-    return HTMLResponse(request.scope["app"].docs_html, headers={"content-security-policy": _DOCS_POLICY})
+    here = escape(str(request.base_url).rstrip("/"))
+    page = request.scope["app"].docs_html.replace(HERE, here)
+    return HTMLResponse(page, headers={"content-security-policy": _DOCS_POLICY})
