@@ -205,7 +205,7 @@ def test_who_said_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"not a number; write it in quotes \(.*own\.toml\)"):
         load_settings(path, environ={})
     path.write_text('[[models]]\nid = "m"\nprice_usd_per_million = 1\n')
-    with pytest.raises(ConfigurationError, match=r"got `int`; write it in quotes \(.*own\.toml\)"):
+    with pytest.raises(ConfigurationError, match=r"not an integer; write it in quotes \(.*own\.toml\)"):
         load_settings(path, environ={})
     path.write_text("limits.block_s = 0\n")
     with pytest.raises(

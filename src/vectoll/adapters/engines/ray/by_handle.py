@@ -7,6 +7,7 @@ Ray is imported and connected to on first use. It ends a process that cannot rea
 import asyncio
 import logging
 import os
+import socket
 import threading
 from typing import Any
 
@@ -15,6 +16,9 @@ from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.ids import ModelId
 
+CONNECT_TIMEOUT_S = 5
+
+_UNREACHABLE = "its Ray cluster cannot be reached"
 _connecting = threading.Lock()
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,8 @@ def connect(address: str) -> None:
     with _connecting:
         if ray.is_initialized():
             return
+        if not _listens(address):
+            raise NotServed(_UNREACHABLE)
         try:
             ray.init(
                 address,
@@ -47,15 +53,27 @@ def connect(address: str) -> None:
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as failure:
-            raise NotServed("its Ray cluster cannot be reached") from failure
+            raise NotServed(_UNREACHABLE) from failure
+
+
+def _listens(address: str) -> bool:
+    """Whether somebody does, at ``host:port``: Ray itself asks for three minutes. True for ``auto`` and its like."""
+    host, _, port = address.rpartition(":")
+    if "//" in host or not (host and port.isdecimal()):
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def open_handle(model: ModelId, address: str) -> "HandleRoute":
     """The route to a deployed model. Blocks. Raises NotServed."""
     try:
         connect(address)
-    except NotServed as problem:
-        log.warning("cluster_unreachable", extra={"reason": type(problem.__cause__).__name__})
+    except NotServed as failure:
+        log.warning("cluster_unreachable", extra={"reason": type(failure.__cause__ or failure).__name__})
         raise
     from ray import serve  # noqa: PLC0415
     from ray.serve.exceptions import RayServeException  # noqa: PLC0415
