@@ -139,8 +139,9 @@ def test_vectors_are_those_of_transformers_or_refused(
     try:
         engine = load(case.checkpoint, precision="f32", streams=1)
     except ConfigurationError as refusal:
-        assert any(why in str(refusal) for why in ("the activation", "its hidden size"))
-        return
+        if any(why in str(refusal) for why in ("the activation", "its hidden size")):
+            return
+        raise
     together = vectors(engine, case.batch)
     assert np.abs(together - case.vectors).max() < 2e-5
     alone = np.concatenate([vectors(engine, [ids]) for ids in case.batch])
