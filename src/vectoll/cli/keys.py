@@ -12,7 +12,7 @@ from vectoll.cli.options import ACCOUNT, DOLLARS, FUTURE, NAME, as_json, with_se
 from vectoll.cli.output import dollars, print_json, print_table
 from vectoll.domain.errors import NotFound, Unavailable, VectollError
 from vectoll.domain.identity import ApiKey, KeyKind, LimitPeriod, SpendLimit, new_secret
-from vectoll.domain.ids import AccountId, KeyId, new_account, new_id
+from vectoll.domain.ids import AccountId, KeyId, is_generated, new_account, new_id
 from vectoll.domain.money import ZERO, Amount, format_usd, to_decimal
 from vectoll.ports.keys import KeyStore
 from vectoll.settings import Settings
@@ -72,7 +72,10 @@ def create(
         limit=None if limit_usd is None else SpendLimit(limit_usd, period),
         is_pro=pro,
     )
-    balance = asyncio.run(_create(settings, key, credit_usd))
+    is_there = account is not None and is_generated(
+        account
+    )  # else it is new, or a wallet's, or a JWT's subject
+    balance = asyncio.run(_create(settings, key, credit_usd, is_there=is_there))
     try:
         _show(key, secret, balance, as_json)
     except OSError as error:
@@ -91,12 +94,16 @@ def _show(key: ApiKey, secret: str, balance: Amount, as_json: bool) -> None:
     click.secho(secret, bold=True)
 
 
-async def _create(settings: Settings, key: ApiKey, credit: Amount) -> Amount:
+async def _create(settings: Settings, key: ApiKey, credit: Amount, *, is_there: bool) -> Amount:
+    """The account's balance. Raises NotFound for an account that should be there and is not: it is mistyped."""
     from vectoll.bootstrap import open_store
+    from vectoll.cli.accounts import require_account
     from vectoll.cli.credit import by_operator, grant
 
     credit_id = new_id("credit")
-    async with open_store(settings) as store:
+    async with open_store(settings, must_exist=is_there) as store:
+        if is_there:
+            await require_account(store, key.account)
         try:
             if credit > ZERO:
                 await grant(store.ledger, key.account, credit, by_operator(credit_id), f"with key {key.id}")
@@ -108,7 +115,8 @@ async def _create(settings: Settings, key: ApiKey, credit: Amount) -> Amount:
             raise VectollError(
                 f"{key.account} may have been credited, but the key is lost: repeat the command with "
                 f"--account {key.account} and without --credit-usd, then `vectoll credit add "
-                f"--account {key.account} --usd {format_usd(credit, 12)} --id {credit_id}`, which adds nothing twice"
+                f"--account {key.account} --usd {format_usd(credit, 12)} --id {credit_id}`, which adds nothing twice; "
+                "where there is no such account, nothing was added: begin anew"
             ) from error
 
 

@@ -129,6 +129,14 @@ class LastMonth(datetime):
         return datetime.now(tz) - timedelta(days=31)
 
 
+def test_a_key_for_an_id_of_our_making_that_nobody_has_is_not_made(vectoll: Cli) -> None:
+    first = vectoll.json("keys", "create", "--name", "n")
+    result = vectoll("keys", "create", "--name", "n", "--account", "acct_mistyped", "--credit-usd", "1")
+    assert (result.exit_code, result.stderr) == (1, "Error: there is no account acct_mistyped\n")
+    assert [key["id"] for key in vectoll.json("keys", "list")] == [first["id"]]
+    vectoll.ok("keys", "create", "--name", "n", "--account", first["account"])
+
+
 def test_credit_to_an_id_of_our_making_that_nobody_has_is_mistyped(vectoll: Cli) -> None:
     open_account(vectoll, "alice")
     result = vectoll("credit", "add", "--account", "acct_mistyped", "--usd", "1")
