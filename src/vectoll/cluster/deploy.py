@@ -166,7 +166,7 @@ def wait(models: Sequence[ModelId], timeout_s: float, tell: Callable[[ModelStatu
             return
         if time.monotonic() > deadline:
             slow: list[str] = [names[n] for n in names if n not in states or not states[n].is_running]
-            slow = slow or ["the HTTP proxies"]
+            slow = slow or ["the HTTP proxies (is HAProxy of an earlier cluster still there?)"]
             raise DeploymentFailed(f"not running after {timeout_s:g} s: {', '.join(slow)}")
         time.sleep(POLL_S)
 
