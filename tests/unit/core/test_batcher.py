@@ -299,6 +299,22 @@ async def test_query_of_who_sends_bulk_waits_for_none_of_it(roomy: Bench) -> Non
     assert not bulk.done()
 
 
+async def test_query_waits_for_no_stream_when_the_large_request_before_it_is_given_up(roomy: Bench) -> None:
+    running = roomy.submit("bulk", [1] * 60, [1] * 60)
+    await roomy.engine_busy()
+    await roomy.engine_busy()
+    before = roomy.submit("gone", [2] * 60)
+    query = roomy.submit("query", [3] * 5)
+    done, _ = await asyncio.wait([query], timeout=0.1)
+    assert not done
+    before.cancel()
+    async with asyncio.timeout(5):
+        assert len(await query) == 1
+    assert not running.done()
+    roomy.engine.gate.set()
+    await running
+
+
 async def test_query_that_came_before_the_streams_were_taken_waits_for_no_batch(roomy: Bench) -> None:
     queries = [roomy.submit("a", [1] * 15), roomy.submit("a", [1] * 16)]
     await roomy.engine_busy()

@@ -117,12 +117,13 @@ class Batcher:
             with self._lock:
                 self._queue.discard(job)
                 self._waiters.pop(job, None)
+            self._announce()  # a query may be next now
             raise
         self._metrics.stage(self._model, "queue", max(0.0, waiter.taken_at - pushed_at))
         return vectors
 
     def _announce(self) -> None:
-        """Wake as many idle workers as there is work for."""
+        """Wake as many idle workers as there is new work for, and the one for queries where none takes them."""
         with self._lock:
             self._wake.notify(min(self._idle, self._unannounced))
             if len(self._large) == self._engine.streams:
