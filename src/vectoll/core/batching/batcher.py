@@ -236,19 +236,18 @@ class Batcher:
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Refuse new work, let what waits finish for at most ``drain_s``, then fail the rest with Draining."""
-        with self._wake:
+        with self._lock:
             self._is_closing = True
             self._wake.notify_all()
             self._query_comes.notify_all()
             pending = [waiter.future for waiter in self._waiters.values()]
         if pending and drain_s > 0:
             await asyncio.wait(pending, timeout=drain_s)
-        with self._wake:
+        with self._lock:
             left = list(self._waiters.items())
             self._waiters.clear()
             for job, _ in left:
                 self._queue.discard(job)
-            self._wake.notify_all()
         _answer_all([(waiter, Draining()) for _, waiter in left])
         await asyncio.to_thread(self._join)
 
