@@ -1,8 +1,10 @@
 """The batcher on an engine whose every step the test controls."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import ClassVar
@@ -191,6 +193,29 @@ async def test_batches_are_alone_until_two_jobs_meet_and_again_after_a_while(
     monkeypatch.setattr(batcher, "CALM_S", 0.0)
     await bench.submit("a", [5])
     assert engine.were_alone[7:] == [True]
+
+
+class Ids(list[int]):
+    """That can be waited for to go."""
+
+
+@pytest.mark.parametrize("poison", [False, True])
+async def test_an_idle_worker_keeps_nothing_of_a_request_that_is_over(bench: Bench, *, poison: bool) -> None:
+    bench.engine.poison = poison
+    bench.engine.gate.set()
+    gone = threading.Event()
+    ids = Ids([1])
+    weakref.finalize(ids, gone.set)
+    gc.disable()
+    try:
+        (outcome,) = await asyncio.gather(bench.submit("a", ids), return_exceptions=True)
+        assert isinstance(outcome, InferenceFailed) is poison
+        if isinstance(outcome, InferenceFailed):
+            outcome.__traceback__ = None  # as whoever answers with it does
+        del ids, outcome
+        assert await asyncio.to_thread(gone.wait, 5)
+    finally:
+        gc.enable()
 
 
 async def test_vector_that_is_not_finite_fails_its_job(bench: Bench) -> None:

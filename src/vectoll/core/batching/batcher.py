@@ -152,6 +152,7 @@ class Batcher:
                 log.exception("engine_failed", extra={"model": self._model}, exc_info=failure)
                 error = InferenceFailed()
             self._finish(batch, vectors, error, started)
+            del batch, vectors, error  # or the last request would stay in memory until the next comes
 
     def _compute(self, batch: list[Item], stream: int, *, is_alone: bool) -> Sequence[Vector]:
         """A finite vector for each. Raises InferenceFailed, ValueError, and whatever an engine raises."""
