@@ -162,8 +162,8 @@ def answer_error(request: Request, error: Exception) -> Response:
 def let_go(error: BaseException | None) -> None:
     """Free what the frames hold that an error, now answered, went through: all of a request's texts, for one.
 
-    Where one of them has the future that the error came out of, or the error itself, they are a cycle: it would lie
-    there until the collector comes, and sixty that are refused at once may be of 32 MB each.
+    Where one of them has the future that the error came out of, or the error itself, they are a cycle. It would lie
+    there until the collector comes, which counts seconds and not bytes (``server.serving``).
     """
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None

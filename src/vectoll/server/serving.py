@@ -169,6 +169,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer those who still wait for vectors: 503, uncharged. Then close what is left."""
+        gc.enable()  # no tick follows
         await self._services.models.close()
         self._acceptor.close()
         await super().shutdown(sockets)

@@ -61,7 +61,7 @@ class Cycle:
 def test_what_requests_leave_in_cycles_goes_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "freeze", lambda: None)  # the tests that follow leave garbage, too
 
-    async def main() -> bool:
+    async def main() -> tuple[bool, bool]:
         gone = asyncio.Event()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = serving._Server(Settings(), FakeServer().services, listener, None, 100)
@@ -71,12 +71,14 @@ def test_what_requests_leave_in_cycles_goes_by_the_clock(monkeypatch: pytest.Mon
             with suppress(TimeoutError):
                 async with asyncio.timeout(10):
                     await gone.wait()
+            by_itself = gc.isenabled()
             writer.close()
             server.should_exit = True
             await running
-        return gone.is_set() and not gc.isenabled()
+        return gone.is_set(), by_itself
 
     try:
-        assert uvloop.run(main())
+        assert uvloop.run(main()) == (True, False)
+        assert gc.isenabled(), "no clock ticks any more"
     finally:
         gc.enable()
