@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectoll.core.batching.flow import Group, Item, Job
+from vectoll.core.batching.flow import Item, Job, KeyGroup
 from vectoll.core.batching.queue import BatchShape, FairQueue
 from vectoll.domain.identity import Caller
 
@@ -128,8 +128,8 @@ def test_keys_that_have_left_are_forgotten() -> None:
         queue.next_batch()  # the query's
         queue.next_batch()
     (group,) = queue._accounts.flows.values()
-    assert isinstance(group, Group)
-    assert len(group.turns._left) < 200
+    assert isinstance(group, KeyGroup)
+    assert len(group.keys._left) < 200
 
 
 def test_one_key_cannot_fill_the_queue_for_the_others_of_its_account() -> None:

@@ -1,6 +1,7 @@
 """What one key has waiting, and in which order it is to be computed; and what an account has by several keys.
 
-While only one key of an account waits, its ``Flow`` takes the account's turns; a second one makes a ``Group`` of them.
+While only one key of an account waits, its ``Flow`` is scheduled among the accounts. With a second key, a ``KeyGroup``
+takes its place there, and schedules both.
 """
 
 import heapq
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from vectoll.core.batching.turns import NOWHERE, Place, Turns
+from vectoll.core.batching.schedule import NOWHERE, Place, Schedule
 from vectoll.domain.identity import Caller
 
 Bucket = int
@@ -71,14 +72,14 @@ class Flow:
 
     caller: Caller
     served: int
-    """Virtual time among those that it has turns with: tokens, ever growing while it waits."""
+    """Virtual time in the schedule that it is part of: tokens, ever growing while it waits."""
     began: int
     """What ``served`` was before the last of its sequences that was taken."""
-    group: "Group | None" = None
-    """Whose turns it shares."""
+    group: "KeyGroup | None" = None
+    """What it is scheduled in, where several keys of its account wait."""
     place: Place = NOWHERE
     placed: int = 0
-    """The number of its entry in ``Turns``; 0 where it has none."""
+    """The number of its entry in ``Schedule``; 0 where it has none."""
     tokens: int = 0
     count: int = 0
     jobs: list[tuple[float, int, Job]] = field(default_factory=list)
@@ -141,32 +142,32 @@ class Flow:
         return key != self.caller.key and (is_alone or tokens <= share)
 
 
-class Group:
+class KeyGroup:
     """An account's flows, from when a second key's joined the first's until nothing of the account waits."""
 
     def __init__(self, first: Flow) -> None:
-        """In place of the first, which from now on has turns with the account's other keys."""
+        """In place of the first, which is from now on scheduled among the account's keys."""
         self.served = first.served
         self.tokens = first.tokens
         self.place: Place = NOWHERE
         self.placed = 0
-        self.turns: Turns[Flow] = Turns(first.began)
-        self.turns.flows[first.caller.key] = first
+        self.keys: Schedule[Flow] = Schedule(first.began)
+        self.keys.flows[first.caller.key] = first
         first.group, first.place = self, NOWHERE
-        self.turns.place(first)
+        self.keys.place(first)
         self.by_bucket: dict[Bucket, dict[Flow, None]] = {bucket: {first: None} for bucket in first.by_bucket}
 
     def flow_of(self, caller: Caller) -> Flow:
         """A key's, that one sequence at least will wait in."""
-        flow = self.turns.flows.get(caller.key)
+        flow = self.keys.flows.get(caller.key)
         if flow is None:
-            start = self.turns.start_of(caller.key)
-            flow = self.turns.flows[caller.key] = Flow(caller, start, start, self)
+            start = self.keys.start_of(caller.key)
+            flow = self.keys.flows[caller.key] = Flow(caller, start, start, self)
         return flow
 
     def serve(self, tokens: int) -> None:
-        """So many of what waits are computed; whose they are is noted after this."""
-        self.turns.now = self.turns.first().served
+        """So many tokens of the key whose turn it is will be computed. To be called before that key is served."""
+        self.keys.now = self.keys.first().served
         self.served += tokens
 
     def remove(self, flow: Flow, tokens: int) -> None:
@@ -174,26 +175,20 @@ class Group:
         self.tokens -= tokens
         if not flow.count:
             flow.group = None
-            self.turns.leave(flow.caller.key)
-
-    def with_place_of(self, flow: Flow) -> "Group":
-        """Note where a flow now stands among the account's."""
-        self.turns.place(flow)
-        return self
+            self.keys.leave(flow.caller.key)
 
     def first(self) -> Item | None:
         """What is to be computed next."""
-        return self.turns.first().first() if self.turns.flows else None
+        return self.keys.first().first() if self.keys.flows else None
 
     def first_in(self, bucket: Bucket) -> Item | None:
         """The oldest of a bucket, of the key that was served least."""
         flows = self.by_bucket.get(bucket)
         return min(flows, key=attrgetter("place")).first_in(bucket) if flows else None
 
-    def with_bucket_of(self, flow: Flow, bucket: Bucket) -> "Group":
-        """Note that a flow has something in a bucket."""
+    def enter_bucket(self, flow: Flow, bucket: Bucket) -> None:
+        """A flow has something in it now."""
         self.by_bucket.setdefault(bucket, {})[flow] = None
-        return self
 
     def leave_bucket(self, flow: Flow, bucket: Bucket) -> bool:
         """A flow has nothing in it any more; whether another has."""
@@ -205,16 +200,16 @@ class Group:
 
     def tokens_ahead(self, key: str, tokens: int, slack: int) -> int:
         """See ``Flow.tokens_ahead``."""
-        flow = self.turns.flows.get(key)
+        flow = self.keys.flows.get(key)
         own = flow.tokens_ahead(key, tokens, slack) if flow else 0
-        return min(self.tokens, self.turns.tokens_ahead(key, own, slack))
+        return min(self.tokens, self.keys.tokens_ahead(key, own, slack))
 
     def has_room(self, key: str, tokens: int, share: int, *, is_alone: bool) -> bool:
         """See ``Flow.has_room``."""
-        flow = self.turns.flows.get(key)
+        flow = self.keys.flows.get(key)
         if flow is not None:
-            return flow.tokens + tokens <= share // len(self.turns.flows)
-        return self.turns.lets_in(tokens, share, is_alone=is_alone)
+            return flow.tokens + tokens <= share // len(self.keys.flows)
+        return self.keys.has_room_for_newcomer(tokens, share, is_alone=is_alone)
 
 
 def bucket_of(length: int) -> Bucket:

@@ -15,8 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vectoll.core.batching.flow import Bucket, Flow, Group, Item, Job, bucket_of
-from vectoll.core.batching.turns import Turns
+from vectoll.core.batching.flow import Bucket, Flow, Item, Job, KeyGroup, bucket_of
+from vectoll.core.batching.schedule import Schedule
 from vectoll.domain.identity import Caller
 
 
@@ -44,8 +44,8 @@ class FairQueue:
         self.shape = shape
         self.tokens = 0
         self._order = 0
-        self._accounts: Turns[Flow | Group] = Turns()
-        self._in_bucket: dict[Bucket, dict[Flow | Group, None]] = {}
+        self._accounts: Schedule[Flow | KeyGroup] = Schedule()
+        self._in_bucket: dict[Bucket, dict[Flow | KeyGroup, None]] = {}
 
     def push(self, job: Job) -> None:
         """Add every sequence of a job, shortest first so that neighbours are alike."""
@@ -55,9 +55,6 @@ class FairQueue:
         flow.count += len(lengths)
         flow.tokens += job.tokens
         self.tokens += job.tokens
-        group = flow.group
-        if group is not None:
-            group.tokens += job.tokens
         for index in sorted(range(len(lengths)), key=lengths.__getitem__):
             self._order += 1
             length = lengths[index]
@@ -65,7 +62,11 @@ class FairQueue:
             job.waiting[item] = None
             if self.shape.alike:
                 self._sort_in(flow, item)
-        self._accounts.place(flow if group is None else group.with_place_of(flow))
+        group = flow.group
+        if group is not None:
+            group.tokens += job.tokens
+            group.keys.place(flow)
+        self._accounts.place(group or flow)
 
     def _flow_of(self, caller: Caller) -> Flow:
         """A key's, that one sequence at least will wait in."""
@@ -80,9 +81,9 @@ class FairQueue:
             waits = self._group(waits)
         return waits.flow_of(caller)
 
-    def _group(self, first: Flow) -> Group:
-        """Let a second key into an account's turns."""
-        group = self._accounts.flows[first.caller.account] = Group(first)
+    def _group(self, first: Flow) -> KeyGroup:
+        """Make room for an account's second key: the group takes the place of the first."""
+        group = self._accounts.flows[first.caller.account] = KeyGroup(first)
         for bucket in first.by_bucket:
             accounts = self._in_bucket[bucket]
             del accounts[first]
@@ -94,8 +95,10 @@ class FairQueue:
         alike = flow.by_bucket.get(item.bucket)
         if alike is None:
             alike = flow.by_bucket[item.bucket] = OrderedDict()
-            account = flow if flow.group is None else flow.group.with_bucket_of(flow, item.bucket)
-            self._in_bucket.setdefault(item.bucket, {})[account] = None
+            group = flow.group
+            if group is not None:
+                group.enter_bucket(flow, item.bucket)
+            self._in_bucket.setdefault(item.bucket, {})[group or flow] = None
         alike[item.order] = item
 
     def discard(self, job: Job) -> None:
@@ -108,7 +111,9 @@ class FairQueue:
         for item in job.waiting:
             self._remove(flow, item)
         job.waiting.clear()
-        self._accounts.place(flow if group is None else group.with_place_of(flow))
+        if group is not None:
+            group.keys.place(flow)
+        self._accounts.place(group or flow)
 
     def _remove(self, flow: Flow, item: Item) -> None:
         group = flow.group
@@ -117,12 +122,12 @@ class FairQueue:
         self.tokens -= item.length
         if group is not None:
             group.remove(flow, item.length)
-        if not flow.count and (group is None or not group.turns.flows):
+        if not flow.count and (group is None or not group.keys.flows):
             self._accounts.leave(flow.caller.account)
         if self.shape.alike:
             self._sort_out(flow, group, item)
 
-    def _sort_out(self, flow: Flow, group: Group | None, item: Item) -> None:
+    def _sort_out(self, flow: Flow, group: KeyGroup | None, item: Item) -> None:
         """Take a sequence from those of like length."""
         alike = flow.by_bucket[item.bucket]
         del alike[item.order]
@@ -132,7 +137,7 @@ class FairQueue:
         if group is not None and group.leave_bucket(flow, item.bucket):
             return
         accounts = self._in_bucket[item.bucket]
-        del accounts[flow if group is None else group]
+        del accounts[group or flow]
         if not accounts:
             del self._in_bucket[item.bucket]
 
@@ -159,7 +164,7 @@ class FairQueue:
             return True
         account = self._accounts.flows.get(caller.account)
         if account is None:
-            return self._accounts.lets_in(tokens, limit_tokens, is_alone=True)
+            return self._accounts.has_room_for_newcomer(tokens, limit_tokens, is_alone=True)
         accounts = len(self._accounts.flows)
         share = limit_tokens // accounts
         if account.tokens + tokens <= share:
@@ -266,4 +271,6 @@ class FairQueue:
         flow.serve(length)
         del item.job.waiting[item]
         self._remove(flow, item)
-        self._accounts.place(flow if group is None else group.with_place_of(flow))
+        if group is not None:
+            group.keys.place(flow)
+        self._accounts.place(group or flow)

@@ -5,8 +5,7 @@ from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 MAX_LEFT = 64
-"""Places that nobody is at any more, and those who have left: beyond so many, and as many as are needed, they are swept
-out."""
+"""Stale entries of the heap, and those who have left: beyond twice those in use and so many, they are swept out."""
 
 Place = tuple[int, int]
 """Where somebody stands among the others, lowest first: by service, then by how long the next sequence has waited."""
@@ -24,7 +23,7 @@ class Ordered(Protocol):
 
 
 class Waiting(Protocol):
-    """Somebody who has turns."""
+    """Somebody who is scheduled."""
 
     served: int
     """Virtual time: tokens, ever growing while it waits."""
@@ -32,7 +31,7 @@ class Waiting(Protocol):
     """How many wait."""
     place: Place
     placed: int
-    """The number of its entry in ``Turns``; 0 where it has none."""
+    """The number of its entry in ``Schedule``; 0 where it has none."""
 
     def first(self) -> Ordered | None:
         """What is to be computed next."""
@@ -42,7 +41,7 @@ class Waiting(Protocol):
 W = TypeVar("W", bound=Waiting)
 
 
-class Turns(Generic[W]):
+class Schedule(Generic[W]):
     """The next is who was served least (Goyal et al., SIGCOMM 1996), and of equals whose sequence came first."""
 
     def __init__(self, now: int = 0) -> None:
@@ -57,7 +56,7 @@ class Turns(Generic[W]):
         """A heap of places, and of some that were left. The third number tells one entry from all others."""
 
     def start_of(self, name: str) -> int:
-        """What who comes in counts as having been served."""
+        """Where who comes in starts: at virtual time, or where they left if that is later."""
         return max(self.now, self._left.pop(name, 0))
 
     def leave(self, name: str) -> None:
@@ -94,17 +93,17 @@ class Turns(Generic[W]):
             heapq.heappop(places)
 
     def tokens_ahead(self, name: str, own: int, slack: int) -> int:
-        """How many tokens are computed before somebody has had ``own``, at most: of each other as many, what those were
-        served less before, and ``slack``.
+        """At most so many tokens are computed before somebody has had ``own``: of each other as many, what it may have
+        been served less, and ``slack``.
         """
         flow = self.flows.get(name)
         lead = flow.served if flow else self._left.get(name, 0)
         others = len(self.flows) - (flow is not None)
         return own + others * (own + max(0, lead - self.now) + slack)
 
-    def lets_in(self, tokens: int, limit: int, *, is_alone: bool) -> bool:
-        """Whether a newcomer may wait although there is nothing free: measured against all but the largest, so that
-        nobody can fill it for everybody. Beside one other, anything may where that ``is_alone``.
+    def has_room_for_newcomer(self, tokens: int, limit: int, *, is_alone: bool) -> bool:
+        """Whether a newcomer may wait although nothing is free. Only what all but the largest have waiting counts, so
+        nobody can fill the queue for everybody. Beside a single one that ``is_alone``, a request of any size may.
         """
         waiting = [flow.tokens for flow in self.flows.values()]
         rest = sum(waiting) - max(waiting, default=0)
