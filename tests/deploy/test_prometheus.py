@@ -24,7 +24,7 @@ from vectoll.domain.money import Amount
 from vectoll.domain.payments import IntentState
 from vectoll.domain.siwx import SignInRule
 from vectoll.domain.wallets import Family
-from vectoll.ports.metrics import UpstreamAgain, UpstreamOutcome
+from vectoll.ports.metrics import Reattempt, UpstreamOutcome
 from vectoll.ports.payment_metrics import TopUpOutcome
 
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
@@ -50,7 +50,7 @@ def exposed() -> Exposed:
     metrics.charged("m", 1)
     metrics.answered("POST", "/v1/embeddings", 200, 0.1)
     metrics.upstream_called("m", "api.example", UpstreamOutcome.ANSWERED, 0.1)
-    metrics.upstream_asked_again("m", UpstreamAgain.RETRY)
+    metrics.upstream_reattempted("m", Reattempt.RETRY)
     payments = metrics.payments
     payments.top_up(Family.EVM, TopUpOutcome.CREDITED)
     payments.credited(Family.EVM, Amount(1))

@@ -13,7 +13,7 @@ from vectoll.adapters.buffered import Buffer
 from vectoll.adapters.metrics_payments import PrometheusPayments
 from vectoll.adapters.timings import Timings
 from vectoll.domain.money import UNITS_PER_USD
-from vectoll.ports.metrics import Stage, UpstreamAgain, UpstreamOutcome
+from vectoll.ports.metrics import Reattempt, Stage, UpstreamOutcome
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -121,8 +121,8 @@ class PrometheusMetrics:
         """One call to one base URL ended."""
         self._upstream_calls.observe((model, host, outcome.value), seconds)
 
-    def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
-        """A call that failed is followed by another."""
+    def upstream_reattempted(self, model: str, how: Reattempt) -> None:
+        """A call that failed is made again."""
         self._upstream_again.labels(model, how.value).inc()
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

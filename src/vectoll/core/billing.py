@@ -92,8 +92,8 @@ class OpenHold:
         self._metrics.charged(self._hold.quote.model, charge.amount)
         return charge
 
-    async def forfeit(self, usage: Usage, *, is_whole: bool) -> None:
-        """Charge what was bought and is not delivered. A part leaves the Idempotency-Key to the whole request."""
+    async def charge_undelivered(self, usage: Usage, *, is_whole: bool) -> None:
+        """Charge what a provider billed and nobody gets. A part leaves the Idempotency-Key to the whole request."""
         if self._earlier is None and not is_whole and self._hold.fingerprint is not None:
             part = replace(self._hold, id=TransferId(new_id("chg")), fingerprint=None)
             await OpenHold(self._ledger, self._metrics, part).charge(usage)

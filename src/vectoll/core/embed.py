@@ -15,7 +15,7 @@ from vectoll.domain.ids import ModelId, RequestId
 from vectoll.domain.ledger import Transfer
 from vectoll.domain.money import Quote
 from vectoll.ports.metrics import Metrics, Stage
-from vectoll.ports.model import Forfeit
+from vectoll.ports.model import BilledUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class EmbedService:
             try:
                 embeddings = await model.embed(encodings, dimensions=request.dimensions, caller=permit.caller)
             except (asyncio.CancelledError, InvalidRequest) as error:
-                if isinstance(owed := error.__cause__, Forfeit):
-                    await hold.forfeit(owed.usage, is_whole=owed.is_whole)
+                if isinstance(billed := error.__cause__, BilledUsage):
+                    await hold.charge_undelivered(billed.usage, is_whole=billed.is_whole)
                 raise
             watch.lap("encode")
             charge = await hold.charge(embeddings.usage)

@@ -169,7 +169,7 @@ class TracedMetrics:
         self.queued = metrics.queued
         self.charged = metrics.charged
         self.upstream_called = metrics.upstream_called
-        self.upstream_asked_again = metrics.upstream_asked_again
+        self.upstream_reattempted = metrics.upstream_reattempted
         self.answered = metrics.answered
         self.render = metrics.render
 

@@ -25,8 +25,8 @@ class UpstreamOutcome(StrEnum):
     """Nobody waits for it any more."""
 
 
-class UpstreamAgain(StrEnum):
-    """Why an upstream is asked again."""
+class Reattempt(StrEnum):
+    """How a call to an upstream that failed is made again."""
 
     FAILOVER = "failover"
     """At once, at another base URL."""
@@ -61,8 +61,8 @@ class Metrics(Protocol):
         """One call to one base URL ended. ``host`` is that of a setting, so its values are few."""
         ...
 
-    def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
-        """A call that failed is followed by another."""
+    def upstream_reattempted(self, model: str, how: Reattempt) -> None:
+        """A call that failed is made again."""
         ...
 
 
@@ -102,7 +102,7 @@ class NoMetrics:
     def upstream_called(self, model: str, host: str, outcome: UpstreamOutcome, seconds: float) -> None:
         """Ignored."""
 
-    def upstream_asked_again(self, model: str, how: UpstreamAgain) -> None:
+    def upstream_reattempted(self, model: str, how: Reattempt) -> None:
         """Ignored."""
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

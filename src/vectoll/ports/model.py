@@ -8,7 +8,7 @@ from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.identity import NOBODY, Caller
 
 
-class Forfeit(Exception):
+class BilledUsage(Exception):
     """The ``__cause__`` of a cancellation or refusal whose caller still owes for ``usage``: a provider billed it."""
 
     def __init__(self, usage: Usage, is_whole: bool) -> None:
@@ -42,7 +42,7 @@ class EmbeddingModel(Protocol):
         All requests of one ``caller`` share one place in the fair queue. Raises AtCapacity at once when the wait would
         be too long, InferenceFailed when the engine fails or a vector is not finite. Cancelling the await frees the
         place in the queue; where vectors are bought, calls that were sent run to their end first. A cancellation or
-        InvalidRequest whose caller owes for what was bought by then has a Forfeit as its ``__cause__``.
+        InvalidRequest whose caller owes for what was bought by then has a BilledUsage as its ``__cause__``.
         """
         ...
 

@@ -36,7 +36,7 @@ from vectoll.domain.errors import (
     VectollError,
 )
 from vectoll.domain.identity import NOBODY, Caller
-from vectoll.ports.model import Forfeit
+from vectoll.ports.model import BilledUsage
 
 SECRET_TEXT = "the callers secret text"
 
@@ -447,8 +447,8 @@ async def test_a_part_that_is_refused_lets_those_that_were_sent_end_and_sends_no
         gate.set()
         with pytest.raises(InvalidRequest) as caught:
             await request
-    assert isinstance(owed := caught.value.__cause__, Forfeit)
-    assert (owed.usage.prompt_tokens, owed.is_whole) == (3, False)
+    assert isinstance(billed := caught.value.__cause__, BilledUsage)
+    assert (billed.usage.prompt_tokens, billed.is_whole) == (3, False)
     assert len(provider.seen) == 4
 
 
@@ -464,8 +464,8 @@ async def test_a_cancelled_request_keeps_its_place_until_its_call_ends_and_the_n
         gate.set()
         with pytest.raises(asyncio.CancelledError) as caught:
             await request
-        assert isinstance(owed := caught.value.__cause__, Forfeit)
-        assert (owed.usage.prompt_tokens, owed.is_whole) == (1, True)
+        assert isinstance(billed := caught.value.__cause__, BilledUsage)
+        assert (billed.usage.prompt_tokens, billed.is_whole) == (1, True)
         await closing
     async with provider_server() as provider, upstream_model(provider.url) as model:
         assert len((await embed(model, ["x"])).vectors) == 1

@@ -36,7 +36,7 @@ from vectoll.domain.ids import AccountId, ModelId, RequestId, new_id
 from vectoll.domain.ledger import Transfer, TransferCode, system_account
 from vectoll.domain.money import Amount, Price
 from vectoll.ports.metrics import NoMetrics
-from vectoll.ports.model import Forfeit
+from vectoll.ports.model import BilledUsage
 from vectoll.settings import LimitsSettings
 
 ACCOUNT = AccountId("acct_1")
@@ -196,7 +196,7 @@ async def test_what_a_provider_billed_is_charged_to_who_left_or_sent_what_it_ref
     error: BaseException, key: str | None, tokens: int, *, is_whole: bool
 ) -> None:
     world = await World().fund()
-    error.__cause__ = Forfeit(Usage(tokens), is_whole)
+    error.__cause__ = BilledUsage(Usage(tokens), is_whole)
     world.model.error = error
     with pytest.raises(type(error)):
         await world.embed("hello", key=key)

@@ -20,7 +20,7 @@ from vectoll.domain.errors import AtCapacity, InferenceFailed
 from vectoll.domain.ids import AccountId, ModelId
 from vectoll.http.serialisation import _as_numbers
 from vectoll.http.services import Phase
-from vectoll.ports.model import Forfeit
+from vectoll.ports.model import BilledUsage
 
 BOTH = pytest.mark.parametrize("url", [SPEC_URL, OPENAI_URL])
 Connect = Callable[..., Client]
@@ -378,7 +378,7 @@ async def test_client_that_leaves_a_bought_model_keeps_its_place_until_the_call_
         except asyncio.CancelledError as gone:
             left.set()
             await answered.wait()
-            raise gone from Forfeit(Usage(2), is_whole=True)
+            raise gone from BilledUsage(Usage(2), is_whole=True)
         raise AssertionError
 
     monkeypatch.setattr(server.model, "embed", buy)

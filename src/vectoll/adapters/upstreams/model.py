@@ -35,7 +35,7 @@ from vectoll.domain.errors import (
     VectollError,
 )
 from vectoll.domain.identity import NOBODY, Caller
-from vectoll.ports.model import ForeignTokens, Forfeit, Tokenizer
+from vectoll.ports.model import BilledUsage, ForeignTokens, Tokenizer
 
 PARALLEL_CALLS = 4
 """Calls that one request may have under way; the rest of its parts follow."""
@@ -134,7 +134,7 @@ class UpstreamModel:
             if isinstance(why, InvalidRequest):
                 why.reword(lambda text: _with_charge(text, tokens))
             is_whole = sum(len(part.encodings) for part in purchase.bought) == len(encodings)
-            raise why from Forfeit(Usage(tokens), is_whole)
+            raise why from BilledUsage(Usage(tokens), is_whole)
         finally:
             self._under_way.remove(purchase)
             if not self._under_way:

@@ -26,7 +26,7 @@ from vectoll.adapters.upstreams.failures import (
 )
 from vectoll.adapters.upstreams.retries import RetryPolicy, retry_after_s
 from vectoll.core.tracing import onward
-from vectoll.ports.metrics import Metrics, UpstreamAgain, UpstreamOutcome
+from vectoll.ports.metrics import Metrics, Reattempt, UpstreamOutcome
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class Transport:
                 if is_last or self._is_closed or abandoned.is_set():
                     raise
                 following = self._endpoints.healthy(tried)
-                how = UpstreamAgain.FAILOVER
+                how = Reattempt.FAILOVER
                 if following is None:
                     if not isinstance(failure, NoAnswer) or (was_sent and not self._spare_retries):
                         raise
@@ -124,9 +124,9 @@ class Transport:
                     await self._pause(attempt, failure, deadline, abandoned)
                     tried.clear()
                     following = self._endpoints.any()
-                    how = UpstreamAgain.RETRY
+                    how = Reattempt.RETRY
                 if was_sent:
-                    self._metrics.upstream_asked_again(self._model, how)
+                    self._metrics.upstream_reattempted(self._model, how)
                 endpoint = following
 
     async def _pause(
