@@ -75,6 +75,12 @@ def test_queries_of_who_was_served_more_are_not_next() -> None:
     assert queue.next_queries() == []
 
 
+def test_what_is_known_of_a_query_is_not_counted_as_computed() -> None:
+    queue = queries_of(job("a", 9), job("b", 7))
+    batch = queue.next_queries(known=lambda item: 5)
+    assert [item.to_compute for item in batch] == [4, 2]
+
+
 def test_what_is_known_does_not_fill_a_batch() -> None:
     queue = queue_of(job("a", *[500] * 10), padded=False, alike=False)
     batch = queue.next_batch(known=lambda item: 488)

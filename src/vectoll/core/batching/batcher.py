@@ -185,7 +185,8 @@ class Batcher:
         """Block until small requests are next and every stream computes a large one. Empty when the batcher closes."""
         with self._lock:
             while not self._is_closing:
-                if len(self._large) == self._engine.streams and (batch := self._queue.next_queries()):
+                is_busy = len(self._large) == self._engine.streams
+                if is_busy and (batch := self._queue.next_queries(self._known_tokens)):
                     return batch
                 self._query_comes.wait()
             return []

@@ -201,8 +201,11 @@ class FairQueue:
             longest, total = longest_then, total_then
         return batch
 
-    def next_queries(self) -> list[Item]:
-        """Take what is next of requests of at most ``query_tokens``; empty when a larger one is next, or nothing."""
+    def next_queries(self, known: Callable[[Item], int] = lambda _: 0) -> list[Item]:
+        """Take what is next of requests of at most ``query_tokens``; empty when a larger one is next, or nothing.
+
+        ``known`` says how many of an item's tokens need not be computed. They count all the same: the limit is small.
+        """
         room = self.shape.query_tokens
         batch: list[Item] = []
         while self._accounts.flows:
@@ -210,7 +213,9 @@ class FairQueue:
             assert item is not None
             if item.job.tokens > room:
                 break
-            batch.append(self._take_seed())
+            self._take_seed()
+            item.known = known(item)
+            batch.append(item)
             room -= item.length
         return batch
 
