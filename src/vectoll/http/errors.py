@@ -36,18 +36,18 @@ from vectoll.domain.payments import (
     PaymentOutcomeUnknown,
     PaymentRefused,
 )
-from vectoll.http.asking import (
-    asks_payment,
-    is_top_up,
-    payment_error_body,
-    settlement_headers,
-    wallets_sign_in,
-)
 from vectoll.http.body import as_error
 from vectoll.http.headers import add_security_headers
 from vectoll.http.record import begin_record, record_of, route_template, speaks_openai
 from vectoll.http.responses import JsonResponse, json_bytes
 from vectoll.http.routing import RouteError
+from vectoll.http.wallet_answers import (
+    is_top_up,
+    payment_error_body,
+    payment_request,
+    settlement_headers,
+    wallets_sign_in,
+)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("vectoll.error")
 
@@ -115,13 +115,13 @@ def error_response(scope: Scope, error: VectollError, status: int | None = None)
     record_of(scope).error_code = error.code
     is_openai = speaks_openai(scope)
     status = status or _nearest(OPENAI_STATUS if is_openai else STATUS, error)
-    asked = asks_payment(scope, error)
-    if asked is not None:
+    payment = payment_request(scope, error)
+    if payment is not None:
         status = 402
     elif isinstance(error, NoCredentials) and wallets_sign_in(scope):
         error = Unauthenticated(_KEY_OR_SIGN_IN)
-    body = _openai_body(error, status) if is_openai else asked.body if asked else _spec_body(scope, error)
-    headers = _headers(error, status) | (asked.headers if asked else {}) | settlement_headers(scope)
+    body = _openai_body(error, status) if is_openai else payment.body if payment else _spec_body(scope, error)
+    headers = _headers(error, status) | (payment.headers if payment else {}) | settlement_headers(scope)
     return JsonResponse(json_bytes(body), status, headers)
 
 

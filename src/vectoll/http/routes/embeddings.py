@@ -11,7 +11,6 @@ from vectoll.core.admission import Permit
 from vectoll.core.embed import EmbedResult
 from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat
 from vectoll.domain.errors import VectollError
-from vectoll.http.asking import wallet_headers
 from vectoll.http.disconnect import CancelledOnDisconnect
 from vectoll.http.entry import (
     admit_to_inference,
@@ -26,6 +25,7 @@ from vectoll.http.serialisation import STREAMED_BYTES, bytes_of_vectors, stream_
 from vectoll.http.services import services_of
 from vectoll.http.token_arrays import LARGE_BYTES, has_token_arrays, read_token_arrays
 from vectoll.http.validation import parse_embedding_request
+from vectoll.http.wallet_answers import wallet_headers
 
 _TOO_MUCH = "Send fewer inputs per request."
 

@@ -27,14 +27,14 @@ _PAID_FOR = "/embeddings"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PaymentRequest:
     """A 402: the spec's body, and the headers that x402 clients read."""
 
     body: Any
     headers: dict[str, str]
 
 
-def asks_payment(scope: Scope, error: VectollError) -> Asked | None:
+def payment_request(scope: Scope, error: VectollError) -> PaymentRequest | None:
     """The 402 that an error becomes where wallets can pay; None where it stays what it is."""
     wallets = _services(scope).wallets
     if wallets is None or not route_template(scope).endswith(_PAID_FOR):
@@ -47,7 +47,7 @@ def asks_payment(scope: Scope, error: VectollError) -> Asked | None:
         body = wallets.terms.wallet_payment_required(path, now, balance, str(error))
     else:
         return None
-    return Asked(body, {"payment-required": wallets.terms.header(path, now)})
+    return PaymentRequest(body, {"payment-required": wallets.terms.header(path, now)})
 
 
 def wallets_sign_in(scope: Scope) -> bool:
