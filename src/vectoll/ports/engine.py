@@ -41,11 +41,14 @@ class Engine(Protocol):
         ...
 
     def known_tokens(self, ids: Sequence[int], caller: Caller) -> int:
-        """How many of a sequence's tokens need not be computed: its first, which this caller sent before."""
+        """How many of a sequence's tokens need not be computed: its first, which this caller sent before.
+
+        Must not raise, nor block: asked under the queue's lock.
+        """
         ...
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
-        """How many tokens a batch of these lengths is computed as, padding included."""
+        """How many tokens a batch of these lengths is computed as, padding included. Must not raise."""
         ...
 
     def close(self) -> None:

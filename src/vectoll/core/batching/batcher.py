@@ -30,7 +30,7 @@ from vectoll.ports.metrics import Metrics
 log = logging.getLogger(__name__)
 
 CALM_S = 0.05
-"""How long after two jobs have met no batch is taken to be alone."""
+"""For so long after two jobs were there at once, no batch is taken to be alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +95,7 @@ class Batcher:
             thread.start()
 
     async def compute(self, sequences: Sequence[Sequence[int]], caller: Caller) -> list[Vector]:
-        """One vector per sequence, in order.
+        """One vector per sequence, in order; of one at least, with one token at least.
 
         Raises AtCapacity at once, InferenceFailed, or Draining. Cancelling forgets what still waits.
         """
