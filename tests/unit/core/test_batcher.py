@@ -128,6 +128,7 @@ async def test_failing_engine_answers_every_waiter_and_goes_on(bench: Bench) -> 
     bad = [bench.submit(caller, [9] * 20, *[[1] * 60] * 30) for caller in "abc"]
     outcomes = await asyncio.gather(*bad, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [InferenceFailed] * 3
+    assert len(set(map(id, outcomes))) == 3, "tasks that raise one error write into one traceback"
     assert len(await bench.submit("a", [1, 2])) == 1
 
 

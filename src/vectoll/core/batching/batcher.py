@@ -195,7 +195,7 @@ class Batcher:
         return self._engine.known_tokens(item.ids, item.job.caller)
 
     def _finish(
-        self, batch: list[Item], vectors: Sequence[Vector], error: VectollError | None, started: float
+        self, batch: list[Item], vectors: Sequence[Vector], error: InferenceFailed | None, started: float
     ) -> None:
         """Hand out what a batch gave; a job is answered when its last sequence is, or at its first failure."""
         seconds = time.perf_counter() - started
@@ -215,7 +215,7 @@ class Batcher:
                 if error is not None or item.job.remaining == 0:
                     self._queue.discard(item.job)
                     del self._waiters[item.job]
-                    done.append((waiter, error))
+                    done.append((waiter, error and InferenceFailed(*error.args)))  # each its own traceback
             waiting_tokens = self._queue.tokens
         if done:
             self._loop.call_soon_threadsafe(_answer_all, done)
