@@ -6,9 +6,10 @@ import pytest
 from tests.ledger import ALICE, BOB, PRICE, TOKEN, FixedClock, make_credit
 
 from vectoll.adapters.storage.memory import MemoryStore
+from vectoll.core import repeats
 from vectoll.core.billing import Billing, OpenHold, fingerprint_of
 from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat, Usage
-from vectoll.domain.errors import IdempotencyConflict, InsufficientBalance
+from vectoll.domain.errors import IdempotencyConflict, IdempotencyKeySpent, InsufficientBalance
 from vectoll.domain.identity import Principal
 from vectoll.domain.ids import AccountId, ModelId, RequestId
 from vectoll.domain.ledger import Balance
@@ -140,3 +141,30 @@ def test_fingerprints_tell_requests_apart() -> None:
     assert len({fingerprint_of(request) for request in requests}) == len(requests)
     assert fingerprint_of(EmbeddingRequest(MODEL, ("hello",))) == fingerprint_of(REQUEST)
     assert len(fingerprint_of(REQUEST)) == 32
+
+
+async def repeat(billing: Billing, key: str) -> None:
+    async with open_hold(billing, key=key) as hold:
+        await hold.charge(Usage(1))
+
+
+async def test_repeats_of_the_charge_that_was_repeated_first_are_forgotten_where_there_are_too_many(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeats, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(repeats, "MAX_REPEATS", 1)
+    for key in ("a", "a", "b", "b", "c", "c"):
+        await repeat(billing, key)
+    with pytest.raises(IdempotencyKeySpent):
+        await repeat(billing, "c")
+    await repeat(billing, "a")
+
+
+async def test_a_repeat_that_is_refused_leaves_no_trace(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeats, "MAX_REPEATS", 0)
+    await repeat(billing, "k")
+    with pytest.raises(IdempotencyKeySpent):
+        await repeat(billing, "k")
+    assert not billing._repeats._under_way

@@ -113,10 +113,13 @@ async def test_a_wait_that_is_too_long_is_refused_and_leaves_no_trace() -> None:
     gate, hold = FairGate(1, 1, 0.01), asyncio.Event()
     task = asyncio.create_task(enter(gate, "a", [], hold))
     await settle()
+    clock = asyncio.get_running_loop().time
     for _ in range(3):
+        began = clock()
         with pytest.raises(AtCapacity):
             async with gate.slot(Caller.keyless("b")):
                 pass
+        assert clock() - began > 0.005, "not refused at once for those who wait no more"
     hold.set()
     await task
     async with gate.slot(Caller.keyless("b")):
