@@ -306,6 +306,15 @@ async def test_wallets_that_can_pay_sign_in_as_often_as_they_like(shop: Shop, wa
     assert {(await shop.embed(wallet.sign_in())).status_code for _ in range(130)} == {200}
 
 
+async def test_a_sign_in_is_good_for_a_body_that_comes_slowly(
+    shop: Shop, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at again, as a key is, it would be a replay."""
+    monkeypatch.setattr("vectoll.http.entry.REMEMBERED_S", 0.0)
+    await shop.credit(wallet, "1")
+    assert (await shop.embed(wallet.sign_in())).status_code == 200
+
+
 async def test_a_sign_in_wins_over_a_key(shop: Shop, wallet: Wallet) -> None:
     key = {"authorization": f"Bearer {await shop.fake.open()}"}
     assert (await shop.embed(key, wallet.sign_in())).status_code == 402, "the wallet's credit, not the key's"
