@@ -57,12 +57,21 @@ def configure_logging(
                 stamp,
                 *first,
             ],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _without_private,
+                *finish,
+            ],
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))  # it announces itself at length
+
+
+def _without_private(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Ray, once it is imported, gives every record of the standard library a field for itself."""
+    return {name: value for name, value in event.items() if not name.startswith("_")}
 
 
 class _Lines:
