@@ -42,7 +42,7 @@ def test_own_events_and_the_standard_librarys_are_json_lines_of_one_shape() -> N
     stream = io.StringIO()
     configure_logging(LogSettings(), stream)
     structlog.get_logger("vectoll.access").info("request", status=200, model=None, request_id="req_1")
-    extra = {"seconds": 2, "_ray_timestamp_ns": 1}  # as Ray has it, once it is imported
+    extra = {"seconds": 2, "_ray_timestamp": 1}  # much as Ray adds to every record, once it is imported
     logging.getLogger("vectoll.storage").warning("slow %s", "commit", extra=extra)
     own, foreign = logged(stream)
     assert own.pop("timestamp") <= foreign.pop("timestamp")
