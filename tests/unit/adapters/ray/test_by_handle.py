@@ -15,7 +15,6 @@ def closed_port() -> int:
 
 
 def test_an_address_where_nobody_listens_is_told_at_once(closed_port: int) -> None:
-    pytest.importorskip("ray")
     ask = (
         "from vectoll.adapters.engines.ray.by_handle import NotServed, connect\n"
         "try:\n"
