@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from vectoll.server.freed_memory import resident_bytes
+
 MODEL = "all-MiniLM-L6-v2"
 HERE = Path(__file__).resolve().parent
 VECTOLL = [str(Path(sys.executable).with_name("vectoll"))]
@@ -254,8 +256,7 @@ def soak(requests: int) -> dict[str, object]:
 
 
 def _rss_mb(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return resident_bytes(pid) // 2**20
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ A machine that stands still for a while is no failure: what was under way then i
 import argparse
 import asyncio
 import json
-import os
 import signal
 import sqlite3
 import statistics
@@ -38,6 +37,8 @@ from benchmarks.faults.client import Client, Gateway, open_session
 from benchmarks.faults.crowd import PAY_TO, RICH_USD, buyer, gather, make_world
 from tests.chains.anvil import run_anvil
 from tests.live import Server, Vectoll
+
+from vectoll.server.freed_memory import resident_bytes
 
 MEMORY_MAY_GROW = 0.05
 FILES_MAY_GROW = 8
@@ -90,10 +91,6 @@ class Watch:
 
     def was_undisturbed(self, began: float, seconds: float) -> bool:
         return all(began + seconds < start or end < began for start, end in self.standstills)
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def entries(pid: int, folder: str) -> int:

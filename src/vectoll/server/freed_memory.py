@@ -15,8 +15,6 @@ EVERY_S = 60.0
 WORTHWHILE_BYTES = 64 * 2**20
 QUIET_BYTES = 16 * 2**20
 
-_STATM = Path("/proc/self/statm")
-
 
 async def give_back_after_bursts(bytes_in_flight: Callable[[], int], every_s: float = EVERY_S) -> None:
     """Until it is cancelled. Returns at once where the C library cannot give back (musl, macOS)."""
@@ -46,6 +44,6 @@ class FreedMemory:
         return now - self._least_bytes >= WORTHWHILE_BYTES and self._in_flight() < QUIET_BYTES
 
 
-def resident_bytes() -> int:
-    """What this process has in memory (proc_pid_statm(5))."""
-    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(process: int | str = "self") -> int:
+    """What a process, this one unless another's number is given, has in memory (proc_pid_statm(5))."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
