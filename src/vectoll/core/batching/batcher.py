@@ -126,9 +126,17 @@ class Batcher:
         """Wake as many idle workers as there is new work for, and the one for queries where none takes them."""
         with self._lock:
             self._wake.notify(min(self._idle, self._unannounced))
-            if len(self._large) == self._engine.streams:
-                self._query_comes.notify()
+            self._call_for_queries()
         self._unannounced = 0
+
+    def _call_for_queries(self) -> None:
+        """Wake the worker for queries where it may take any. The lock is held."""
+        if self._is_all_large():
+            self._query_comes.notify()
+
+    def _is_all_large(self) -> bool:
+        """Whether every stream computes a large request: a query would wait for one."""
+        return len(self._large) == self._engine.streams
 
     def _require_room(self, job: Job) -> None:
         if self._is_closing:
@@ -177,16 +185,14 @@ class Batcher:
             self._idle -= 1
             if any(item.job.tokens > self._queue.shape.query_tokens for item in batch):
                 self._large.add(stream)
-                if len(self._large) == self._engine.streams:
-                    self._query_comes.notify()
+                self._call_for_queries()
             return batch
 
     def _next_queries(self, _stream: int) -> list[Item]:
         """Block until small requests are next and every stream computes a large one. Empty when the batcher closes."""
         with self._lock:
             while not self._is_closing:
-                is_busy = len(self._large) == self._engine.streams
-                if is_busy and (batch := self._queue.next_queries(self._known_tokens)):
+                if self._is_all_large() and (batch := self._queue.next_queries(self._known_tokens)):
                     return batch
                 self._query_comes.wait()
             return []
