@@ -75,6 +75,15 @@ def test_queries_of_who_was_served_more_are_not_next() -> None:
     assert queue.next_queries() == []
 
 
+def test_it_is_told_whether_a_query_is_next() -> None:
+    queue = queries_of(job("a", 16), job("bulk", 10, 7))
+    assert queue.is_query_next()
+    queue.next_queries()
+    assert not queue.is_query_next()
+    queue.next_batch()
+    assert not queue.is_query_next()
+
+
 def test_what_is_known_of_a_query_is_not_counted_as_computed() -> None:
     queue = queries_of(job("a", 9), job("b", 7))
     batch = queue.next_queries(known=lambda item: 5)

@@ -130,8 +130,8 @@ class Batcher:
         self._unannounced = 0
 
     def _call_for_queries(self) -> None:
-        """Wake the worker for queries where it may take any. The lock is held."""
-        if self._is_all_large():
+        """Wake the worker for queries where there is one for it. The lock is held."""
+        if self._is_all_large() and self._queue.is_query_next():
             self._query_comes.notify()
 
     def _is_all_large(self) -> bool:

@@ -201,6 +201,14 @@ class FairQueue:
             longest, total = longest_then, total_then
         return batch
 
+    def is_query_next(self, room: int | None = None) -> bool:
+        """Whether what is next is of a request of at most ``room`` tokens, or else of ``query_tokens``."""
+        if not self._accounts.flows:
+            return False
+        item = self._accounts.first().first()
+        assert item is not None
+        return item.job.tokens <= (self.shape.query_tokens if room is None else room)
+
     def next_queries(self, known: Callable[[Item], int] = lambda _: 0) -> list[Item]:
         """Take what is next of requests of at most ``query_tokens``; empty when a larger one is next, or nothing.
 
@@ -208,12 +216,8 @@ class FairQueue:
         """
         room = self.shape.query_tokens
         batch: list[Item] = []
-        while self._accounts.flows:
-            item = self._accounts.first().first()
-            assert item is not None
-            if item.job.tokens > room:
-                break
-            self._take_seed()
+        while self.is_query_next(room):
+            item = self._take_seed()
             item.known = known(item)
             batch.append(item)
             room -= item.length

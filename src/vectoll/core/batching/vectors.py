@@ -8,8 +8,8 @@ from vectoll.domain.embedding import Vector
 
 
 def all_finite(vectors: Sequence[Vector]) -> bool:
-    """Whether no vector holds a NaN or an infinity. A sum of squares is finite exactly when its terms are."""
-    return all(bool(np.isfinite(np.dot(v, v))) for v in map(_array, vectors))
+    """Whether no vector holds a NaN or an infinity."""
+    return bool(np.isfinite(_array(b"".join(vectors))).all())  # copied, as a call for each would cost more
 
 
 def shorten(vectors: Sequence[Vector], dims: int) -> list[Vector]:
@@ -20,5 +20,5 @@ def shorten(vectors: Sequence[Vector], dims: int) -> list[Vector]:
     return [row.data.toreadonly() for row in cut]
 
 
-def _array(vector: Vector) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+def _array(vector: Vector | bytes) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
     return np.frombuffer(vector, dtype=np.float32)
