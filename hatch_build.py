@@ -18,7 +18,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("src/vectoll/adapters/engines/native")
+FOLDER = Path("src/vectoll/kernels")
 LIBRARY = FOLDER / "_kernels.so"
 AVX512 = (
     "-mavx512f",
@@ -78,13 +78,13 @@ def build(root: Path, *, strict: bool = False) -> str | None:
 
     The library is replaced in one step: a server may be reading the last one.
     """
-    sources = sorted((root / FOLDER / "kernels").iterdir())
+    sources = sorted((root / FOLDER / "sources").iterdir())
     checksum = zlib.crc32(b"".join(path.read_bytes() for path in sources))
     flags_of_all = [*FLAGS, f"-DSOURCES={checksum}u", *(["-Werror"] if strict else [])]
     with tempfile.TemporaryDirectory(dir=root / FOLDER, prefix="build-") as folder:
         objects = [Path(folder) / f"{source}.o" for source in SOURCES]
         commands = [
-            [*flags_of_all, *flags, "-c", str(root / FOLDER / "kernels" / source), "-o", str(target)]
+            [*flags_of_all, *flags, "-c", str(root / FOLDER / "sources" / source), "-o", str(target)]
             for (source, flags), target in zip(SOURCES.items(), objects, strict=True)
         ]
         library = Path(folder) / "library"

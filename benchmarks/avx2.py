@@ -22,8 +22,8 @@ from benchmarks.large_models import Contestant, Own, compare  # noqa: E402
 
 from vectoll.adapters.checkpoints import Checkpoint, locate, read_checkpoint  # noqa: E402
 from vectoll.adapters.engines.native import engine as native  # noqa: E402
-from vectoll.adapters.engines.native.library import F32_AVX2  # noqa: E402
 from vectoll.domain.catalog import ModelSource  # noqa: E402
+from vectoll.kernels.library import F32_AVX2  # noqa: E402
 
 LENGTHS = {8: 600, 30: 300, 120: 100, 250: 60}
 """Tokens of a text, and how many texts."""

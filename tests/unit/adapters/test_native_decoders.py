@@ -21,9 +21,9 @@ from vectoll.adapters.checkpoints import (
 )
 from vectoll.adapters.checkpoints.safetensors import Entry
 from vectoll.adapters.engines.native import NativeEngine
-from vectoll.adapters.engines.native.library import Products
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.identity import NOBODY
+from vectoll.kernels.library import Products
 
 Array = np.ndarray[Any, Any]
 VOCABULARY, POSITIONS = 50, 128

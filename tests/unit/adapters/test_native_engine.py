@@ -28,10 +28,16 @@ from tests.tiny_checkpoints import MAKERS, write_safetensors
 from vectoll import engines
 from vectoll.adapters.checkpoints import Activation, Checkpoint, DType, TensorView, read_checkpoint
 from vectoll.adapters.engines import openvino
-from vectoll.adapters.engines.native import NativeEngine, library, load_engine, missing_for_native
+from vectoll.adapters.engines.native import NativeEngine, load_engine, missing_for_native
 from vectoll.adapters.engines.native import engine as engine_module
 from vectoll.adapters.engines.native.engine import _Team
-from vectoll.adapters.engines.native.library import (
+from vectoll.adapters.engines.native.packing import aligned, pack
+from vectoll.adapters.engines.tensors import as_float32
+from vectoll.catalog_file import read_models
+from vectoll.domain.catalog import CheckpointFacts, Pooling, Precision
+from vectoll.domain.errors import ConfigurationError
+from vectoll.kernels import library
+from vectoll.kernels.library import (
     AMX_BF16,
     BF16,
     F32,
@@ -43,11 +49,6 @@ from vectoll.adapters.engines.native.library import (
     Products,
     capabilities,
 )
-from vectoll.adapters.engines.native.packing import aligned, pack
-from vectoll.adapters.engines.tensors import as_float32
-from vectoll.catalog_file import read_models
-from vectoll.domain.catalog import CheckpointFacts, Pooling, Precision
-from vectoll.domain.errors import ConfigurationError
 from vectoll.settings import EngineSettings, ModelSettings, Settings
 
 Array = np.ndarray[Any, Any]

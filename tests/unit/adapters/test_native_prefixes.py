@@ -16,10 +16,10 @@ from vectoll.adapters.engines.native import engine as engine_module
 from vectoll.adapters.engines.native import load_engine
 from vectoll.adapters.engines.native import prefixes as prefixes_module
 from vectoll.adapters.engines.native.engine import NativeEngine, _Team
-from vectoll.adapters.engines.native.library import F32_AVX2, PREFIX_BLOCK, load_library
 from vectoll.adapters.engines.native.prefixes import FIRST_SEEN, Prefixes
 from vectoll.domain.catalog import Pooling
 from vectoll.domain.identity import NOBODY, Caller
+from vectoll.kernels.library import F32_AVX2, PREFIX_BLOCK, load_library
 
 Array = np.ndarray[Any, Any]
 BLOCK_BYTES = 64

@@ -12,9 +12,9 @@ from vectoll.adapters.checkpoints import (
     exactly,
     inverse_frequencies,
 )
-from vectoll.adapters.engines.native.library import DECODER, Layer
 from vectoll.adapters.engines.native.packing import Array, Memory, padded, round_up
 from vectoll.adapters.engines.tensors import floats
+from vectoll.kernels.library import DECODER, Layer
 
 _HALF = 16
 """What each half of a head is rounded up to: they are turned against each other sixteen numbers at a time."""

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from vectoll.adapters.checkpoints import Architecture, TensorView, Weights, at_least, exactly
-from vectoll.adapters.engines.native.library import ENCODER, Layer
 from vectoll.adapters.engines.native.packing import Array, Memory, padded, round_up
 from vectoll.adapters.engines.tensors import as_float32, floats
+from vectoll.kernels.library import ENCODER, Layer
 
 
 class EncoderParts:

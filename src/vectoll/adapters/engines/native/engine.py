@@ -15,7 +15,14 @@ import numpy as np
 from vectoll.adapters.checkpoints import Architecture, Checkpoint, Weights
 from vectoll.adapters.engines.cores import ENGINE_NICENESS, available_cores, step_back, streams_and_cores
 from vectoll.adapters.engines.memory import give_back_freed
-from vectoll.adapters.engines.native.library import (
+from vectoll.adapters.engines.native.packing import Array, aligned
+from vectoll.adapters.engines.native.prefixes import Prefixes
+from vectoll.adapters.engines.native.tower import PackedTower, unsuitable
+from vectoll.domain.catalog import Pooling, Precision
+from vectoll.domain.embedding import Vector
+from vectoll.domain.errors import ConfigurationError
+from vectoll.domain.identity import Caller
+from vectoll.kernels.library import (
     AMX_BF16,
     BF16,
     F32,
@@ -25,13 +32,6 @@ from vectoll.adapters.engines.native.library import (
     capabilities,
     load_library,
 )
-from vectoll.adapters.engines.native.packing import Array, aligned
-from vectoll.adapters.engines.native.prefixes import Prefixes
-from vectoll.adapters.engines.native.tower import PackedTower, unsuitable
-from vectoll.domain.catalog import Pooling, Precision
-from vectoll.domain.embedding import Vector
-from vectoll.domain.errors import ConfigurationError
-from vectoll.domain.identity import Caller
 
 TEAM_THREADS = 8
 """Most cores that a batch is spread over."""

@@ -1,4 +1,4 @@
-"""A checkpoint's matrices as the kernels read them: ``kernels/tower.h`` says how."""
+"""A checkpoint's matrices as the kernels read them: ``kernels/sources/tower.h`` says how."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from vectoll.adapters.checkpoints import DType, TensorView, Weights
-from vectoll.adapters.engines.native.library import Products, load_library
 from vectoll.adapters.engines.tensors import floats
+from vectoll.kernels.library import Products, load_library
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

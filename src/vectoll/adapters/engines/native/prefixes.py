@@ -16,9 +16,9 @@ from itertools import count
 
 import numpy as np
 
-from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Prefix
 from vectoll.adapters.engines.native.packing import Array, aligned
 from vectoll.domain.identity import Caller
+from vectoll.kernels.library import PREFIX_BLOCK, Prefix
 
 MAX_SEEN = 32_768
 """Most blocks that are remembered after they came once, at about 200 bytes each."""

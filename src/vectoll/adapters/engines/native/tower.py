@@ -7,9 +7,9 @@ import numpy as np
 from vectoll.adapters.checkpoints import Activation, Architecture, Attention, Weights, at_least
 from vectoll.adapters.engines.native.decoder import DecoderParts
 from vectoll.adapters.engines.native.encoder import EncoderParts
-from vectoll.adapters.engines.native.library import PREFIX_BLOCK, Layer, Products, Tower
 from vectoll.adapters.engines.native.packing import PANEL, STORED, Memory, item_bytes, round_up
 from vectoll.domain.catalog import Pooling, Precision
+from vectoll.kernels.library import PREFIX_BLOCK, Layer, Products, Tower
 
 _POOLINGS = {Pooling.CLS: 0, Pooling.MEAN: 1, Pooling.LAST: 2}
 

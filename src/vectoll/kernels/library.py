@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from typing import Literal, get_args
 
-SOURCES = Path(__file__).with_name("kernels")
+SOURCES = Path(__file__).with_name("sources")
 LIBRARY = Path(__file__).with_name("_kernels.so")
 
 F32, BF16, AMX_BF16, INT8, F32_AVX2 = 1, 2, 4, 8, 16
