@@ -36,6 +36,8 @@ SOURCES = {
     "encode_f32.c": AVX512,
     "encode_f32_avx2.c": AVX2,
     "encode_bf16.c": (*AVX512, "-mavx512bf16"),
+    "numbers_avx512.c": AVX512,
+    "numbers_avx2.c": AVX2,
     "encode_int8.c": (*AVX512, "-mavx512bf16", "-mavx512vnni"),
 }
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0")

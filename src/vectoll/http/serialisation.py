@@ -1,7 +1,7 @@
 """Paid-for vectors as the bytes of the spec's JSON answer."""
 
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -9,14 +9,16 @@ import orjson
 
 from vectoll.core.embed import EmbedResult
 from vectoll.domain.embedding import EncodingFormat, Vector
+from vectoll.kernels.numbers import vector_writer
 
 STREAMED_BYTES = 131_072
-"""Answers with more bytes of vectors than this (0.4 MB as text, written in 0.7 ms) are streamed."""
+"""Answers with more bytes of vectors than this (0.4 MB as text) are streamed."""
 
 PIECE_BYTES = 131_072
-"""What a streamed answer is written in; a piece exceeds it by less than one vector."""
+"""What a streamed answer is written in; a piece exceeds it by less than ``NUMBERS_AT_ONCE`` or one vector."""
 
-_FLOAT32 = np.dtype("<f4")
+NUMBERS_AT_ONCE = 4_096
+"""Vectors of about so many components are written by one call, so that a thread that writes many lets others run."""
 
 
 def bytes_of_vectors(result: EmbedResult) -> int:
@@ -45,22 +47,34 @@ def stream_embeddings(result: EmbedResult, encoding_format: EncodingFormat) -> I
 
 
 def _write(result: EmbedResult, encoding_format: EncodingFormat) -> Iterator[bytes]:
-    """One call per vector, so that a thread that writes many lets others run between them."""
-    write_vector = _as_base64 if encoding_format is EncodingFormat.BASE64 else _as_numbers
-    tokens = result.embeddings.usage.prompt_tokens
-    separator = b'{"object":"list","data":[{"object":"embedding","index":%d,"embedding":'
-    for index, vector in enumerate(result.embeddings.vectors):
-        yield separator % index
-        yield write_vector(vector)
-        separator = b'},{"object":"embedding","index":%d,"embedding":'
-    model = msgspec.json.encode(result.model.id)
+    write = _with_base64 if encoding_format is EncodingFormat.BASE64 else vector_writer() or _with_numbers
+    vectors, dims = result.embeddings.vectors, result.embeddings.dims
+    at_once = max(1, NUMBERS_AT_ONCE // dims)
+    before = b'{"object":"list","data":['
+    for index in range(0, len(vectors), at_once):
+        yield before
+        yield write(vectors[index : index + at_once], dims, index)
+        before = b","
+    tokens, model = result.embeddings.usage.prompt_tokens, msgspec.json.encode(result.model.id)
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (tokens, tokens)
-    yield b'}],"model":%b,%b' % (model, usage)
+    yield b'],"model":%b,%b' % (model, usage)
+
+
+def _with_numbers(vectors: Sequence[Vector], _dims: int, index: int) -> bytes:
+    """What ``vector_writer`` does, where the kernels cannot run."""
+    return _objects(index, [_as_numbers(vector) for vector in vectors])
+
+
+def _with_base64(vectors: Sequence[Vector], _dims: int, index: int) -> bytes:
+    return _objects(index, [b'"%b"' % binascii.b2a_base64(vector, newline=False) for vector in vectors])
+
+
+def _objects(index: int, embeddings: Sequence[bytes]) -> bytes:
+    return b",".join(
+        b'{"object":"embedding","index":%d,"embedding":%b}' % numbered
+        for numbered in enumerate(embeddings, index)
+    )
 
 
 def _as_numbers(vector: Vector) -> bytes:
-    return orjson.dumps(np.frombuffer(vector, _FLOAT32), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _as_base64(vector: Vector) -> bytes:
-    return b'"%b"' % binascii.b2a_base64(vector, newline=False)
+    return orjson.dumps(np.frombuffer(vector, "<f4"), option=orjson.OPT_SERIALIZE_NUMPY)

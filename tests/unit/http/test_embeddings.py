@@ -2,15 +2,12 @@
 
 import asyncio
 import base64
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from starlette.types import Message
 from tests.fakes import SPEC, FakeServer, limited
 from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_body
@@ -18,7 +15,6 @@ from tests.unit.http.conftest import OPENAI_URL, SPEC_URL, Client, embedding_bod
 from vectoll.domain.embedding import Embeddings, Encoding, Usage
 from vectoll.domain.errors import AtCapacity, InferenceFailed
 from vectoll.domain.ids import AccountId, ModelId
-from vectoll.http.serialisation import _as_numbers
 from vectoll.http.services import Phase
 from vectoll.ports.model import BilledUsage
 
@@ -88,14 +84,6 @@ async def test_four_forms_of_input(client: Client, given: Any, vectors: int, tok
     body = (await client.embed(given)).json()
     assert len(body["data"]) == vectors
     assert body["usage"]["prompt_tokens"] == tokens
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
-@example([1e-45, -0.0, 3.4028234663852886e38, 1.1754943508222875e-38, 8.589973e9])
-def test_every_number_reads_back_as_the_same_float32(numbers: list[float]) -> None:
-    vector = np.array(numbers, "<f4")
-    text = _as_numbers(vector.data.toreadonly())
-    assert np.array(json.loads(text), np.float64).astype("<f4").tobytes() == vector.tobytes()
 
 
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])

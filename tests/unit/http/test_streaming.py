@@ -19,10 +19,12 @@ from vectoll.domain.embedding import EncodingFormat
 from vectoll.domain.ids import AccountId, ModelId
 from vectoll.http import serialisation
 from vectoll.http.routes import embeddings
-from vectoll.http.serialisation import PIECE_BYTES, STREAMED_BYTES
+from vectoll.http.serialisation import NUMBERS_AT_ONCE, PIECE_BYTES, STREAMED_BYTES
+from vectoll.kernels.numbers import NUMBER_BYTES
 from vectoll.settings import Settings
 
 Connect = Callable[..., Client]
+AT_ONCE_BYTES = NUMBERS_AT_ONCE * NUMBER_BYTES
 WHOLE = STREAMED_BYTES // (4 * SPEC.dims)
 """The most vectors in one answer that is not streamed."""
 TEXTS = [f"text {'x' * (n % 60 + 1)}" for n in range(600)]
@@ -146,11 +148,11 @@ async def test_pieces_are_made_as_they_are_read(server: FakeServer, made: list[i
         while not is_last:
             message = await connection.read()
             taken, is_last = taken + 1, not message["more_body"]
-            assert len(message["body"]) < PIECE_BYTES + 12_000
+            assert len(message["body"]) < PIECE_BYTES + AT_ONCE_BYTES
             if coding == "identity":
                 assert len(made) <= taken + 1
     assert len(made) > 15
-    assert max(made) < PIECE_BYTES + 12_000
+    assert max(made) < PIECE_BYTES + AT_ONCE_BYTES
 
 
 async def test_http_1_0_cannot_tell_where_a_stream_ends(server: FakeServer) -> None:

@@ -1,0 +1,3 @@
+#define WRITE vectoll_write_vectors_avx512
+
+#include "numbers.h"
