@@ -1,7 +1,7 @@
 """What a model is given to read of a request's inputs, wherever it is computed."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -55,9 +55,10 @@ async def check_ids(sequences: Sequence[Sequence[int]], spec: ModelSpec, vocab_s
             )
 
 
-def check_lengths(counts: Iterable[int], spec: ModelSpec) -> None:
+def check_lengths(counts: Sequence[int], spec: ModelSpec) -> None:
     """Raises InputTooLong for the first input of more tokens than the model reads."""
     limit = spec.max_tokens
-    for index, tokens in enumerate(counts):
-        if tokens > limit:
-            raise InputTooLong(index, tokens, limit)
+    if max(counts) > limit:
+        raise next(
+            InputTooLong(index, tokens, limit) for index, tokens in enumerate(counts) if tokens > limit
+        )

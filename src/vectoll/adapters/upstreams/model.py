@@ -114,7 +114,7 @@ class UpstreamModel:
     async def _adopt(self, sequences: Sequence[Sequence[int]]) -> Sequence[Encoding]:
         """The caller's own ids, sent as they are. Only with the provider's tokenizer is their range known."""
         await check_ids(sequences, self._spec, self._tokenizer.vocab_size if self._tokenizer else 2**31)
-        check_lengths(map(len, sequences), self._spec)
+        check_lengths([len(ids) for ids in sequences], self._spec)
         room = 0 if self._tokenizer else SPECIAL_TOKENS
         return [Encoding(ids, None, len(ids) + room) for ids in sequences]
 

@@ -80,6 +80,8 @@ class Flow:
     place: Place = NOWHERE
     placed: int = 0
     """The number of its entry in ``Schedule``; 0 where it has none."""
+    head: Item | None = None
+    """What is to be computed next, as ``Schedule.place`` found it."""
     tokens: int = 0
     count: int = 0
     jobs: list[tuple[float, int, Job]] = field(default_factory=list)
@@ -151,6 +153,7 @@ class KeyGroup:
         self.tokens = first.tokens
         self.place: Place = NOWHERE
         self.placed = 0
+        self.head: Item | None = None
         self.keys: Schedule[Flow] = Schedule(first.began)
         self.keys.flows[first.caller.key] = first
         first.group, first.place = self, NOWHERE
@@ -179,7 +182,7 @@ class KeyGroup:
 
     def first(self) -> Item | None:
         """What is to be computed next."""
-        return self.keys.first().first() if self.keys.flows else None
+        return self.keys.first().head if self.keys.flows else None
 
     def first_in(self, bucket: Bucket) -> Item | None:
         """The oldest of a bucket, of the key that was served least."""

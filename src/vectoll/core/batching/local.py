@@ -82,7 +82,7 @@ class LocalModel:
         else:
             texts = await read_texts(inputs, self._spec, self._foreign, self._readers, caller)
             encodings = await self._encode(texts, caller)
-        check_lengths((encoding.token_count for encoding in encodings), self._spec)
+        check_lengths([len(encoding.ids) for encoding in encodings], self._spec)
         return encodings
 
     async def _encode(self, texts: Sequence[str], caller: Caller) -> Sequence[Encoding]:
@@ -97,11 +97,12 @@ class LocalModel:
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
         """See ``EmbeddingModel.embed``."""
-        vectors: Sequence[memoryview] = await self._backend.compute([e.ids for e in encodings], caller)
+        sequences = [encoding.ids for encoding in encodings]
+        vectors: Sequence[memoryview] = await self._backend.compute(sequences, caller)
         dims = dimensions or self._spec.dims
         if dims < self._spec.dims:
             vectors = shorten(vectors, dims)
-        return Embeddings(vectors, dims, Usage(sum(e.token_count for e in encodings)))
+        return Embeddings(vectors, dims, Usage(sum(map(len, sequences))))
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Answer or fail every waiter, then free the weights."""

@@ -51,6 +51,7 @@ class FairQueue:
         """Add every sequence of a job, shortest first so that neighbours are alike."""
         flow = self._flow_of(job.caller)
         lengths = list(map(len, job.sequences))
+        is_sorted = self.shape.alike or self.shape.padded
         flow.enter(job, self._order)
         flow.count += len(lengths)
         flow.tokens += job.tokens
@@ -58,7 +59,7 @@ class FairQueue:
         for index in sorted(range(len(lengths)), key=lengths.__getitem__):
             self._order += 1
             length = lengths[index]
-            item = Item(job, flow, index, length, self._order, bucket_of(length))
+            item = Item(job, flow, index, length, self._order, bucket_of(length) if is_sorted else 0)
             job.waiting[item] = None
             if self.shape.alike:
                 self._sort_in(flow, item)
@@ -184,28 +185,28 @@ class FairQueue:
             share = -(-self.tokens // idle_workers)
             budget = min(budget, max(share, self.shape.overhead_tokens))
 
-        def work_of(item: Item) -> int:
-            item.known = known(item)
-            return item.work if idle_workers == 1 else item.length
-
         seed = self._take_seed()
-        batch, longest, total = [seed], seed.length, work_of(seed)
+        seed.known = known(seed)
+        batch, longest, total = [seed], seed.length, seed.work if idle_workers == 1 else seed.length
         for item in self._candidates(seed.bucket):
-            longest_then = max(longest, item.length)
-            total_then = total + work_of(item)
-            cost_then = longest_then * (len(batch) + 1) if self.shape.padded else total_then
-            if cost_then > budget or self._is_wasteful(batch, item, longest):
+            item.known = known(item)
+            total += item.work if idle_workers == 1 else item.length
+            if self.shape.padded:
+                longest_then = max(longest, item.length)
+                if longest_then * (len(batch) + 1) > budget or self._is_wasteful(batch, item, longest):
+                    break
+                longest = longest_then
+            elif total > budget:
                 break
             self._take(item)
             batch.append(item)
-            longest, total = longest_then, total_then
         return batch
 
     def is_query_next(self, room: int | None = None) -> bool:
         """Whether what is next is of a request of at most ``room`` tokens, or else of ``query_tokens``."""
         if not self._accounts.flows:
             return False
-        item = self._accounts.first().first()
+        item = self._accounts.first().head
         assert item is not None
         return item.job.tokens <= (self.shape.query_tokens if room is None else room)
 
@@ -225,7 +226,7 @@ class FairQueue:
 
     def _is_wasteful(self, batch: list[Item], item: Item, longest: int) -> bool:
         """Whether the padding that an item of another length brings costs more than running it apart."""
-        if not self.shape.padded or item.bucket == batch[0].bucket:
+        if item.bucket == batch[0].bucket:
             return False
         longest_then = max(longest, item.length)
         waste = (longest_then - longest) * len(batch) + longest_then - item.length
@@ -236,7 +237,7 @@ class FairQueue:
         accounts = self._accounts
         account = accounts.first()
         accounts.now = max(accounts.now, account.served)
-        seed = account.first()
+        seed = account.head
         assert seed is not None
         self._take(seed)
         return seed
@@ -247,7 +248,7 @@ class FairQueue:
         """
         if not self.shape.alike:
             while self._accounts.flows:
-                item = self._accounts.first().first()
+                item = self._accounts.first().head
                 assert item is not None
                 yield item
             return

@@ -2,7 +2,7 @@
 
 import heapq
 from itertools import count
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 MAX_LEFT = 64
 """Stale entries of the heap, and those who have left: beyond twice those in use and so many, they are swept out."""
@@ -32,6 +32,8 @@ class Waiting(Protocol):
     place: Place
     placed: int
     """The number of its entry in ``Schedule``; 0 where it has none."""
+    head: Any
+    """What is to be computed next, as ``Schedule.place`` found it."""
 
     def first(self) -> Ordered | None:
         """What is to be computed next."""
@@ -72,14 +74,18 @@ class Schedule(Generic[W]):
             self._sweep_at = 2 * len(self._left) + MAX_LEFT
 
     def place(self, flow: W) -> None:
-        """Note where one now stands, if anything of it waits."""
-        item = flow.first()
+        """Note where one now stands, if anything of it waits. To be called whenever that may have changed."""
+        flow.head = item = flow.first()
         if item is None or flow.place == (flow.served, item.order):
             return
         flow.place = flow.served, item.order
         flow.placed = next(_numbers)
-        heapq.heappush(self._places, (*flow.place, flow.placed, flow))
-        if len(self._places) > 2 * len(self.flows) + MAX_LEFT:
+        places, entry = self._places, (flow.served, item.order, flow.placed, flow)
+        if places and places[0][-1] is flow:
+            heapq.heapreplace(places, entry)
+            return
+        heapq.heappush(places, entry)
+        if len(places) > 2 * len(self.flows) + MAX_LEFT:
             self._places = [(*other.place, other.placed, other) for other in self.flows.values()]
             heapq.heapify(self._places)
 
