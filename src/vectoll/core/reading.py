@@ -45,14 +45,15 @@ class Readers:
         self._threads = threads
         self._gate = FairGate(count, MAX_WAITING, max_wait_s)
 
-    async def read(self, parts: Iterable[Sequence[T]], caller: Caller) -> Sequence[T]:
-        """All parts as one, each made in a thread when it is its turn. Raises AtCapacity, and what making one raises.
+    async def read(self, parts: Iterable[Sequence[T]], count: int, caller: Caller) -> Sequence[T]:
+        """All parts as one, which has ``count``, each made in a thread when it is its turn. Raises AtCapacity, and what
+        making one raises.
 
         Between two of them others have theirs; those of the same caller that have begun go before those that have not.
         """
-        rest = iter(parts)
+        make_next: Callable[[], Sequence[T]] = partial(next, iter(parts), ())
         found: list[T] = []
-        while (part := await self.run(partial(next, rest, None), caller, goes_on=bool(found))) is not None:
+        while len(found) < count and (part := await self.run(make_next, caller, goes_on=bool(found))):
             found += part
         return found
 

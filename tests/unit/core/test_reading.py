@@ -43,11 +43,19 @@ def test_slices_hold_every_text_once_and_are_bounded() -> None:
 async def test_callers_take_turns_and_each_finishes_what_has_begun(readers: Readers) -> None:
     log: list[str] = []
     names = ["a1", "a2", "a3", "a4", "b"]
-    reading = [asyncio.create_task(readers.read(parts(name, log), Caller.keyless(name[0]))) for name in names]
+    reading = [
+        asyncio.create_task(readers.read(parts(name, log), 3, Caller.keyless(name[0]))) for name in names
+    ]
     assert await asyncio.gather(*reading) == [[f"{name}{n}" for n in range(3)] for name in names]
     assert [log.index("b"), 14 - log[::-1].index("b")] == [2, 8]
     begun = [{name for name in names[:4] if 0 < log[:at].count(name) < 3} for at in range(len(log))]
     assert max(map(len, begun)) == 2
+
+
+async def test_nobody_waits_for_a_thread_once_everything_is_there(readers: Readers) -> None:
+    log: list[str] = []
+    assert await readers.read(parts("a", log), 2, A) == ["a0", "a1"]
+    assert log == ["a", "a"]
 
 
 async def test_what_making_a_part_raises_is_raised_and_the_thread_is_free_again(readers: Readers) -> None:
@@ -56,7 +64,7 @@ async def test_what_making_a_part_raises_is_raised_and_the_thread_is_free_again(
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await readers.read(broken(), A)
+        await readers.read(broken(), 2, A)
     assert await readers.run(lambda: 1, A) == 1
 
 

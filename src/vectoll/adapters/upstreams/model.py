@@ -92,7 +92,7 @@ class UpstreamModel:
             counts: Sequence[int] = list(chain.from_iterable(self._count_tokens(texts)))
         else:
             check_characters(texts, self._spec.max_tokens)
-            counts = await self._readers.read(self._count_tokens(texts), caller)
+            counts = await self._readers.read(self._count_tokens(texts), len(texts), caller)
         if self._tokenizer is not None:
             check_lengths(counts, self._spec)
         return [Encoding((), text, tokens) for text, tokens in zip(texts, counts, strict=True)]

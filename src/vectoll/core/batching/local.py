@@ -91,7 +91,7 @@ class LocalModel:
         check_characters(texts, self._spec.max_tokens)
         limit = None if self._spec.truncate else self._spec.max_tokens
         encodings = self._tokenizer.encode_in_slices(texts, max_tokens=self._max_tokens, limit=limit)
-        return await self._readers.read(encodings, caller)
+        return await self._readers.read(encodings, len(texts), caller)
 
     async def embed(
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
