@@ -33,17 +33,52 @@ class Tally:
     bytes_received: int = 0
 
 
-class Connection(asyncio.Protocol):
+_ROOM = bytearray(256 * 1024)
+"""Every connection reads into this: only one reads at a time, and nothing but a head is kept."""
+
+
+class Answers(asyncio.BufferedProtocol):
+    """Reads answers with a Content-Length: keeps the status and counts the bytes."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._head = b""
+        self._left = 0
+        """Bytes of the body that are still to come, once the head is here."""
+
+    def get_buffer(self, _size_hint: int) -> bytearray:
+        return _ROOM
+
+    def buffer_updated(self, size: int) -> None:
+        self._tally.bytes_received += size
+        if self._left:
+            self._left -= size
+        else:
+            self._head += _ROOM[:size]
+            head, found, body = self._head.partition(b"\r\n\r\n")
+            if not found:
+                return
+            at = head.lower().index(b"content-length:") + 15
+            self._left = int(head[at:].split(b"\r\n", 1)[0]) - len(body)
+        if self._left <= 0:
+            self._tally.statuses[int(self._head[9:12])] += 1
+            self._head, self._left = b"", 0
+            self.answered()
+
+    def answered(self) -> None:
+        """The whole answer is here."""
+        raise NotImplementedError
+
+
+class Connection(Answers):
     """One keep-alive connection in a closed loop."""
 
     def __init__(
         self, requests: Sequence[bytes], start: int, tally: Tally, done: asyncio.Future[None]
     ) -> None:
+        super().__init__(tally)
         self._requests = cycle([*requests[start:], *requests[:start]])
-        self._tally = tally
         self._done = done
-        self._buffer = bytearray()
-        self._expected = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
@@ -53,25 +88,9 @@ class Connection(asyncio.Protocol):
         self._sent = time.perf_counter()
         self._transport.write(next(self._requests))
 
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if self._expected < 0:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = bytes(self._buffer[:end]).lower()
-            at = head.index(b"content-length:") + 15
-            self._expected = end + 4 + int(head[at:].split(b"\r\n", 1)[0])
-        if len(self._buffer) >= self._expected:
-            self._answered()
-
-    def _answered(self) -> None:
+    def answered(self) -> None:
         now = time.perf_counter()
         self._tally.seconds.append(now - self._sent)
-        self._tally.statuses[int(self._buffer[9:12])] += 1
-        self._tally.bytes_received += len(self._buffer)
-        self._buffer.clear()
-        self._expected = -1
         if now < self._tally.deadline:
             self._send()
         else:
