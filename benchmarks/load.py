@@ -43,26 +43,27 @@ class Answers(asyncio.BufferedProtocol):
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._head = b""
+        """As far as it is here, until all of it is."""
         self._left = 0
-        """Bytes of the body that are still to come, once the head is here."""
+        """Bytes of the body that are still to come."""
 
     def get_buffer(self, _size_hint: int) -> bytearray:
         return _ROOM
 
     def buffer_updated(self, size: int) -> None:
         self._tally.bytes_received += size
-        if self._left:
-            self._left -= size
-        else:
-            self._head += _ROOM[:size]
-            head, found, body = self._head.partition(b"\r\n\r\n")
-            if not found:
+        if not self._left:
+            head = self._head + _ROOM[: min(size, 4096)]
+            end = head.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self._head = head
                 return
+            self._tally.statuses[int(head[9:12])] += 1
             at = head.lower().index(b"content-length:") + 15
-            self._left = int(head[at:].split(b"\r\n", 1)[0]) - len(body)
-        if self._left <= 0:
-            self._tally.statuses[int(self._head[9:12])] += 1
-            self._head, self._left = b"", 0
+            self._left = end - len(self._head) + int(head[at:].split(b"\r\n", 1)[0])
+            self._head = b""
+        self._left -= size
+        if not self._left:
             self.answered()
 
     def answered(self) -> None:
