@@ -15,6 +15,7 @@ from vectoll.core.auth import Authentication, KeyAuthenticator
 from vectoll.core.billing import Billing
 from vectoll.core.embed import EmbedService
 from vectoll.core.models import ModelRegistry
+from vectoll.core.recent_funds import RecentFunds
 from vectoll.domain.catalog import Catalog, ModelSource, ModelSpec, Pooling
 from vectoll.domain.embedding import Embeddings, Encoding, Inputs, Usage
 from vectoll.domain.errors import InputTooLong
@@ -117,6 +118,7 @@ class FakeServer:
             auth=Authentication([KeyAuthenticator(self.store.keys, self.clock)]),
             admission=Admission(MemoryRateLimiter(), self.settings.limits),
             ledger=self.store.ledger,
+            funds=RecentFunds(self.store.ledger),
             keys=self.store.keys,
             clock=self.clock,
             settings=self.settings,

@@ -138,6 +138,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
     from vectoll.core.auth import Authentication
     from vectoll.core.billing import Billing
     from vectoll.core.embed import EmbedService
+    from vectoll.core.recent_funds import RecentFunds
     from vectoll.core.recent_keys import RecentKeys
     from vectoll.core.tracing import TracedAuthenticator, TracedMetrics
 
@@ -166,6 +167,7 @@ async def open_services(settings: Settings, store: Store, clock: Clock) -> Async
             auth=Authentication(authenticators),
             admission=Admission(limiter, settings.limits),
             ledger=store.ledger,
+            funds=RecentFunds(store.ledger),
             keys=keys,
             clock=clock,
             settings=settings,

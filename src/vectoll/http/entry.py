@@ -157,8 +157,7 @@ async def require_funds(request: Request, principal: Principal) -> None:
     services = services_of(request)
     if not all(spec.price.units_per_token for spec in services.models.specs):
         return
-    balance = await services.ledger.balance(principal.account)
-    if not (balance.total or await _is_charged(request, principal)):
+    if not (await services.funds.has_any(principal.account) or await _is_charged(request, principal)):
         raise NothingToSpend
 
 

@@ -10,6 +10,7 @@ from vectoll.core.admission import Admission
 from vectoll.core.auth import Authentication
 from vectoll.core.embed import EmbedService
 from vectoll.core.models import ModelRegistry
+from vectoll.core.recent_funds import RecentFunds
 from vectoll.core.topup import TopUps
 from vectoll.core.tracing import Tracer
 from vectoll.core.wallet_keys import WalletKeys
@@ -58,6 +59,7 @@ class Services:
     auth: Authentication
     admission: Admission
     ledger: Ledger
+    funds: RecentFunds
     keys: KeyStore
     clock: Clock
     settings: Settings
