@@ -44,6 +44,7 @@ class GatedEngine:
         self.fail_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.forget_on: Callable[[Sequence[Sequence[int]]], bool] = lambda batch: False
         self.known: Callable[[Sequence[int]], int] = lambda ids: 0
+        self.computed: Callable[[Sequence[int]], int] = lambda lengths: len(lengths) * max(lengths)
         self.batch_s = 0.0
         self.poison = False
         self.is_closed = False
@@ -52,7 +53,7 @@ class GatedEngine:
         return self.known(ids)
 
     def computed_tokens(self, lengths: Sequence[int]) -> int:
-        return len(lengths) * max(lengths)
+        return self.computed(lengths)
 
     def embed(
         self,
@@ -85,7 +86,7 @@ class GatedEngine:
 class Bench:
     """A batcher over a gated engine."""
 
-    def __init__(self, engine: GatedEngine, **options: float) -> None:
+    def __init__(self, engine: GatedEngine, metrics: NoMetrics | None = None, **options: float) -> None:
         self.engine = engine
         self.batcher = Batcher(
             engine,
@@ -95,7 +96,7 @@ class Bench:
             model="m",
             max_queue_tokens=int(options.get("max_queue_tokens", 10_000)),
             max_wait_s=options.get("max_wait_s", 1e9),
-            metrics=NoMetrics(),
+            metrics=metrics or NoMetrics(),
         )
 
     def submit(self, caller: str | Caller, *sequences: Sequence[int]) -> "asyncio.Task[list[Vector]]":
@@ -103,7 +104,7 @@ class Bench:
         return asyncio.create_task(self.batcher.compute(sequences, who))
 
     async def engine_busy(self) -> None:
-        await asyncio.to_thread(self.engine.started.acquire)
+        assert await asyncio.to_thread(self.engine.started.acquire, timeout=10)
 
 
 @pytest.fixture
@@ -142,6 +143,52 @@ async def test_an_engine_that_answers_too_little_answers_every_waiter_and_goes_o
     with pytest.raises(InferenceFailed):
         await bench.submit("a", [1], [2])
     assert len(await bench.submit("a", [3])) == 1
+
+
+def broken(_: Sequence[int]) -> int:
+    raise RuntimeError("engine broke")
+
+
+async def test_an_engine_that_fails_to_say_what_it_knows_computes_all_of_it(bench: Bench) -> None:
+    bench.engine.known = broken
+    bench.engine.gate.set()
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            assert len(await bench.submit("a", [1], [2])) == 2
+
+
+async def test_a_query_beside_bulk_is_computed_where_the_engine_fails_to_say_what_it_knows(
+    roomy: Bench,
+) -> None:
+    roomy.engine.known = broken
+    bulk = roomy.submit("bulk", *[[1] * 60] * 5)
+    async with asyncio.timeout(5):
+        await roomy.engine_busy()
+        await roomy.engine_busy()
+        for _ in range(2):
+            assert len(await roomy.submit("single", [2] * 5)) == 1
+        roomy.engine.gate.set()
+        assert len(await bulk) == 5
+
+
+class Lost(NoMetrics):
+    """Metrics that cannot count."""
+
+    def queued(self, model: str, tokens: int) -> None:
+        raise RuntimeError("no metrics")
+
+
+@pytest.mark.parametrize("metrics", [NoMetrics(), Lost()])
+async def test_a_batch_that_cannot_be_counted_is_answered_and_the_worker_goes_on(
+    engine: GatedEngine, metrics: NoMetrics
+) -> None:
+    engine.computed = broken
+    bench = Bench(engine, metrics)
+    engine.gate.set()
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            assert len(await bench.submit("a", [1])) == 1
+        await bench.batcher.close()
 
 
 async def test_what_the_engine_knows_fills_no_batch_and_is_no_token_computed(engine: GatedEngine) -> None:

@@ -160,6 +160,7 @@ class Batcher:
                 log.exception("engine_failed", extra={"model": self._model}, exc_info=failure)
                 error = InferenceFailed()
             self._finish(batch, vectors, error, started)
+            self._count(batch, is_computed=error is None)
             del batch, vectors, error  # or the last request would stay in memory until the next comes
 
     def _compute(self, batch: list[Item], stream: int, *, is_alone: bool) -> Sequence[Vector]:
@@ -198,7 +199,12 @@ class Batcher:
             return []
 
     def _known_tokens(self, item: Item) -> int:
-        return self._engine.known_tokens(item.ids, item.job.caller)
+        """Whatever an engine raises, what was taken from the queue is not lost: all of it is to be computed."""
+        try:
+            return self._engine.known_tokens(item.ids, item.job.caller)
+        except Exception as failure:
+            log.exception("known_tokens_failed", extra={"model": self._model}, exc_info=failure)
+            return 0
 
     def _finish(
         self, batch: list[Item], vectors: Sequence[Vector], error: InferenceFailed | None, started: float
@@ -222,14 +228,19 @@ class Batcher:
                     self._queue.discard(item.job)
                     del self._waiters[item.job]
                     done.append((waiter, error and InferenceFailed(*error.args)))  # each its own traceback
-            waiting_tokens = self._queue.tokens
         if done:
             self._loop.call_soon_threadsafe(_answer_all, done)
-        self._metrics.queued(self._model, waiting_tokens)
-        if error is None:
-            to_compute = [item.to_compute for item in batch]
-            computed, budget = self._engine.computed_tokens(to_compute), self._queue.shape.budget_tokens
-            self._metrics.batch(self._model, len(batch), sum(to_compute), computed, budget)
+
+    def _count(self, batch: list[Item], *, is_computed: bool) -> None:
+        """Tell the metrics of a batch. Whatever they or the engine raise, the worker goes on."""
+        try:
+            self._metrics.queued(self._model, self._queue.tokens)
+            if is_computed:
+                to_compute = [item.to_compute for item in batch]
+                computed, budget = self._engine.computed_tokens(to_compute), self._queue.shape.budget_tokens
+                self._metrics.batch(self._model, len(batch), sum(to_compute), computed, budget)
+        except Exception as failure:
+            log.exception("batch_not_counted", extra={"model": self._model}, exc_info=failure)
 
     def _measure(self, tokens: int, seconds: float) -> None:
         """Follow the engine's speed, all streams together, as a moving average over about ten batches.
