@@ -4,6 +4,9 @@ import io
 import os
 import sys
 
+INTERRUPTED = 130
+"""The exit code after Ctrl+C: 128 and the number of the signal, as a shell would say it."""
+
 
 def main() -> None:
     """The entry point of the installed command. Ctrl+C is one line also while the rest is imported."""
@@ -14,7 +17,7 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         print("Aborted!", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(INTERRUPTED)
 
 
 def _prepare_streams() -> None:

@@ -1,9 +1,11 @@
 """vectoll embed"""
 
 import asyncio
+import signal
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -65,6 +67,10 @@ def embed(
         raise click.UsageError("Give texts or --file, not both.")
     if not texts and source is None:
         raise click.UsageError("Give texts, or --file.")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, partial(signal.default_int_handler)
+        )  # asyncio's would wait for the next line
     lines = LineReader.reading(source) if source else None
     with open_writer(output) as writer:
         embedder = _remote(url, api_key, model, dimensions) if url else _local(settings, model, dimensions)

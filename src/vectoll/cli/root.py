@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from vectoll import __version__
+from vectoll.cli import INTERRUPTED
 from vectoll.cli.accounts import accounts
 from vectoll.cli.allowance import allowance
 from vectoll.cli.backup import backup, restore
@@ -40,7 +41,7 @@ class _Group(click.Group):
             _give_up(error)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Exit code 2 for a wrong setting or option, 1 for whatever else was refused."""
+        """Exit code 2 for a wrong setting or option, 130 after Ctrl+C, 1 for whatever else was refused."""
         try:
             return super().invoke(ctx)
         except Unusable as error:
@@ -49,6 +50,9 @@ class _Group(click.Group):
             raise _WrongSetting(printable(str(error))) from None
         except VectollError as error:
             raise click.ClickException(printable(str(error))) from None
+        except KeyboardInterrupt:
+            click.echo("\nAborted!", err=True)  # on a line after the terminal's ^C
+            ctx.exit(INTERRUPTED)
 
 
 def _give_up(error: OSError) -> NoReturn:

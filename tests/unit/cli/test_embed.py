@@ -84,7 +84,7 @@ def test_interrupted_embedding_leaves_nothing(
 
     (tmp_path / "lines.txt").write_text("a\n")
     monkeypatch.setattr(LineReader, "show", interrupt)
-    assert vectoll("embed", "--file", "lines.txt", "--output", "out.npy").exit_code == 1
+    assert vectoll("embed", "--file", "lines.txt", "--output", "out.npy").exit_code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
 
 

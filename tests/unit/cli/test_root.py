@@ -191,7 +191,21 @@ def test_ctrl_c_while_the_program_is_read_is_one_line() -> None:
         "from vectoll.cli import main; main()"
     )
     done = run("keys", "list", code=code)
-    assert (done.returncode, done.stderr) == (1, "Aborted!\n")
+    assert (done.returncode, done.stderr) == (130, "Aborted!\n")
+
+
+def test_ctrl_c_in_a_command_that_waits_for_a_line_is_one_line() -> None:
+    code = (
+        "import io, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a job in the background may lack
+        "class Terminal(io.RawIOBase):\n"
+        "    def readable(self): return True\n"
+        "    def readinto(self, buffer): signal.raise_signal(signal.SIGINT); print('goes on', file=sys.stderr)\n"
+        "sys.stdin = io.TextIOWrapper(io.BufferedReader(Terminal()))\n"
+        "from vectoll.cli import main; main()"
+    )
+    done = run("embed", "--file", "-", code=code)
+    assert (done.returncode, done.stderr) == (130, "\nAborted!\n")
 
 
 def test_ctrl_c_while_the_server_is_read_ends_it_also_where_an_exception_would_be_forgotten() -> None:
