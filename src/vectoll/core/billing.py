@@ -1,5 +1,6 @@
 """Hold, charge or release: no way to forget one, as an async context manager."""
 
+import asyncio
 import hashlib
 import time
 from dataclasses import replace
@@ -17,6 +18,9 @@ from vectoll.domain.money import Quote
 from vectoll.ports.clock import Clock, SystemClock
 from vectoll.ports.ledger import Ledger
 from vectoll.ports.metrics import Metrics
+
+SLICE_BYTES = 524_288
+"""What of a request is hashed at a stretch: less than a millisecond's work."""
 
 
 class Billing:
@@ -41,12 +45,10 @@ class Billing:
         request finds the first charge and pays nothing more. Entering raises IdempotencyKeySpent after too many.
         """
         if idempotency_key is None:
-            charge_id, fingerprint = TransferId(new_id("chg")), None
-        else:
-            charge_id = repeatable_id(principal.account, idempotency_key)
-            fingerprint = fingerprint_of(request)
-        hold = Hold(charge_id, principal, quote, request_id, fingerprint)
-        return OpenHold(self._ledger, self._metrics, hold, self._repeats if fingerprint else None)
+            hold = Hold(TransferId(new_id("chg")), principal, quote, request_id)
+            return OpenHold(self._ledger, self._metrics, hold)
+        hold = Hold(repeatable_id(principal.account, idempotency_key), principal, quote, request_id)
+        return OpenHold(self._ledger, self._metrics, hold, request, self._repeats)
 
 
 def repeatable_id(account: AccountId, idempotency_key: str) -> TransferId:
@@ -58,16 +60,27 @@ def repeatable_id(account: AccountId, idempotency_key: str) -> TransferId:
 class OpenHold:
     """One hold, from entry to charge or release."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics, hold: Hold, repeats: Repeats | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        metrics: Metrics,
+        hold: Hold,
+        request: EmbeddingRequest | None = None,
+        repeats: Repeats | None = None,
+    ) -> None:
+        """``request`` is what may be repeated, and ``repeats`` counts how often it is; both or neither."""
         self._ledger = ledger
         self._metrics = metrics
         self._hold = hold
+        self._request = request
         self._repeats = repeats
         self._earlier: Transfer | None = None
         self._is_open = False
         self._started = time.perf_counter()
 
     async def __aenter__(self) -> Self:
+        if self._request is not None:
+            self._hold = replace(self._hold, fingerprint=await fingerprint_of(self._request))
         self._earlier = await self._ledger.hold(self._hold)
         self._is_open = self._earlier is None
         if self._repeats is not None:
@@ -107,6 +120,20 @@ class OpenHold:
             await self._ledger.release(self._hold)
 
 
-def fingerprint_of(request: EmbeddingRequest) -> bytes:
-    """SHA-256 of what was asked for: equal exactly for equal requests."""
-    return hashlib.sha256(msgspec.json.encode(request)).digest()
+async def fingerprint_of(request: EmbeddingRequest) -> bytes:
+    """SHA-256 of what was asked for, as JSON: equal exactly for equal requests. Others have their turn between slices.
+
+    It is kept with the charge: what is hashed must not change.
+    """
+    head, inputs, tail = msgspec.json.encode(replace(request, inputs=[])).partition(b'"inputs":[')
+    digest = hashlib.sha256(head + inputs)
+    size = 0
+    for index, one in enumerate(request.inputs):
+        if size >= SLICE_BYTES:
+            size = 0
+            await asyncio.sleep(0)
+        encoded = msgspec.json.encode(one)
+        size += len(encoded)
+        digest.update(b"," + encoded if index else encoded)
+    digest.update(tail)
+    return digest.digest()

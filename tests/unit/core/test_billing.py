@@ -1,13 +1,15 @@
 """Hold, charge or release: whatever happens inside, nothing stays held."""
 
 import asyncio
+import hashlib
 
+import msgspec
 import pytest
 from tests.ledger import ALICE, BOB, PRICE, TOKEN, FixedClock, make_credit
 
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.core import repeats
-from vectoll.core.billing import Billing, OpenHold, fingerprint_of
+from vectoll.core.billing import SLICE_BYTES, Billing, OpenHold, fingerprint_of
 from vectoll.domain.embedding import EmbeddingRequest, EncodingFormat, Usage
 from vectoll.domain.errors import IdempotencyConflict, IdempotencyKeySpent, InsufficientBalance
 from vectoll.domain.identity import Principal
@@ -128,7 +130,7 @@ async def test_idempotency_keys_of_two_accounts_are_apart(billing: Billing, ledg
         assert (await ledger.balance(account)).available == 6 * TOKEN
 
 
-def test_fingerprints_tell_requests_apart() -> None:
+async def test_fingerprints_tell_requests_apart() -> None:
     requests = [
         REQUEST,
         EmbeddingRequest(MODEL, ["hello", ""]),
@@ -138,9 +140,36 @@ def test_fingerprints_tell_requests_apart() -> None:
         EmbeddingRequest(MODEL, ["hello"], encoding_format=EncodingFormat.BASE64),
         EmbeddingRequest(ModelId("other"), ["hello"]),
     ]
-    assert len({fingerprint_of(request) for request in requests}) == len(requests)
-    assert fingerprint_of(EmbeddingRequest(MODEL, ("hello",))) == fingerprint_of(REQUEST)
-    assert len(fingerprint_of(REQUEST)) == 32
+    assert len({await fingerprint_of(request) for request in requests}) == len(requests)
+    assert await fingerprint_of(EmbeddingRequest(MODEL, ("hello",))) == await fingerprint_of(REQUEST)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        REQUEST,
+        EmbeddingRequest(ModelId('a"inputs":[]b'), ["ü", '"', "\n"], 256, EncodingFormat.BASE64),
+        EmbeddingRequest(MODEL, [[1, 2], [3]]),
+        EmbeddingRequest(MODEL, ["a" * SLICE_BYTES] * 3),
+    ],
+)
+async def test_fingerprint_is_the_one_that_ledgers_have(wanted: EmbeddingRequest) -> None:
+    assert await fingerprint_of(wanted) == hashlib.sha256(msgspec.json.encode(wanted)).digest()
+
+
+async def test_others_have_their_turn_while_a_large_request_is_hashed() -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(take_turns())
+    await fingerprint_of(EmbeddingRequest(MODEL, [[1] * SLICE_BYTES] * 9))
+    others.cancel()
+    assert turns >= 8
 
 
 async def repeat(billing: Billing, key: str) -> None:
