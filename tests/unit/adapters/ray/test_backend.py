@@ -162,17 +162,22 @@ async def test_full_says_when_to_come_back() -> None:
     assert refused.value.retry_after_s == 9
 
 
-@pytest.mark.parametrize(
-    ("failure", "told"),
-    [(lambda _: encode_refusal(Outcome.FAILED), InferenceFailed), (NotServed("not deployed"), ModelOffline)],
-)
-async def test_what_no_replica_can_mend_is_not_asked_again(
-    failure: Exception | Callable[[Question], bytes], told: type[Exception]
-) -> None:
-    route = FakeRoute(plan=[failure])
-    with pytest.raises(told):
+async def test_what_no_replica_can_mend_is_not_asked_again() -> None:
+    route = FakeRoute(plan=[lambda _: encode_refusal(Outcome.FAILED)])
+    with pytest.raises(InferenceFailed):
         await compute(route, [7])
     assert len(route.asked) == 1
+
+
+async def test_model_that_one_cluster_lacks_is_asked_for_at_another() -> None:
+    route = FakeRoute(plan=[NotServed("not deployed")])
+    assert await compute(route, [7]) == [[7]]
+
+
+async def test_model_that_is_deployed_nowhere_is_offline() -> None:
+    route = FakeRoute(plan=[NotServed("not deployed")] * MAX_TRIES)
+    with pytest.raises(ModelOffline, match="not deployed"):
+        await compute(route, [7])
 
 
 async def test_replica_that_hangs_is_given_up() -> None:

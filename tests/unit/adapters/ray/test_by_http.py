@@ -84,6 +84,26 @@ async def test_what_is_no_frame_is_the_proxys_own_answer(
         await route_to(proxy.url).ask(b"question")
 
 
+@pytest.mark.parametrize("status", [401, 404])
+async def test_cluster_that_does_not_serve_the_model_is_left_alone_while_another_does(
+    proxy: Proxy, route_to: Callable[..., HttpRoute], status: int
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/vectoll-m", refuse)
+    async with TestServer(app) as other:
+        route = route_to(str(other.make_url("/")), proxy.url)
+        refused = 0
+        for _ in range(40):
+            try:
+                await route.ask(b"question")
+            except NotServed:
+                refused += 1
+    assert refused <= 1
+
+
 async def test_answer_that_is_too_long_is_not_read(proxy: Proxy, route_to: Callable[..., HttpRoute]) -> None:
     proxy.body = bytes(MAX_BYTES + 1)
     with pytest.raises(Unreachable, match="too long"):

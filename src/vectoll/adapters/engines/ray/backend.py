@@ -150,8 +150,8 @@ class ClusterBackend:
                 async with self._gate.slot(caller):
                     answer = await self._ask(sequences, caller)
                 return self._read(answer, len(sequences))
-            except NotServed as problem:
-                raise ModelOffline(self._spec.id, str(problem)) from None
+            except NotServed as problem:  # there may be several clusters
+                failure = ModelOffline(self._spec.id, str(problem))
             except Full as problem:
                 failure = AtCapacity(problem.retry_after_s)
             except _Different as problem:  # others may have been replaced already

@@ -17,10 +17,13 @@ LEFT_ALONE_S = 2.0
 PROBED_S = CONNECT_TIMEOUT_S
 """How long one question may take to find out whether a broken proxy is back, before another tries."""
 
+_STRANGER = "the cluster does not know this server's secret"
+NOT_SERVED = {401: _STRANGER, 403: _STRANGER, 404: "it is not deployed to the cluster"}
+
 
 class HttpRoute:
     """Implements ``Route``. Each question goes to a random proxy. One that broke is left alone for a while, then asked
-    one question at a time until it answers.
+    one question at a time until it answers. So is, for a while, one whose cluster does not serve the model.
     """
 
     def __init__(self, model: ModelId, urls: Sequence[str], secret: str, max_answer_bytes: int) -> None:
@@ -46,12 +49,11 @@ class HttpRoute:
                 status = response.status
         except (aiohttp.ClientError, OSError) as error:
             self._suspects.add(url)
-            self._left_until[url] = asyncio.get_running_loop().time() + LEFT_ALONE_S
+            self._leave_alone(url)
             raise Unreachable(type(error).__name__) from None
-        if status in (401, 403):
-            raise NotServed("the cluster does not know this server's secret")
-        if status == 404:
-            raise NotServed("it is not deployed to the cluster")
+        if status in NOT_SERVED:
+            self._leave_alone(url)
+            raise NotServed(NOT_SERVED[status])
         if status == 503:
             raise Full
         raise Unreachable(f"HTTP {status}")
@@ -63,6 +65,9 @@ class HttpRoute:
         if url in self._suspects:
             self._left_until[url] = now + PROBED_S
         return url
+
+    def _leave_alone(self, url: str) -> None:
+        self._left_until[url] = asyncio.get_running_loop().time() + LEFT_ALONE_S
 
     def _open(self) -> aiohttp.ClientSession:
         """The session, made on first use: it belongs to the event loop that runs then."""

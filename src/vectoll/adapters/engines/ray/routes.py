@@ -32,4 +32,4 @@ class Full(RouteFailure):
 
 
 class NotServed(RouteFailure):
-    """No replica of the model is deployed, or we may not ask it. Asking again does not help."""
+    """No replica of the model is deployed there, or we may not ask it. Another cluster may have one."""
