@@ -1,12 +1,20 @@
 """vectoll models"""
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import click
 
 from vectoll.cli.check import check
 from vectoll.cli.options import as_json, with_settings
 from vectoll.cli.output import print_json, print_table
 from vectoll.cli.pull import pull
+from vectoll.domain.errors import ConfigurationError, ModelOffline
+from vectoll.ports.progress import no_progress
 from vectoll.settings import Settings
+
+if TYPE_CHECKING:
+    from vectoll.loading import ModelState
 
 
 @click.group()
@@ -25,7 +33,7 @@ def list_models(settings: Settings, as_json: bool) -> None:
     """List every model. Shows its size, its price, and whether this server would serve it."""
     from vectoll.loading import model_states
 
-    states = model_states(settings)
+    states = [_as_found(state) for state in model_states(settings)]
     if as_json:
         print_json(
             [
@@ -66,3 +74,22 @@ def list_models(settings: Settings, as_json: bool) -> None:
     for s in states:
         if s.is_named and s.detail:
             click.echo(f"{s.spec.id} is off: {s.detail}", err=True)
+
+
+def _as_found(state: "ModelState") -> "ModelState":
+    """Off, too, is a model whose weights are not on this machine and may not be fetched."""
+    spec = state.spec
+    if state.offline or spec.upstream:
+        return state
+    from huggingface_hub import constants
+
+    if spec.source.repo and not spec.source.path and not constants.HF_HUB_OFFLINE:
+        return state
+    from vectoll.adapters.checkpoints import locate
+
+    try:
+        locate(spec.id, spec.source, progress=no_progress)
+    except (ModelOffline, ConfigurationError) as error:
+        why = error.reason if isinstance(error, ModelOffline) else str(error)
+        return replace(state, offline=why, detail=why)
+    return state

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,6 +233,28 @@ def test_models_are_listed_with_prices_and_states(vectoll: Cli, tmp_path: Path) 
     assert "switched" in models["text-embedding-qwen3-8b"]["offline"]
     assert "text-embedding-bge-m3" not in models
     assert "0.0125" in vectoll.ok("models", "list").splitlines()[1]
+
+
+def test_model_that_serve_will_not_find_is_off_and_why_is_said(
+    vectoll: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = 'pooling = "cls"\ndims = 8\nmax_tokens = 8\n'
+    (tmp_path / "vectoll.toml").write_text(
+        f'[[models]]\nid = "text-embedding-bge-m3"\n[[models]]\nid = "gone"\npath = "nowhere"\n{facts}'
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def offline() -> dict[str, str | None]:
+        return {model["id"]: model["offline"] for model in vectoll.json("models", "list")}
+
+    assert offline()["text-embedding-bge-m3"] is None, "it will be fetched"
+    assert "no config.json in nowhere" in str(offline()["gone"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE forbids" in str(offline()["text-embedding-bge-m3"])
+    assert offline()["all-MiniLM-L6-v2"] is None
+    shown = vectoll("models", "list")
+    assert "text-embedding-bge-m3 is off: " in shown.stderr
+    assert not re.search("text-embedding-bge-m3 .* on ", shown.stdout)
 
 
 def test_titles_are_bold_on_a_terminal_only_and_not_with_no_color(
