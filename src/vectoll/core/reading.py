@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -64,5 +65,7 @@ class Readers:
             try:
                 return await asyncio.shield(done)
             except asyncio.CancelledError:
-                await asyncio.wait((done,))  # its thread is taken until then
+                while not done.done():  # its thread is taken until then, however often this is cancelled
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait((done,))
                 raise
