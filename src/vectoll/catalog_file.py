@@ -199,7 +199,7 @@ def _to_spec(
         matryoshka_dims=_within(entry, "matryoshka_dims", tuple(sorted(entry.matryoshka_dims or ())), dims),
         matryoshka_any=entry.matryoshka_any or False,
         min_dims=_within(entry, "min_dims", (entry.min_dims or 1,), dims)[0],
-        prompt=entry.prompt or "",
+        prompt=entry.prompt,
         token_ids=_token_ids(entry, kind),
         truncate=_truncate(entry, upstream),
         pro_only=entry.pro_only or False,

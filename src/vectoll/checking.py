@@ -112,7 +112,8 @@ async def _check_vectors(
 ) -> None:
     precision = precision_of(spec, settings.engine)
     sequences = [
-        list(e.ids) for e in tokenizer.encode([spec.prompt + t for t in TEXTS], max_tokens=spec.max_tokens)
+        list(e.ids)
+        for e in tokenizer.encode([(spec.prompt or "") + t for t in TEXTS], max_tokens=spec.max_tokens)
     ]
     tell("loading")
     before, started = memory_bytes(), time.perf_counter()

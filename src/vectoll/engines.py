@@ -5,6 +5,7 @@ Heavy libraries are imported when they are needed: torch only once it is known t
 
 import ctypes
 import importlib.util
+import json
 import os
 import threading
 from dataclasses import dataclass
@@ -241,6 +242,12 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
     if spec.pooling is Pooling.CLS and checkpoint.architecture.attention is Attention.CAUSAL:
         raise ConfigurationError(
             f"model {spec.id!r}, setting pooling: cls reads the first token, which in a causal model sees no other"
+        )
+    if checkpoint.default_prompt and spec.prompt is None:
+        prompt = json.dumps(checkpoint.default_prompt, ensure_ascii=False)
+        raise ConfigurationError(
+            f"model {spec.id!r}, setting prompt: its checkpoint's default_prompt_name puts one before every text: set "
+            f'prompt = {prompt}, or prompt = "" where callers send texts with theirs'
         )
     return checkpoint
 

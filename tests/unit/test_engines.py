@@ -1,5 +1,6 @@
 """Which engine computes a model, and that torch is imported only for a GPU that is there."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -200,3 +201,15 @@ async def test_cuda_without_what_it_needs_ends_the_start_with_one_clear_line(
 def test_the_driver_is_asked_without_torch() -> None:
     expected = torch.cuda.device_count() if torch.version.cuda else 0
     assert engines._gpus() >= expected
+
+
+def test_a_checkpoint_with_a_default_prompt_is_served_only_where_the_operator_says_what_is_put_before_texts(
+    tmp_path: Path,
+) -> None:
+    said = {"prompts": {"document": 'say "it": '}, "default_prompt_name": "document"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(said))
+    with pytest.raises(ConfigurationError, match="setting prompt: ") as refused:
+        engines.open_checkpoint(tiny(tmp_path))
+    assert r'prompt = "say \"it\": "' in str(refused.value)
+    for prompt in ("", 'say "it": '):
+        assert engines.open_checkpoint(tiny(tmp_path, prompt=prompt)).dims == 32

@@ -130,8 +130,9 @@ class ModelSpec:
     matryoshka_any: bool = False
     """Whether every size from ``min_dims`` to ``dims`` may be asked for."""
     min_dims: int = 1
-    prompt: str = ""
-    """Put before every text input, and before text that token ids stood for. Never before native token ids."""
+    prompt: str | None = None
+    """Put before every text input, and before text that token ids stood for. Never before native token ids. None where
+    nobody has said so."""
     token_ids: TokenIdPolicy = TokenIdPolicy.NATIVE
     truncate: bool = False
     """Cut over-length text at ``max_tokens`` instead of refusing it. Off unless the operator turns it on."""

@@ -245,7 +245,9 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     usage_missing: UsageMissing | None = None  # Without usage in an upstream's answer: fail or count.
     max_batch_inputs: Positive | None = None  # Most inputs that one call to the upstream may have (TEI: 32).
     timeout_s: Seconds | None = None  # Longest call to an upstream, wait and retries included, in seconds.
-    prompt: str | None = None  # Put before every text input.
+    prompt: str | None = (
+        None  # Put before every text input; "" is nothing, also where the checkpoint has one.
+    )
     token_ids: TokenIdPolicy | None = None  # What token ids are: native, cl100k_base, r50k_base, reject.
     truncate: bool | None = None  # Whether over-length text is cut instead of answered 400.
     pro_only: bool | None = None  # Whether only keys made with --pro may use it.

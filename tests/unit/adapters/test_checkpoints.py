@@ -403,6 +403,18 @@ def test_lower_case_that_only_sentence_transformers_would_make_is_said(folder: F
         read_checkpoint(folder.path)
 
 
+def test_prompt_that_sentence_transformers_would_put_before_every_text_is_read(folder: Folder) -> None:
+    folder.write("config.json", BERT)
+    prompts = {"query": "query: ", "plain": ""}
+    for name, prompt in (("query", "query: "), ("plain", ""), (None, "")):
+        said = {"prompts": prompts, "default_prompt_name": name}
+        folder.write("config_sentence_transformers.json", said)
+        assert read_checkpoint(folder.path).default_prompt == prompt
+    folder.write("config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": "none"})
+    with pytest.raises(ConfigurationError, match="has no prompt 'none', its default_prompt_name"):
+        read_checkpoint(folder.path)
+
+
 def test_code_of_a_repository_does_not_matter_where_it_is_known_or_of_another_task(folder: Folder) -> None:
     for config in (
         {**QWEN3, "model_type": "llama_bidirec", "auto_map": {"AutoModel": "own.Own"}},

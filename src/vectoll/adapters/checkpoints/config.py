@@ -27,6 +27,7 @@ _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 
 ADAPTER_NAME = "adapter_config.json"
 """What is beside the weights is then no model by itself, but what is added to another's."""
+PROMPTS_NAME = "config_sentence_transformers.json"
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _POOLINGS = {
@@ -66,6 +67,8 @@ class Checkpoint:
     bert_rules: tuple[tuple[str, bool | None], ...]
     """What tokenizer_config.json makes of BERT's normaliser, by ``BertNormalizer``'s names, also where it is silent: it
     wins over tokenizer.json (transformers, and who tried the model with it). Empty for other tokenizers."""
+    default_prompt: str
+    """What sentence-transformers puts before every text that comes without a prompt; mostly nothing."""
 
     @property
     def dims(self) -> int:
@@ -145,6 +148,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             padding_token=_text(tokenizer.get("pad_token")),
             adds_end_token=tokenizer.get("add_eos_token") is True,
             bert_rules=bert_rules,
+            default_prompt=_default_prompt(_read_optional(folder / PROMPTS_NAME)),
         )
     except KeyError as error:
         raise ConfigurationError(f"{folder / CONFIG_NAME} lacks {error}") from None
@@ -183,6 +187,16 @@ def _pooling_mode(config: Config) -> Pooling:
 def _check_case(sentence: Config, bert_rules: Sequence[tuple[str, bool | None]]) -> None:
     if sentence.get("do_lower_case") and ("lowercase", True) not in bert_rules:
         raise ValueError("sentence_bert_config.json asks for texts in lower case, its tokenizer does not")
+
+
+def _default_prompt(sentence_transformers: Config) -> str:
+    name = sentence_transformers.get("default_prompt_name")
+    if name is None:
+        return ""
+    prompts = sentence_transformers.get("prompts", {})
+    if name not in prompts:
+        raise ValueError(f"{PROMPTS_NAME} has no prompt {name!r}, its default_prompt_name")
+    return str(prompts[name])
 
 
 def _bert_rules(tokenizer: Config, tower: Config) -> tuple[tuple[str, bool | None], ...]:
