@@ -90,7 +90,7 @@ class Part:
     def defects(self) -> list[str]:
         """What its log says about errors that nobody expected."""
         lines = (self.home / f"{self.name}.log").read_text(errors="replace").splitlines()
-        return [line for line in lines if "unexpected error" in line]
+        return [line for line in lines if "unexpected_error" in line]
 
     async def until_ready(self) -> None:
         async with asyncio.timeout(PATIENCE_S):

@@ -1,5 +1,6 @@
 """configure_logging: one line per event, in the form that whoever reads it wants."""
 
+import ast
 import asyncio
 import errno
 import io
@@ -9,12 +10,14 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 
+import vectoll
 from vectoll.logging import _without_noise, configure_logging
 from vectoll.settings import LogSettings
 
@@ -209,3 +212,27 @@ def test_loop_that_ends_in_the_middle_of_a_turn_silences_no_other() -> None:
     broken.close()
     asyncio.run(main())
     assert [line["event"] for line in logged(stream)] == ["first", "second"]
+
+
+def test_every_line_of_the_log_is_an_event_with_fields() -> None:
+    """What happened is one word, so that it can be searched for; what it happened to are fields."""
+    package = Path(vectoll.__file__).parent
+    calls = [
+        (file.relative_to(package), node)
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"debug", "info", "warning", "error", "exception", "critical"}
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in {"log", "_log"}
+    ]
+    assert len(calls) > 40
+    wrong = [
+        f"{file}:{call.lineno}"
+        for file, call in calls
+        if len(call.args) != 1
+        or not isinstance(call.args[0], ast.Constant)
+        or not re.fullmatch("[a-z]+(_[a-z]+)*", str(call.args[0].value))
+    ]
+    assert wrong == []

@@ -83,11 +83,12 @@ class EngineReplica:
         try:
             asked = decode_question(question)
             if names := differences(asked.marks, self._marks):
-                log.warning("question_refused: the gateway has another %s", ", ".join(names))
+                reason = f"the gateway has another {', '.join(names)}"
+                log.warning("question_refused", extra={"reason": reason})
                 return encode_difference(names)
             self._check(asked)
         except BadFrame as problem:
-            log.warning("question_refused: %s", problem)
+            log.warning("question_refused", extra={"reason": str(problem)})
             return encode_refusal(Outcome.REFUSED)
         try:
             with self._traced(asked.headers):

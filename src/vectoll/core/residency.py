@@ -54,17 +54,15 @@ class Residency:
 
     async def _make_room(self, model: "ResidentModel") -> None:
         if model.memory_bytes > self._budget_bytes:
-            message = (
-                "%s is offline: it needs %d MiB, and all models together may take %d (engine.memory_mib)"
-            )
-            _log.warning(message, model.spec.id, model.memory_bytes >> 20, self._budget_bytes >> 20)
+            details = {"needs_mib": model.memory_bytes >> 20, "memory_mib": self._budget_bytes >> 20}
+            _log.warning("model_too_large", extra={"model": model.spec.id, **details})
             raise ModelOffline(model.spec.id, "it needs more memory than this server may use")
         while self._used_bytes + model.memory_bytes > self._budget_bytes:
             idle = next((m for m in self._residents.values() if not m.is_busy), None)
             if idle is None:
                 raise AtCapacity(5)
             del self._residents[idle.spec.id]
-            _log.info("unloading %s to make room for %s", idle.spec.id, model.spec.id)
+            _log.info("model_unloading", extra={"model": idle.spec.id, "for": model.spec.id})
             freed_bytes = idle.memory_bytes  # as it was loaded: it may be measured anew while it leaves
             try:
                 await idle.unload()

@@ -190,7 +190,7 @@ def _log_defect(scope: Scope, error: Exception) -> None:
     """Where it happened, not what was said: an exception's message may quote an input."""
     frames = traceback.extract_tb(error.__traceback__)
     _log.error(
-        "unexpected error",
+        "unexpected_error",
         request_id=record_of(scope).request_id,
         route=route_template(scope),
         error=type(error).__qualname__,

@@ -49,4 +49,4 @@ class Acceptor:
             await self._loop.connect_accepted_socket(self._make_protocol, connection)
         except OSError as error:
             connection.close()
-            log.info("connection was lost before it was served", reason=error.strerror)
+            log.info("connection_lost", reason=error.strerror)

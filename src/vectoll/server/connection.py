@@ -199,7 +199,7 @@ class Connection(RequestReader):
         path = self.url.partition(b"?")[0].decode("latin-1")
         response = refusal({"path": path, "headers": self.scope["headers"]}, status, message)
         request_id = response.headers["x-request-id"]
-        log.info("request refused", request_id=request_id, status=status, reason=message)
+        log.info("request_refused", request_id=request_id, status=status, reason=message)
         head = head_of(self.server_state.default_headers, status, response.raw_headers)
         self.transport.writelines((head, response.body))
 

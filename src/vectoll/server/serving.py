@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises ConfigurationError before anything is served."""
     files = allow_open_files()
     if files < FEW_FILES:
-        log.warning("few open files are allowed: each connection is one", limit=files)
+        log.warning("few_open_files", limit=files)
     most_connections = files * 7 // 8  # the rest is for the ledger, providers and replicas
     with lock_data_dir(settings), _listen(settings) as listener:
         secret = None
@@ -196,7 +196,7 @@ def _tell_supervisor(state: str) -> None:
         try:
             notifier.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
         except OSError as error:
-            log.warning("supervisor does not listen", reason=error.strerror)
+            log.warning("supervisor_not_listening", reason=error.strerror)
 
 
 def _spare_the_collector() -> None:

@@ -203,7 +203,9 @@ async def test_a_refusal_of_us_is_the_operators_matter(
     assert isinstance(failure, UpstreamUnavailable)
     assert "operator" in str(failure)
     assert len(provider.seen) == 1
-    assert [r for r in caplog.records if r.levelno >= logging.ERROR and "refuses us" in r.getMessage()]
+    assert [
+        r for r in caplog.records if r.levelno >= logging.ERROR and "upstream_refuses_us" in r.getMessage()
+    ]
     assert KEY not in caplog.text
     assert SECRET_TEXT not in caplog.text
 

@@ -47,7 +47,8 @@ class UndecidedCharges:
         try:
             self._write(holds)
         except OSError as error:
-            _log.error("cannot write down %d undecided charges: %s", len(holds), error.strerror)
+            details = {"charges": len(holds), "reason": error.strerror}
+            _log.error("undecided_charges_not_written", extra=details)
             self._unwritten.extend(holds)
 
     def groups(self) -> Iterator[Sequence[Hold]]:
@@ -61,7 +62,7 @@ class UndecidedCharges:
             except FileNotFoundError:
                 continue  # somebody else was faster
             except msgspec.DecodeError:
-                _log.error("not a list of undecided charges, and left as it is: %s", file)
+                _log.error("undecided_charges_unreadable", extra={"file": str(file)})
                 continue
             yield [_hold_of(charge) for charge in charges]
             file.unlink(missing_ok=True)

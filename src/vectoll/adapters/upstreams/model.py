@@ -212,9 +212,8 @@ class UpstreamModel:
         if uncounted := [part for part in bought if part.answer.prompt_tokens is None]:
             used += await self._count_bought(uncounted, caller)
         if used > quoted:
-            _log.warning(
-                "model %s: the provider billed %d tokens, the quote was %d", self._spec.id, used, quoted
-            )
+            details = {"model": self._spec.id, "tokens": used, "quoted": quoted}
+            _log.warning("upstream_billed_more", extra=details)
         return Usage(min(used, quoted))
 
     async def _count_bought(self, uncounted: Sequence[Bought], caller: Caller) -> int:
@@ -229,7 +228,7 @@ class UpstreamModel:
         return sum(counts)
 
     def _no_usage(self) -> UpstreamUnavailable:
-        _log.error("model %s: the provider does not say how many tokens it read", self._spec.id)
+        _log.error("upstream_usage_missing", extra={"model": self._spec.id})
         return UpstreamUnavailable(self._spec.id, "does not say how many tokens it read")
 
     def _translate(self, failure: UpstreamFailure, first: int, size: int) -> VectollError:
@@ -245,10 +244,10 @@ class UpstreamModel:
             case NoAnswer():
                 return UpstreamUnavailable(model, "does not answer", math.ceil(failure.retry_after_s or 1.0))
             case BadAnswer():
-                _log.error("model %s: the provider sent %s", model, failure)
+                _log.error("upstream_answer_bad", extra={"model": model, "reason": str(failure)})
                 return InferenceFailed()
             case Refused():
-                _log.error("model %s: the provider refuses us: %s", model, failure)
+                _log.error("upstream_refuses_us", extra={"model": model, "reason": str(failure)})
                 return UpstreamUnavailable(model, "refuses this server; its operator must act")
         raise failure
 
@@ -258,7 +257,8 @@ class UpstreamModel:
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("model %s: %d requests were cut off", self._spec.id, len(self._under_way))
+            details = {"model": self._spec.id, "requests": len(self._under_way)}
+            _log.warning("upstream_cut_off", extra=details)
             for purchase in self._under_way:
                 purchase.abandoned.set()
         await self._provider.close()

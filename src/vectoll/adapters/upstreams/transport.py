@@ -206,15 +206,14 @@ class Transport:
             raise Silence(type(error).__name__) from None
 
     def _note(self, endpoint: Endpoint, failure: UpstreamFailure, attempt: int) -> None:
-        host = urlsplit(endpoint.url).netloc
+        details = {"host": urlsplit(endpoint.url).netloc, "attempt": attempt, "reason": str(failure)}
         if isinstance(failure, Busy):
             seconds = self._endpoints.asked_to_wait(endpoint, failure.retry_after_s)
-            until = f", not asked for {seconds:.1f} s" if failure.retry_after_s else ""
-            _log.warning("upstream %s is busy (attempt %d): %s%s", host, attempt, failure, until)
+            not_asked_for_s = round(seconds, 1) if failure.retry_after_s else None
+            _log.warning("upstream_busy", extra={**details, "not_asked_for_s": not_asked_for_s})
             return
         is_ejected = self._endpoints.failed(endpoint, is_silent=isinstance(failure, Silence))
-        consequence = ", ejected for now" if is_ejected else ""
-        _log.warning("upstream %s failed (attempt %d): %s%s", host, attempt, failure, consequence)
+        _log.warning("upstream_failed", extra={**details, "is_ejected": is_ejected})
 
     def _open(self) -> aiohttp.ClientSession:
         """The session, made on first use: it belongs to the event loop that runs then."""

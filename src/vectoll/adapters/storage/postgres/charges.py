@@ -131,7 +131,7 @@ class Charges:
 
     async def _give_up(self, requests: Sequence[ChargeRequest], may_be_made: bool) -> None:
         """A charge with an Idempotency-Key is left as it is: its client can ask for the answer again."""
-        _log.error("gave up %d charges: the database does not answer", len(requests))
+        _log.error("charges_given_up", extra={"charges": len(requests)})
         lost = [request.hold for request in requests if request.hold.fingerprint is None]
         if may_be_made:
             await asyncio.to_thread(self._undecided.add, lost)

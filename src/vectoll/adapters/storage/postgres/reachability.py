@@ -20,7 +20,7 @@ class Reachability:
         now = time.monotonic()
         if self.is_lost:
             self.is_lost = False
-            _log.info("the database is back, lost for %.0f s", now - self._answered_at)
+            _log.info("database_back", extra={"lost_s": round(now - self._answered_at)})
         self._answered_at = now
 
     def failed(self, error: BaseException, reason: str) -> None:
@@ -28,4 +28,4 @@ class Reachability:
         is_busy = isinstance(error, TimeoutError) and time.monotonic() - self._answered_at < self._patience_s
         if not self.is_lost and not is_busy:
             self.is_lost = True
-            _log.error("the database is lost: %s", reason)
+            _log.error("database_lost", extra={"reason": reason})

@@ -54,6 +54,6 @@ class Upkeep:
             await work()
         except (VectollError, asyncpg.PostgresError, OSError) as error:
             if not self._database.reachability.is_lost:  # which was told already
-                _log.warning("upkeep of the database is late: %s", error)
+                _log.warning("upkeep_late", extra={"reason": str(error)})
         except Exception:  # noqa: BLE001 - logged; one round's defect must not end the renewal of everybody's holds
-            _log.exception("upkeep of the database failed")
+            _log.exception("upkeep_failed")

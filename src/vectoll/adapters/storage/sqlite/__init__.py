@@ -75,5 +75,5 @@ async def open_sqlite(data_dir: Path, clock: Clock | None = None) -> SqliteStore
     try:
         await store.ledger.undo_undelivered()
     except (VectollError, OSError) as error:
-        _log.warning("charges whose outcome was unknown are looked up at the next start: %s", error)
+        _log.warning("undecided_charges_left", extra={"reason": str(error)})  # for the next start
     return store

@@ -22,6 +22,7 @@ BUSY_TIMEOUT_S = 10.0
 
 LARGE = 100_000
 """With this many transfers, rewriting them takes more than a second."""
+SECONDS_PER_MILLION = 15
 REWRITTEN = 6
 """The newest schema that rewrites them."""
 
@@ -129,10 +130,9 @@ def _require_no_server(data_dir: Path, version: int, newest: int) -> None:
 def _tell_if_large(connection: sqlite3.Connection, version: int, newest: int) -> None:
     transfers: int = connection.execute("SELECT coalesce(max(seq), 0) FROM transfers").fetchone()[0]
     if transfers >= LARGE:
-        message = (
-            "converting the ledger from schema %d to %d: %d transfers, some fifteen seconds for each million"
-        )
-        _log.warning(message, version, newest, transfers)
+        expected_s = transfers * SECONDS_PER_MILLION // 10**6
+        details = {"schema": version, "to": newest, "transfers": transfers, "expected_s": expected_s}
+        _log.warning("ledger_conversion", extra=details)
 
 
 def newest_schema() -> int:

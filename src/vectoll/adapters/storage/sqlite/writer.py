@@ -174,13 +174,15 @@ class GroupWriter:
         if error is None:
             return
         if isinstance(error, OutcomeUnknown):
-            _log.error("ledger commit failed, and may be applied when the process ends: %s", error.__cause__)
+            _log.error(
+                "ledger_commit_unknown", extra={"reason": str(error.__cause__)}
+            )  # until the process ends
             _answer(group, error)
             # a charge with an Idempotency-Key is left as it is: its client can ask for the answer again
             holds = [job.charges for job in group if job.charges is not None]
             self._undecided.add([hold for hold in holds if hold.fingerprint is None])
         elif _is_of_the_file(error):
-            _log.error("ledger commit failed, nothing was applied: %s", error)
+            _log.error("ledger_commit_failed", extra={"reason": str(error)})
             _answer(group, _unavailable(error))
         elif len(group) == 1:
             _answer(group, error)
