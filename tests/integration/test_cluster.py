@@ -194,6 +194,26 @@ def test_operator_sees_and_deletes_what_is_deployed(operator: Vectoll, cluster: 
     assert cluster.replicas() == []
 
 
+@pytest.mark.parametrize("route", ["http", "handle"])
+async def test_gateway_of_a_model_that_is_deleted_is_not_ready_until_it_is_deployed_again(
+    operator: Vectoll, base: Callable[..., Vectoll], http_port: int, route: str
+) -> None:
+    operator.run("cluster", "deploy", "--timeout", "170", timeout_s=180)
+    urls = json.dumps([f"http://127.0.0.1:{http_port}"])
+    vectoll = base(f"left-by-{route}", cluster__route=route, cluster__urls=urls)
+    with vectoll.serve() as server, server.client(vectoll.create_key()) as client:
+        operator.run("cluster", "delete", MODEL)
+        answer = client.post(EMBEDDINGS, json={"model": MODEL, "input": "hello"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "MODEL_OFFLINE")
+        await until(lambda: client.get("/ready").status_code == 503)
+        assert "not deployed" in client.get("/ready").text
+        operator.run("cluster", "deploy", "--timeout", "170", timeout_s=180)
+        await until(
+            lambda: client.get("/ready").status_code == 200, within_s=90
+        )  # it is asked twice a minute
+        assert client.post(EMBEDDINGS, json={"model": MODEL, "input": "hello"}).status_code == 200
+
+
 @asynccontextmanager
 async def load(server: Server, key: Key, connections: int = CONNECTIONS) -> AsyncIterator[Counter[int]]:
     """Requests without a pause until the block ends; counts the statuses of all that were sent."""
@@ -212,7 +232,7 @@ async def load(server: Server, key: Key, connections: int = CONNECTIONS) -> Asyn
         is_over.set()
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+async def until(is_so: Callable[[], bool], within_s: float = 60) -> None:
+    async with asyncio.timeout(within_s):
         while not is_so():  # noqa: ASYNC110 - other processes have no events
             await asyncio.sleep(0.05)

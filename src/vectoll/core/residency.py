@@ -14,6 +14,9 @@ from vectoll.ports.model import EmbeddingModel
 RETRY_LOADING_S = 30.0
 """A model that could not be loaded is not tried again sooner."""
 
+LOST_DRAIN_S = 5.0
+"""How long requests may still wait for a model that another has found gone."""
+
 Measure = Callable[[], Awaitable[int]]
 """How many bytes the model takes when loaded; fetches its weights if that must be. Raises ModelOffline."""
 
@@ -92,6 +95,8 @@ class ResidentModel:
         self._offline = offline
         self._model: EmbeddingModel | None = None
         self._loading: asyncio.Task[EmbeddingModel] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Those that were lost, while they are closed."""
         self._retry_at = 0.0
         self._users = 0
         self._is_closed = False
@@ -122,10 +127,15 @@ class ResidentModel:
     async def embed(
         self, encodings: Sequence[Encoding], *, dimensions: int | None, caller: Caller
     ) -> Embeddings:
-        """See ``EmbeddingModel.embed``. Raises ModelOffline, too: it may have been unloaded since ``tokenize``."""
+        """See ``EmbeddingModel.embed``. Raises ModelOffline, too: it may have been unloaded since ``tokenize``, or be
+        gone from where it is computed.
+        """
         model = await self._enter()
         try:
             return await model.embed(encodings, dimensions=dimensions, caller=caller)
+        except ModelOffline:
+            self._lose(model)
+            raise
         finally:
             self._users -= 1
 
@@ -154,9 +164,23 @@ class ResidentModel:
         if self._loading is None:
             if now < self._retry_at:
                 raise ModelOffline(self._spec.id, self._offline[self._spec.id])
-            self._loading = asyncio.create_task(self._enter_memory())
-            self._loading.add_done_callback(self._finish_loading)
+            self._loading = self._begin_loading()
         return await asyncio.shield(self._loading)
+
+    def _begin_loading(self) -> "asyncio.Task[EmbeddingModel]":
+        task = asyncio.create_task(self._enter_memory())
+        task.add_done_callback(self._finish_loading)
+        return task
+
+    def _lose(self, model: EmbeddingModel) -> None:
+        """It is gone from where it is computed, which is elsewhere. Loading finds out at once whether it is back."""
+        if self._model is not model or self._is_closed:
+            return
+        self._model = None
+        self._loading = self._begin_loading()
+        leaving = asyncio.create_task(model.close(LOST_DRAIN_S))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def _enter_memory(self) -> EmbeddingModel:
         self.memory_bytes = await self._measure()
@@ -190,6 +214,7 @@ class ResidentModel:
         self._abort()
         if self._loading is not None:
             await asyncio.wait([self._loading])
+        await asyncio.gather(*self._leaving)
         model, self._model = self._model, None
         if model is not None:
             await model.close(drain_s)

@@ -150,6 +150,56 @@ async def test_a_failed_load_is_tried_again_later(monkeypatch: pytest.MonkeyPatc
     assert machine.offline == {}
 
 
+async def test_a_model_that_is_lost_is_offline_for_all_and_closed_when_nobody_waits_for_it() -> None:
+    machine = Machine(1)
+    a = machine.model("a", 0)
+    await a.load()
+    lost = a._model
+    assert isinstance(lost, Diarist)
+    lost.error = machine.failing["a"] = ModelOffline("a", "deleted")
+    with pytest.raises(ModelOffline, match="deleted"):
+        await use(a)
+    assert a._loading, "whether it is back is asked at once"
+    await asyncio.wait([a._loading])
+    assert machine.offline == {a.spec.id: "deleted"}
+    assert machine.diary == ["+a", "-a"]
+
+
+async def test_a_model_that_is_back_at_once_is_served_at_once() -> None:
+    machine = Machine(1)
+    a = machine.model("a", 0)
+    await a.load()
+    lost = a._model
+    assert isinstance(lost, Diarist)
+    lost.gate, lost.error = asyncio.Event(), ModelOffline("a", "deployed anew")
+    losers = [asyncio.create_task(use(a)) for _ in range(3)]
+    await lost.started.wait()
+    lost.gate.set()
+    await asyncio.wait(losers)
+    await use(a)
+    assert machine.offline == {}
+    assert sorted(machine.diary) == ["+a", "+a", "-a"]
+    await a.close()
+    assert sorted(machine.diary) == ["+a", "+a", "-a", "-a"]
+
+
+async def test_closing_waits_for_a_model_that_was_lost_to_be_closed() -> None:
+    machine = Machine(1)
+    a = machine.model("a", 0)
+    await a.load()
+    lost = a._model
+    assert isinstance(lost, Diarist)
+    lost.error, lost.close_gate = ModelOffline("a", "deleted"), asyncio.Event()
+    with pytest.raises(ModelOffline):
+        await use(a)
+    closing = asyncio.create_task(a.close())
+    await asyncio.wait([closing], timeout=0.05)
+    assert not closing.done()
+    lost.close_gate.set()
+    await closing
+    assert sorted(machine.diary) == ["+a", "+a", "-a", "-a"]
+
+
 async def test_a_bug_while_loading_reaches_every_waiter_and_is_not_remembered() -> None:
     machine = Machine(1)
     a = machine.model("a")

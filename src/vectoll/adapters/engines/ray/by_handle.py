@@ -19,6 +19,7 @@ from vectoll.domain.ids import ModelId
 CONNECT_TIMEOUT_S = 5
 
 _UNREACHABLE = "its Ray cluster cannot be reached"
+_NOT_DEPLOYED = "it is not deployed to the cluster"
 _connecting = threading.Lock()
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def open_handle(model: ModelId, address: str) -> "HandleRoute":
     try:
         handle = serve.get_app_handle(app_name(model))
     except RayServeException:
-        raise NotServed("it is not deployed to the cluster") from None
+        raise NotServed(_NOT_DEPLOYED) from None
     return HandleRoute(handle)
 
 
@@ -95,7 +96,8 @@ class HandleRoute:
         self._method = handle.answer
         self._handle = handle
         self._back_pressure = serve.exceptions.BackPressureError
-        self._gone = (serve.exceptions.DeploymentUnavailableError, serve.exceptions.ReplicaUnavailableError)
+        self._deleted = serve.exceptions.DeploymentUnavailableError
+        self._gone = serve.exceptions.ReplicaUnavailableError
         self._broken = (exceptions.RayError, serve.exceptions.RequestCancelledError)
 
     async def ask(self, question: bytes) -> bytes:
@@ -108,6 +110,8 @@ class HandleRoute:
             raise
         except self._back_pressure:
             raise Full from None
+        except self._deleted:
+            raise NotServed(_NOT_DEPLOYED) from None
         except self._gone:
             raise Unreachable("no replica is running") from None
         except self._broken as failure:
