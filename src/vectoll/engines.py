@@ -249,6 +249,11 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
             f"model {spec.id!r}, setting prompt: its checkpoint's default_prompt_name puts one before every text: set "
             f'prompt = {prompt}, or prompt = "" where callers send texts with theirs'
         )
+    if spec.prompt and spec.pooling is Pooling.MEAN and not checkpoint.pools_prompt:
+        raise ConfigurationError(
+            f"model {spec.id!r}, setting prompt: its checkpoint's pooling leaves a prompt out (include_prompt), which "
+            'is not computed: set prompt = ""'
+        )
     return checkpoint
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -213,3 +214,13 @@ def test_a_checkpoint_with_a_default_prompt_is_served_only_where_the_operator_sa
     assert r'prompt = "say \"it\": "' in str(refused.value)
     for prompt in ("", 'say "it": '):
         assert engines.open_checkpoint(tiny(tmp_path, prompt=prompt)).dims == 32
+
+
+def test_a_prompt_that_is_not_to_be_pooled_is_refused(tmp_path: Path) -> None:
+    mean = tiny(tmp_path, "e5", pooling=Pooling.MEAN, prompt="query: ")
+    pooling = {"pooling_mode_mean_tokens": True, "include_prompt": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with pytest.raises(ConfigurationError, match="include_prompt"):
+        engines.open_checkpoint(mean)
+    for spec in (replace(mean, prompt=""), replace(mean, pooling=Pooling.CLS)):
+        assert engines.open_checkpoint(spec).dims == 32

@@ -55,6 +55,8 @@ class Checkpoint:
     architecture: Architecture
     pooling: Pooling | None
     """None when the folder does not say."""
+    pools_prompt: bool
+    """Whether the mean is over a prompt's tokens, too."""
     max_tokens: int
     """Longest input that the folder's own settings allow, special tokens included."""
     end_ids: frozenset[int]
@@ -131,7 +133,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         tower = text_tower(config)
         architecture = read_architecture(tower)
-        pooling, bert_rules = _pooling(folder, tower), _bert_rules(tokenizer, tower)
+        (pooling, pools_prompt), bert_rules = _pooling(folder, tower), _bert_rules(tokenizer, tower)
         _check_case(sentence, bert_rules)
         longest = (
             architecture.positions,
@@ -142,6 +144,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             folder=folder,
             architecture=architecture,
             pooling=pooling,
+            pools_prompt=pools_prompt,
             max_tokens=min(int(n) for n in longest if n and n < UNLIMITED_TOKENS),
             end_ids=_ids(tower.get("eos_token_id")) | _ids(tower.get("pad_token_id")),
             end_token=_text(tokenizer.get("eos_token")),
@@ -156,20 +159,23 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise ConfigurationError(f"the checkpoint {folder} cannot be served: {error}") from None
 
 
-def _pooling(folder: Path, tower: Config) -> Pooling | None:
-    """From the sentence-transformers modules; without them, from config.json's own ``pooling``."""
+def _pooling(folder: Path, tower: Config) -> tuple[Pooling | None, bool]:
+    """From the sentence-transformers modules; without them, from config.json's own ``pooling``. And whether a prompt's
+    tokens are pooled.
+    """
     modules_file = folder / "modules.json"
     if not modules_file.is_file():
-        return _POOLINGS.get(str(tower.get("pooling")))
-    pooling = None
+        return _POOLINGS.get(str(tower.get("pooling"))), True
+    pooling, pools_prompt = None, True
     for module in _read_json(modules_file):
         library, _, rest = module["type"].partition(".")
         kind = rest.rpartition(".")[2]
         if library != "sentence_transformers" or kind not in _MODULES:
             raise ValueError(f"modules.json asks for a {module['type']} module, which is not supported")
         if kind == "Pooling":
-            pooling = _pooling_mode(_read_object(folder / Path(module["path"]).name / "config.json"))
-    return pooling
+            config = _read_object(folder / Path(module["path"]).name / "config.json")
+            pooling, pools_prompt = _pooling_mode(config), config.get("include_prompt", True) is True
+    return pooling, pools_prompt
 
 
 def _pooling_mode(config: Config) -> Pooling:
