@@ -12,7 +12,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import count, cycle, repeat
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -24,28 +26,82 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.load import Answers, Tally, _request, _summary
 
 
+class Pace:
+    """Sends requests when they are due, and knows when the last of them is answered."""
+
+    def __init__(
+        self, requests: Sequence[bytes], gaps: Iterator[float], seconds: float, tally: Tally
+    ) -> None:
+        self.idle: list[Line] = []
+        self.lines = 0
+        self.tally = tally
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._requests = cycle(requests)
+        self._gaps = gaps
+        self._due = time.perf_counter() + next(gaps)
+        self._end = self._due + seconds
+        self._in_flight = 0
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def tick(self, host: str, port: int) -> None:
+        """Send what is due, and come back when the next is."""
+        now = time.perf_counter()
+        while self._due <= min(now, self._end):
+            self._in_flight += 1
+            if self.idle:
+                self.idle.pop().send(next(self._requests), self._due)
+            else:
+                opening = self._loop.create_task(self._open(host, port, next(self._requests), self._due))
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
+            self._due += next(self._gaps)
+        if self._due <= self._end:
+            self._loop.call_later(self._due - now, self.tick, host, port)
+
+    async def _open(self, host: str, port: int, request: bytes, due: float) -> None:
+        self.lines += 1
+        try:
+            _, line = await self._loop.create_connection(partial(Line, self), host, port)
+        except OSError as error:
+            self.fail(error)
+        else:
+            line.send(request, due)
+
+    def answered(self, line: "Line", seconds: float) -> None:
+        """One more is."""
+        self.tally.seconds.append(seconds)
+        self.idle.append(line)
+        self._in_flight -= 1
+        if self._due > self._end and not self._in_flight and not self.finished.done():
+            self.finished.set_result(None)
+
+    def fail(self, error: Exception | None) -> None:
+        """A connection ended: the server is gone, or has refused it."""
+        if not self.finished.done():
+            self.finished.set_exception(error or ConnectionError("closed"))
+
+
 class Line(Answers):
     """One connection with at most one request on it."""
 
-    _whole: "asyncio.Future[None] | None" = None
+    def __init__(self, pace: Pace) -> None:
+        super().__init__(pace.tally)
+        self._pace = pace
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.WriteTransport, transport)
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._whole and not self._whole.done():
-            self._whole.set_exception(exc or ConnectionError("closed"))
+        self._pace.fail(exc)
 
-    async def ask(self, request: bytes, due: float) -> None:
-        """Send, and wait for the whole answer."""
-        self._whole = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        await self._whole
-        self._tally.seconds.append(time.perf_counter() - due)
+    def send(self, request: bytes, due: float) -> None:
+        """A request that should have gone out at ``due``."""
+        self._due = due
+        self._transport.write(request)
 
     def answered(self) -> None:
-        if self._whole and not self._whole.done():
-            self._whole.set_result(None)
+        self._pace.answered(self, time.perf_counter() - self._due)
 
 
 async def run(
@@ -55,33 +111,12 @@ async def run(
     parts = urlsplit(url)
     requests = [_request(parts.netloc, parts.path + "/embeddings", key, body, "") for body in bodies]
     tally, rng = Tally(), random.Random(5)
-    idle: list[Line] = []
-    lines = 0
-    loop = asyncio.get_running_loop()
-
-    async def ask(request: bytes, due: float) -> None:
-        nonlocal lines
-        if idle:
-            line = idle.pop()
-        else:
-            lines += 1
-            _, line = await loop.create_connection(
-                lambda: Line(tally), parts.hostname or "127.0.0.1", parts.port or 80
-            )
-        await line.ask(request, due)
-        idle.append(line)
-
+    gaps = (rng.expovariate(rate) for _ in count()) if arrivals == "random" else repeat(1 / rate)
     started = time.perf_counter()
-    due, tasks, number = started, set(), 0
-    while due < started + seconds:
-        due += rng.expovariate(rate) if arrivals == "random" else 1 / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.ensure_future(ask(requests[number % len(requests)], due))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        number += 1
-    await asyncio.gather(*tasks)
-    return _summary(tally, time.perf_counter() - started) | {"rate": rate, "connections": lines}
+    pace = Pace(requests, gaps, seconds, tally)
+    pace.tick(parts.hostname or "127.0.0.1", parts.port or 80)
+    await pace.finished
+    return _summary(tally, time.perf_counter() - started) | {"rate": rate, "connections": pace.lines}
 
 
 def main() -> None:
