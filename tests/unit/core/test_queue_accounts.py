@@ -121,6 +121,14 @@ def test_nothing_is_kept_of_an_account_whose_keys_have_all_left() -> None:
     assert (queue.tokens, queue._accounts.flows, queue._in_bucket) == (0, {}, {})
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_one_of_several_keys_gave_up_is_not_what_is_next_of_it(*, alike: bool) -> None:
+    other, given_up, rest = job("a", "k1", 16), job("a", "k2", 16), job("a", "k2", 16)
+    queue = queue_of(other, given_up, rest, budget_tokens=16, alike=alike)
+    queue.discard(given_up)
+    assert [item.job for item in serve(queue, 3)] == [other, rest]
+
+
 def test_keys_that_have_left_are_forgotten() -> None:
     queue = queue_of(job("a", "bulk", *[16] * 5000), budget_tokens=16)
     for n in range(2000):
