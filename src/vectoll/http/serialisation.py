@@ -50,11 +50,11 @@ def _write(result: EmbedResult, encoding_format: EncodingFormat) -> Iterator[byt
     write = _with_base64 if encoding_format is EncodingFormat.BASE64 else vector_writer() or _with_numbers
     vectors, dims = result.embeddings.vectors, result.embeddings.dims
     at_once = max(1, NUMBERS_AT_ONCE // dims)
-    before = b'{"object":"list","data":['
+    yield b'{"object":"list","data":['
     for index in range(0, len(vectors), at_once):
-        yield before
+        if index:
+            yield b","
         yield write(vectors[index : index + at_once], dims, index)
-        before = b","
     tokens, model = result.embeddings.usage.prompt_tokens, msgspec.json.encode(result.model.id)
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (tokens, tokens)
     yield b'],"model":%b,%b' % (model, usage)
