@@ -1,7 +1,7 @@
 """Builds the CPU kernels into the package, where there is a C compiler for a CPU that has any.
 
-Without one the package is complete all the same: OpenVINO computes what the kernels would have. Set
-REQUIRE_KERNELS=1 to make that, and any warning of the compiler's, an error: the container image does.
+Without one the package is complete all the same: OpenVINO computes, and orjson writes, what the kernels would have.
+Set REQUIRE_KERNELS=1 to make that, and any warning of the compiler's, an error: the container image does.
 """
 
 import os

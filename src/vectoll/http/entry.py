@@ -149,8 +149,8 @@ def may_be_large(request: Request) -> bool:
 
 
 async def require_funds(request: Request, principal: Principal) -> None:
-    """Raises NothingToSpend for an account that cannot pay, before a large body is read: keys cost nothing, and would
-    take the room and the time that others have paid for.
+    """Raises NothingToSpend for an account that cannot pay, and could not a moment ago, before a large body is read:
+    keys cost nothing, and would take the room and the time that others have paid for.
 
     Unless a model here is free, or this very request was paid for before.
     """

@@ -25,7 +25,8 @@ Write = Callable[[Sequence[memoryview], int, int], bytes]
 def vector_writer() -> Write | None:
     """Writes one vector at least as JSON objects with commas between them; None where the kernels cannot run.
 
-    Numbers are the shortest text that reads back as the same float32. Raises ValueError for vectors of another size.
+    Numbers are the shortest text that reads back as the same float32. Raises ValueError for vectors that have not so
+    many components together.
     """
     library, has = load_library(), capabilities()
     if library is None or not has & (F32 | F32_AVX2):

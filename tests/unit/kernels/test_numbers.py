@@ -100,6 +100,14 @@ def test_vectors_are_objects_with_their_index(write: Write, dims: int) -> None:
     assert read.tobytes() == vectors.tobytes()
 
 
+def test_where_the_kernels_cannot_run_there_is_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers_module, "capabilities", lambda: 0)
+    assert vector_writer.__wrapped__() is None
+    monkeypatch.undo()
+    monkeypatch.setattr(numbers_module, "load_library", lambda: None)
+    assert vector_writer.__wrapped__() is None
+
+
 @needs_avx2
 def test_vectors_of_another_size_are_refused() -> None:
     write = vector_writer()

@@ -1,13 +1,14 @@
 /* Vectors as JSON: every number is the shortest text that reads back as the same float32, and of these the closest.
 
-   Schubfach (Giulietti 2021, "The Schubfach way to render doubles"), without branches, so that the compiler computes many
-   numbers at once. A number between a millionth and one is then a constant beginning, nine digits, and a length. */
+   Schubfach (Giulietti 2021, "The Schubfach way to render doubles"), without branches, so that the compiler computes
+   many numbers at once. A number between a millionth and one is then a constant beginning, nine digits and a length. */
 #include <string.h>
 
 #include "tower.h"
 
 enum { NUMBERS = 64 }; /* at once */
-enum { FIRST_POWER = -45, PLAIN = 13 }; /* of ``powers``; most digits before the point, unless by an exponent */
+enum { FIRST_POWER = -45 }; /* of ``powers`` */
+enum { PLAIN = 13 }; /* Numbers of more digits before the point are written with an exponent. */
 
 static const uint32_t MILLIONTH = 0x358637bd, ONE = 0x3f800000, INFINITE = 0x7f800000;
 
@@ -25,8 +26,8 @@ static inline uint64_t scaled(uint64_t a, uint64_t g)
     return product >> 31 | ((product & 0x7fffffff) > 1);
 }
 
-/* |values[i]| = significands[i] · 10^exponents[i]. ``powers`` has 10^-k from k = FIRST_POWER on, each as the next integer
-   above 10^-k · 2^n, with such an n that it has 63 bits. Nothing is said of infinities and NaN. */
+/* |values[i]| = significands[i] · 10^exponents[i]. ``powers`` has 10^-k from k = FIRST_POWER on, each as the next
+   integer above 10^-k · 2^n, with such an n that it has 63 bits. Nothing is said of infinities and NaN. */
 static void shortest(const float *values, const uint64_t *powers, uint64_t *significands, int32_t *exponents)
 {
     for (int i = 0; i < NUMBERS; i++) {
@@ -142,8 +143,8 @@ static char *write_numbers(char *p, const float *values, int64_t count, const ui
     return p - 1;
 }
 
-/* A JSON object with its index for each of ``count`` vectors, and commas between them; returns how many bytes that is. ``out``
-   has room for NUMBER_BYTES of ``numbers.py`` per number and OBJECT_BYTES per vector. */
+/* A JSON object with its index for each of ``count`` vectors of one number at least, and commas between them; returns
+   how many bytes that is. ``out`` has room for NUMBER_BYTES of numbers.py per number and OBJECT_BYTES per vector. */
 EXPORTED int64_t WRITE(
     const float *values, int64_t count, int64_t dims, int64_t index, const uint64_t *powers, char *out)
 {
