@@ -30,7 +30,7 @@ def backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
     """
     from vectoll.bootstrap import back_up_store
 
-    _end_by_sigterm_as_by_ctrl_c()
+    _clean_up_at_sigterm()
     with progress_bar("Copying") as progress:
         found = back_up_store(settings, file, replace=force, progress=progress)
     _report("Backed up to", file, found, as_json)
@@ -48,16 +48,16 @@ def restore(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
     """
     from vectoll.bootstrap import restore_store
 
-    _end_by_sigterm_as_by_ctrl_c()
+    _clean_up_at_sigterm()
     with progress_bar("Restoring") as progress:
         found = restore_store(settings, file, replace=force, progress=progress)
     _report("Restored from", file, found, as_json)
 
 
-def _end_by_sigterm_as_by_ctrl_c() -> None:
+def _clean_up_at_sigterm() -> None:
     """So that no unfinished copy stays behind, as large as the ledger, each time a machine goes down during one."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
 
 
 def _report(what: str, file: Path, found: Verification, as_json: bool) -> None:

@@ -161,7 +161,8 @@ def _command_line_page(root: click.Command) -> Iterator[str]:
         "Every command that prints takes `--json`; every command that touches data takes `--data-dir` and "
         "`--config`. Commands write straight to the ledger, even while a server runs. Exit code 0 is success; 2 is a "
         "wrong option or setting; 1 is anything else that was refused or could not be done (in use, there already, "
-        "full, out of reach); 130 is Ctrl+C. There are no colours in a pipe or with `NO_COLOR`."
+        "full, out of reach); 130 is Ctrl+C, 143 a backup or restore that SIGTERM ended. There are no colours "
+        "in a pipe or with `NO_COLOR`."
     )
     for path, command in _commands(root, "vectoll"):
         context = click.Context(
