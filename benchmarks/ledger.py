@@ -162,7 +162,8 @@ async def postgres_raw(url: str, charges: int, group: int) -> float:
             amounts = columns[3]
             async with db.transaction():
                 numbers = list(range(first + 1, first + len(rows) + 1))
-                await statements[0].fetch(numbers, *columns[:-2])  # the chain of an account's transfers is SQLite's
+                # the last two, an account's chain of transfers, are SQLite's
+                await statements[0].fetch(numbers, *columns[:-2])
                 await statements[1].fetch(columns[1], amounts)
                 await statements[2].fetch(columns[7], amounts, list(PERIODS))
                 await statements[3].fetch(AMOUNT * len(rows), HOUSE)
