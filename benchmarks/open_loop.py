@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.load import Answers, Tally, _request, _summary
 
-
 TICK_S = 0.001
 """What a timer of uvloop's can tell apart. For less it comes at once, and waiting would take a core."""
 
