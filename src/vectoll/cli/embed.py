@@ -68,9 +68,8 @@ def embed(
     if not texts and source is None:
         raise click.UsageError("Give texts, or --file.")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(
-            signal.SIGINT, partial(signal.default_int_handler)
-        )  # asyncio's would wait for the next line
+        # another than the default, for which asyncio would put its own, which waits for the next line
+        signal.signal(signal.SIGINT, partial(signal.default_int_handler))
     lines = LineReader.reading(source) if source else None
     with open_writer(output) as writer:
         embedder = _remote(url, api_key, model, dimensions) if url else _local(settings, model, dimensions)

@@ -6,6 +6,7 @@ import hashlib
 import msgspec
 import pytest
 from tests.ledger import ALICE, BOB, PRICE, TOKEN, FixedClock, make_credit
+from tests.turns import turns_during
 
 from vectoll.adapters.storage.memory import MemoryStore
 from vectoll.core import repeats
@@ -158,18 +159,7 @@ async def test_fingerprint_is_the_one_that_ledgers_have(wanted: EmbeddingRequest
 
 
 async def test_others_have_their_turn_while_a_large_request_is_hashed() -> None:
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    others = asyncio.create_task(take_turns())
-    await fingerprint_of(EmbeddingRequest(MODEL, [[1] * SLICE_BYTES] * 9))
-    others.cancel()
-    assert turns >= 8
+    assert await turns_during(fingerprint_of(EmbeddingRequest(MODEL, [[1] * SLICE_BYTES] * 9))) >= 8
 
 
 async def repeat(billing: Billing, key: str) -> None:

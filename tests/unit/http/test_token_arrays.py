@@ -1,6 +1,5 @@
 """Large bodies of token ids are read in slices, to the same end as at once."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.turns import turns_during
 
 from vectoll.domain.embedding import EmbeddingRequest
 from vectoll.domain.errors import InvalidRequest
@@ -118,15 +118,4 @@ async def test_wherever_it_is_cut_the_ids_are_the_same(
 @pytest.mark.parametrize("inputs", [[FILLER] * 4, [FILLER[:1000]] * 1000], ids=["long", "many"])
 async def test_others_have_their_turn_between_slices(inputs: Any) -> None:
     body = body_of(inputs)
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    other = asyncio.create_task(count())
-    await read_token_arrays(body)
-    other.cancel()
-    assert turns >= len(body) // SLICE_BYTES - 1
+    assert await turns_during(read_token_arrays(body)) >= len(body) // SLICE_BYTES - 1

@@ -12,14 +12,13 @@ import threading
 from typing import Any
 
 from vectoll.adapters.engines.ray.names import NAMESPACE, app_name
-from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
+from vectoll.adapters.engines.ray.routes import NOT_DEPLOYED, Full, NotServed, Unreachable
 from vectoll.domain.errors import ConfigurationError
 from vectoll.domain.ids import ModelId
 
 CONNECT_TIMEOUT_S = 5
 
 _UNREACHABLE = "its Ray cluster cannot be reached"
-_NOT_DEPLOYED = "it is not deployed to the cluster"
 _connecting = threading.Lock()
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ def open_handle(model: ModelId, address: str) -> "HandleRoute":
     try:
         handle = serve.get_app_handle(app_name(model))
     except RayServeException:
-        raise NotServed(_NOT_DEPLOYED) from None
+        raise NotServed(NOT_DEPLOYED) from None
     return HandleRoute(handle)
 
 
@@ -111,7 +110,7 @@ class HandleRoute:
         except self._back_pressure:
             raise Full from None
         except self._deleted:
-            raise NotServed(_NOT_DEPLOYED) from None
+            raise NotServed(NOT_DEPLOYED) from None
         except self._gone:
             raise Unreachable("no replica is running") from None
         except self._broken as failure:

@@ -8,7 +8,7 @@ import aiohttp
 
 from vectoll.adapters.engines.ray.frames import MEDIA_TYPE
 from vectoll.adapters.engines.ray.names import route_prefix
-from vectoll.adapters.engines.ray.routes import Full, NotServed, Unreachable
+from vectoll.adapters.engines.ray.routes import NOT_DEPLOYED, Full, NotServed, Unreachable
 from vectoll.domain.ids import ModelId
 
 CONNECT_TIMEOUT_S = 5.0
@@ -18,7 +18,7 @@ PROBED_S = CONNECT_TIMEOUT_S
 """How long one question may take to find out whether a broken proxy is back, before another tries."""
 
 _STRANGER = "the cluster does not know this server's secret"
-NOT_SERVED = {401: _STRANGER, 403: _STRANGER, 404: "it is not deployed to the cluster"}
+NOT_SERVED = {401: _STRANGER, 403: _STRANGER, 404: NOT_DEPLOYED}
 
 
 class HttpRoute:

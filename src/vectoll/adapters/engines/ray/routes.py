@@ -31,5 +31,9 @@ class Full(RouteFailure):
         self.retry_after_s = retry_after_s
 
 
+NOT_DEPLOYED = "it is not deployed to the cluster"
+"""Why a model is not served, by either route."""
+
+
 class NotServed(RouteFailure):
     """No replica of the model is deployed there, or we may not ask it. Another cluster may have one."""

@@ -174,9 +174,8 @@ class GroupWriter:
         if error is None:
             return
         if isinstance(error, OutcomeUnknown):
-            _log.error(
-                "ledger_commit_unknown", extra={"reason": str(error.__cause__)}
-            )  # until the process ends
+            # until the process ends
+            _log.error("ledger_commit_unknown", extra={"reason": str(error.__cause__)})
             _answer(group, error)
             # a charge with an Idempotency-Key is left as it is: its client can ask for the answer again
             holds = [job.charges for job in group if job.charges is not None]
