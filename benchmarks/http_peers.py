@@ -1,12 +1,13 @@
 """The whole server beside infinity-emb's over HTTP: texts/s, latency, busy cores, a large answer's memory.
 
-    python benchmarks/http_peers.py --infinity PYTHON         # four minutes; --seconds 1 --rounds 1 for a look
+    python benchmarks/http_peers.py --infinity PYTHON         # seven minutes; --seconds 1 --rounds 1 for a look
 
 vectoll serves with authentication, limits, metering and the durable ledger; infinity-emb (its own defaults, torch) has
 none of these. Both get the same requests from the same load generator on the same two cores, in turn. The engine alone
 is measured in a process of its own, sorted over the whole corpus, in the same rounds. "At 80 % load" sends requests at
 four fifths of the rate that vectoll has just reached, by an open loop (``open_loop.py``), at random and evenly, 64
-texts or one to a request. Servers in f32 and int8 take a turn in each round.
+texts or one to a request; "HTTP alone" (``floor.py``) has four fifths of its own. Servers in f32 and int8 take a turn
+in each round.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from benchmarks.server import (  # noqa: E402
     engine_texts_per_s,
     load,
     serving,
+    serving_floor,
     texts_of,
 )
 
@@ -120,29 +122,42 @@ def open_loop(
     return summary
 
 
+def median(found: Sequence[dict[str, Any]], name: str, digits: int = 1) -> float:
+    return round(float(statistics.median(f[name] for f in found)), digits)
+
+
+def at_80_percent(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What the open loop measured, over the rounds."""
+    ratio = statistics.median(run["p99_ms"] / run["p50_ms"] for run in runs)
+    medians = {name: median(runs, name) for name in ("p50_ms", "p99_ms")}
+    return {"requests_per_s": median(runs, "rate"), **medians, "p99_over_p50": round(ratio, 2)}
+
+
 def compare(
-    row: Row, servers: Mapping[str, Server], theirs: tuple[str, int], options: Any, folder: str
+    row: Row, servers: Mapping[str, Server], floor: str, theirs: tuple[str, int], options: Any, folder: str
 ) -> dict[str, Any]:
-    """One kind of traffic: engine, vectoll, infinity-emb in turn, vectoll at 80 %, then in its other precisions."""
+    """One kind of traffic: engine, vectoll, HTTP alone, infinity-emb in turn, then vectoll in its other precisions."""
     url, key, pid = servers["auto"]
-    engine, mine, peer = [], [], []
+    engine, mine, alone, peer = [], [], [], []
     steady: dict[str, list[dict[str, Any]]] = {"random": [], "even": []}
-    for target, its_key in (*(server[:2] for server in servers.values()), (theirs[0], key)):
+    steady_alone: dict[str, list[dict[str, Any]]] = {"random": [], "even": []}
+    for target, its_key in (*(server[:2] for server in servers.values()), (floor, key), (theirs[0], key)):
         load(target, its_key, row, min(2.0, options.seconds), folder)
     others: dict[str, list[float]] = {precision: [] for precision in servers if precision != "auto"}
     for _ in range(options.rounds):
         engine.append(engine_texts_per_s(ROWS[0], options.seconds))  # the same texts in every row
         mine.append(watched_load(url, key, row, options.seconds, folder, pid))
         peer.append(watched_load(theirs[0], key, row, options.seconds, folder, theirs[1]))
-        rate = 0.8 * mine[-1]["requests_per_s"]
-        for arrivals, runs in steady.items():
-            runs.append(open_loop(url, key, row, rate, options.seconds, arrivals, folder))
+        alone.append(load(floor, key, row, options.seconds, folder)["requests_per_s"])
+        for target, full, steadily in (
+            (url, mine[-1]["requests_per_s"], steady),
+            (floor, alone[-1], steady_alone),
+        ):
+            for arrivals, runs in steadily.items():
+                runs.append(open_loop(target, key, row, 0.8 * full, options.seconds, arrivals, folder))
         for precision, rates in others.items():
             url_of, key_of, _ = servers[precision]
             rates.append(load(url_of, key_of, row, options.seconds, folder)["requests_per_s"])
-
-    def median(found: Sequence[dict[str, Any]], name: str, digits: int = 1) -> float:
-        return round(float(statistics.median(f[name] for f in found)), digits)
 
     size = row.texts_per_request
     served = [m["requests_per_s"] * size for m in mine]
@@ -173,15 +188,12 @@ def compare(
         "p99_ms": median(mine, "p99_ms"),
         "infinity_p50_ms": median(peer, "p50_ms"),
         "infinity_p99_ms": median(peer, "p99_ms"),
-        "at_80_percent": {
-            arrivals: {
-                "requests_per_s": median(runs, "rate"),
-                "p50_ms": median(runs, "p50_ms"),
-                "p99_ms": median(runs, "p99_ms"),
-                "p99_over_p50": round(statistics.median(run["p99_ms"] / run["p50_ms"] for run in runs), 2),
-            }
-            for arrivals, runs in steady.items()
-        },
+        "http_alone_texts_per_s": round(statistics.median(alone) * size, 1),
+        "http_alone_share": round(
+            statistics.median(a * size / e for a, e in zip(alone, engine, strict=True)), 3
+        ),
+        "at_80_percent": {arrivals: at_80_percent(runs) for arrivals, runs in steady.items()},
+        "http_alone_at_80_percent": {a: at_80_percent(runs) for a, runs in steady_alone.items()},
         "core_busy": [
             round(statistics.median(c), 2) for c in zip(*(m["core_busy"] for m in mine), strict=True)
         ],
@@ -249,8 +261,9 @@ def main() -> None:
     with recording("server", packages, options.out) as result, ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         servers = {p: stack.enter_context(serving(f"{folder}/{p}", p)) for p in ("auto", "f32", "int8")}
+        floor = stack.enter_context(serving_floor())
         with serving_infinity(options.infinity) as theirs:
-            result["rows"] = [compare(row, servers, theirs, options, folder) for row in COMPARED]
+            result["rows"] = [compare(row, servers, floor, theirs, options, folder) for row in COMPARED]
         result["large_answer"] = large_answer(*servers["auto"])
     print(json.dumps({"rows": result["rows"], "large_answer": result["large_answer"]}, indent=1))
 

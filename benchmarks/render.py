@@ -87,9 +87,15 @@ def engine(result: Result) -> str:
     )
 
 
+def _waits(steady: Result) -> list[str]:
+    found = (steady["random"], steady["even"])
+    return [f"{at['p50_ms']} / {at['p99_ms']}, {at['p99_over_p50']:.1f} ×" for at in found]
+
+
 def server(result: Result) -> str:
     rows = []
     latencies = []
+    alone = []
     for r in result["rows"]:
         rows.append(
             (
@@ -101,16 +107,20 @@ def server(result: Result) -> str:
                 f"{r['times_infinity']:.1f} ×",
             )
         )
-        steady = r["at_80_percent"]
+        alone.append(
+            (
+                r["row"],
+                f"{r['http_alone_texts_per_s']:,.0f}",
+                percent(r["http_alone_share"]),
+                *_waits(r["http_alone_at_80_percent"]),
+            )
+        )
         latencies.append(
             (
                 r["row"],
                 f"{r['p50_ms']} / {r['p99_ms']}",
                 f"{r['infinity_p50_ms']} / {r['infinity_p99_ms']}",
-                *(
-                    f"{at['p50_ms']} / {at['p99_ms']}, {at['p99_over_p50']:.1f} ×"
-                    for at in (steady["random"], steady["even"])
-                ),
+                *_waits(r["at_80_percent"]),
                 " + ".join(f"{busy:.2f}" for busy in r["core_busy"]),
                 r["server_cores"],
                 r["generator_cores"],
@@ -145,6 +155,7 @@ def server(result: Result) -> str:
         "of it the server",
         "and the load generator",
     )
+    bare = ("traffic", "HTTP alone, texts/s", "of engine", "at 80 % load, at random", "at 80 % load, evenly")
     grown = (
         "2048 texts in one request",
         "request MiB",
@@ -166,7 +177,13 @@ def server(result: Result) -> str:
     ]
     precisions = ("traffic", "precision", "vectoll, texts/s", "of auto (bf16)", "of infinity-emb")
     return "\n\n".join(
-        [table(head, rows), table(precisions, others), table(seen, latencies), table(grown, large)]
+        [
+            table(head, rows),
+            table(precisions, others),
+            table(seen, latencies),
+            table(bare, alone),
+            table(grown, large),
+        ]
     )
 
 
