@@ -53,11 +53,12 @@ class Answers(asyncio.BufferedProtocol):
     def buffer_updated(self, size: int) -> None:
         self._tally.bytes_received += size
         if not self._left:
-            head = self._head + _ROOM[: min(size, 4096)]
-            end = head.find(b"\r\n\r\n") + 4
+            here = _ROOM if not self._head else self._head + _ROOM[:size]
+            end = here.find(b"\r\n\r\n", 0, len(self._head) + size) + 4
             if end < 4:
-                self._head = head
+                self._head += _ROOM[:size]
                 return
+            head = bytes(here[:end])
             self._tally.statuses[int(head[9:12])] += 1
             at = head.lower().index(b"content-length:") + 15
             self._left = end - len(self._head) + int(head[at:].split(b"\r\n", 1)[0])
