@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.cpu import needs_avx2
+from tests.cpu import needs_avx2, needs_avx512_f32
 
 from vectoll.http.serialisation import _with_numbers
 from vectoll.kernels import numbers as numbers_module
-from vectoll.kernels.library import F32, F32_AVX2, capabilities
+from vectoll.kernels.library import F32, F32_AVX2
 from vectoll.kernels.numbers import Write, vector_writer
 
 Floats = NDArray[np.float32]
@@ -24,7 +24,7 @@ MOST = 0x7F7FFFFF
 
 
 @pytest.fixture(
-    params=["orjson", pytest.param("avx2", marks=needs_avx2), pytest.param("avx512", marks=needs_avx2)],
+    params=["orjson", pytest.param("avx2", marks=needs_avx2), pytest.param("avx512", marks=needs_avx512_f32)],
     scope="module",
 )
 def write(request: pytest.FixtureRequest) -> Iterator[Write]:
@@ -32,8 +32,6 @@ def write(request: pytest.FixtureRequest) -> Iterator[Write]:
     if request.param == "orjson":
         yield _with_numbers
         return
-    if request.param == "avx512" and not capabilities() & F32:
-        pytest.skip("these kernels are for AVX-512")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numbers_module, "capabilities", lambda: F32 if request.param == "avx512" else F32_AVX2)
         writer = vector_writer.__wrapped__()
