@@ -127,7 +127,7 @@ def median(found: Sequence[dict[str, Any]], name: str, digits: int = 1) -> float
 
 
 def at_80_percent(runs: Sequence[dict[str, Any]]) -> dict[str, float | bool]:
-    """What the open loop measured, over the rounds, and whether none of it were the client's own waits for a core."""
+    """What the open loop measured, over the rounds, and whether none of it was the client's own waits for a core."""
     ratio = statistics.median(run["p99_ms"] / run["p50_ms"] for run in runs)
     return {
         "requests_per_s": median(runs, "rate"),
@@ -141,11 +141,14 @@ def at_80_percent(runs: Sequence[dict[str, Any]]) -> dict[str, float | bool]:
 def compare(
     row: Row, servers: Mapping[str, Server], floor: str, theirs: tuple[str, int], options: Any, folder: str
 ) -> dict[str, Any]:
-    """One kind of traffic: engine, vectoll, HTTP alone, infinity-emb in turn, then vectoll in its other precisions."""
+    """One kind of traffic: engine, vectoll, infinity-emb and HTTP alone in turn, vectoll and HTTP alone at 80 %, then
+    vectoll in its other precisions.
+    """
     url, key, pid = servers["auto"]
     engine, mine, alone, peer = [], [], [], []
-    steady: dict[str, list[dict[str, Any]]] = {"random": [], "even": []}
-    steady_alone: dict[str, list[dict[str, Any]]] = {"random": [], "even": []}
+    steady: dict[str, dict[str, list[dict[str, Any]]]] = {
+        name: {"random": [], "even": []} for name in ("at_80_percent", "http_alone_at_80_percent")
+    }
     for target, its_key in (*(server[:2] for server in servers.values()), (floor, key), (theirs[0], key)):
         load(target, its_key, row, min(2.0, options.seconds), folder)
     others: dict[str, list[float]] = {precision: [] for precision in servers if precision != "auto"}
@@ -154,11 +157,9 @@ def compare(
         mine.append(watched_load(url, key, row, options.seconds, folder, pid))
         peer.append(watched_load(theirs[0], key, row, options.seconds, folder, theirs[1]))
         alone.append(load(floor, key, row, options.seconds, folder)["requests_per_s"])
-        for target, full, steadily in (
-            (url, mine[-1]["requests_per_s"], steady),
-            (floor, alone[-1], steady_alone),
-        ):
-            for arrivals, runs in steadily.items():
+        at_full = ((url, mine[-1]["requests_per_s"]), (floor, alone[-1]))
+        for (target, full), by_arrivals in zip(at_full, steady.values(), strict=True):
+            for arrivals, runs in by_arrivals.items():
                 runs.append(open_loop(target, key, row, 0.8 * full, options.seconds, arrivals, folder))
         for precision, rates in others.items():
             url_of, key_of, _ = servers[precision]
@@ -197,8 +198,10 @@ def compare(
         "http_alone_share": round(
             statistics.median(a * size / e for a, e in zip(alone, engine, strict=True)), 3
         ),
-        "at_80_percent": {arrivals: at_80_percent(runs) for arrivals, runs in steady.items()},
-        "http_alone_at_80_percent": {a: at_80_percent(runs) for a, runs in steady_alone.items()},
+        **{
+            name: {arrivals: at_80_percent(runs) for arrivals, runs in by.items()}
+            for name, by in steady.items()
+        },
         "core_busy": [
             round(statistics.median(c), 2) for c in zip(*(m["core_busy"] for m in mine), strict=True)
         ],

@@ -53,15 +53,16 @@ class Answers(asyncio.BufferedProtocol):
     def buffer_updated(self, size: int) -> None:
         self._tally.bytes_received += size
         if not self._left:
-            here = _ROOM if not self._head else self._head + _ROOM[:size]
-            end = here.find(b"\r\n\r\n", 0, len(self._head) + size) + 4
+            before = len(self._head)
+            here = self._head + _ROOM[:size] if before else _ROOM  # not copied where all of the head is there
+            end = here.find(b"\r\n\r\n", 0, before + size) + 4
             if end < 4:
-                self._head += _ROOM[:size]
+                self._head = bytes(here[: before + size])
                 return
             head = bytes(here[:end])
             self._tally.statuses[int(head[9:12])] += 1
             at = head.lower().index(b"content-length:") + 15
-            self._left = end - len(self._head) + int(head[at:].split(b"\r\n", 1)[0])
+            self._left = end - before + int(head[at:].split(b"\r\n", 1)[0])
             self._head = b""
         self._left -= size
         if not self._left:

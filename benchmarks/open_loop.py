@@ -155,8 +155,9 @@ def main() -> None:
     options = parser.parse_args()
     bodies = [line for line in options.bodies.read_bytes().split(b"\n") if line]
     how = (options.rate, options.seconds, options.arrivals)
-    goes_first = {"goes_first": go_first()}
-    print(json.dumps(uvloop.run(run(options.url, options.key, bodies, *how)) | goes_first))
+    goes_first = go_first()
+    summary = uvloop.run(run(options.url, options.key, bodies, *how))
+    print(json.dumps(summary | {"goes_first": goes_first}))
 
 
 if __name__ == "__main__":
